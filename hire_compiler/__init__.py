@@ -1,0 +1,41 @@
+"""hire_compiler: sparse LLM decoding by rewriting the lowered graph.
+
+>>> import hire_compiler as hire
+>>> step = hire.transform(jax.jit(decode_step), hire.Config(rules=(...)))    # doctest: +SKIP
+"""
+
+from hire_compiler.api import HireFunction, inspect, transform
+from hire_compiler.calibration import Calibration
+from hire_compiler.config import Config, LowRank, Quantized, Rule
+from hire_compiler.errors import (
+    CaptureError,
+    ConfigError,
+    HireError,
+    HireWarning,
+    TransformError,
+    WeightError,
+)
+from hire_compiler.report import Decision, Miss, Report, Site
+from hire_compiler.version import __version__
+
+__all__ = [
+    "Calibration",
+    "CaptureError",
+    "Config",
+    "ConfigError",
+    "Decision",
+    "HireError",
+    "HireFunction",
+    "HireWarning",
+    "LowRank",
+    "Miss",
+    "Quantized",
+    "Report",
+    "Rule",
+    "Site",
+    "TransformError",
+    "WeightError",
+    "__version__",
+    "inspect",
+    "transform",
+]

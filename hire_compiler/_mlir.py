@@ -1,0 +1,379 @@
+"""The only file that touches jaxlib's MLIR bindings and JAX's private names.
+
+Everything above works on the plain graph of ``graph.py``, on bytes, and on the few functions below, so
+that an upgrade of JAX is repaired in one place. Facts behind this file: the bindings that matter come
+inside jaxlib; ``lower().compiler_ir()`` is shared with JAX's lowering cache and must never be edited, so
+modules cross this border as bytecode and are parsed into a context of our own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+from jax._src import source_info_util
+from jax.extend import core as jex_core
+from jax.interpreters import ad, batching
+from jax.interpreters import mlir as jax_mlir
+from jaxlib.mlir import ir, passmanager
+from jaxlib.mlir._mlir_libs import _mosaic_gpu_ext
+from jaxlib.mlir.dialects import func
+from jaxlib.mlir.dialects import stablehlo as hlo
+
+from hire_compiler.errors import HireError, TransformError
+
+__all__ = ["ir"]
+
+# --------------------------------------------------------------------------- contexts and modules
+
+
+@contextmanager
+def fresh_context() -> Iterator[Any]:
+    """An MLIR context of our own with every dialect JAX knows, left again on exit (never leaked)."""
+    ctx = jax_mlir.make_ir_context()
+    _mosaic_gpu_ext.register_inliner_extensions(ctx)
+    with ctx, ir.Location.unknown(ctx):
+        yield ctx
+
+
+def parse(module: bytes | str) -> Any:
+    """Parse bytecode or text in the current context."""
+    try:
+        return ir.Module.parse(module)
+    except ir.MLIRError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise HireError(f"not a StableHLO module this jaxlib can read: {first_line}") from None
+
+
+def parse_portable(artifact: bytes) -> Any:
+    """Parse a VHLO portable artifact (what ``jax.export`` serializes) in the current context."""
+    try:
+        return hlo.deserialize_portable_artifact(ir.Context.current, artifact)
+    except (ir.MLIRError, ValueError) as error:
+        raise HireError(f"not a portable StableHLO artifact: {str(error).splitlines()[0]}") from None
+
+
+def parse_any(data: bytes, name: str) -> Any:
+    """Parse StableHLO text or bytecode, a VHLO portable artifact, or a serialized ``jax.export``."""
+    for read in (parse, parse_portable, lambda d: parse_portable(_exported_module(d))):
+        try:
+            return read(data)
+        except Exception:  # each reader fails in its own way on the others' formats
+            continue
+    raise HireError(
+        f"{name} is no StableHLO this jaxlib can read: expected MLIR text or bytecode, a VHLO portable artifact, "
+        "or a serialized jax.export"
+    )
+
+
+def _exported_module(data: bytes) -> bytes:
+    return bytes(jax.export.deserialize(bytearray(data)).mlir_module_serialized)
+
+
+def to_bytecode(module: Any) -> bytes:
+    """The module as MLIR bytecode: an independent copy, locations included."""
+    buffer = io.BytesIO()
+    module.operation.write_bytecode(buffer)
+    return buffer.getvalue()
+
+
+def to_text(module: bytes | str | Any, *, locations: bool = False) -> str:
+    """The module as readable text."""
+    if isinstance(module, (bytes, str)):
+        with fresh_context():
+            return to_text(parse(module), locations=locations)
+    return str(module.operation.get_asm(enable_debug_info=locations, large_elements_limit=16))
+
+
+def run_passes(module: Any, pipeline: str) -> None:
+    """Run an MLIR pass pipeline in place, such as ``"symbol-dce,cse"``."""
+    passmanager.PassManager.parse(f"builtin.module({pipeline})").run(module.operation)
+
+
+def inline_calls(module: Any) -> None:
+    """Flatten every private function into ``@main``, scan bodies included.
+
+    Without the registered inliner extension (see :func:`fresh_context`) this silently does nothing.
+    """
+    run_passes(module, "inline{default-pipeline=},symbol-dce,cse")
+
+
+def main_function(module: Any) -> Any:
+    """The public entry function of a module."""
+    functions = [op for op in module.body.operations if op.operation.name == "func.func"]
+    for op in functions:
+        if ir.StringAttr(op.operation.attributes["sym_name"]).value == "main":
+            return op
+    raise HireError("the module has no function called @main: export it with jax.export or name the entry")
+
+
+def merge_function(module: Any, name: str, source: Any, *, symbols: Any = None) -> tuple[str, Any]:
+    """Move ``source``'s ``@main`` into ``module`` as a private function; its new name and type."""
+    function_type = main_function(source).type
+    table = ir.SymbolTable(module.operation) if symbols is None else symbols
+    merged = jax_mlir.merge_mlir_modules(module, name, source, dst_symtab=table)
+    return merged, function_type
+
+
+def call(name: str, function_type: Any, operands: Sequence[Any]) -> list[Any]:
+    """Emit ``func.call @name`` at the current insertion point; its results."""
+    results = list(function_type.results)
+    return list(func.CallOp(results, ir.FlatSymbolRefAttr.get(name), list(operands)).results)
+
+
+# --------------------------------------------------------------------------- types and attributes
+
+_DTYPES = {
+    "f64": "float64",
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "i1": "bool",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "ui8": "uint8",
+    "ui16": "uint16",
+    "ui32": "uint32",
+    "ui64": "uint64",
+}
+_MLIR_DTYPES = {numpy: mlir for mlir, numpy in _DTYPES.items()}
+
+
+def tensor_type(type_: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and NumPy dtype name of a ranked tensor type; ``((), str(type))`` for anything else."""
+    try:
+        ranked = ir.RankedTensorType(type_)
+    except (ValueError, TypeError):
+        return (), str(type_)
+    element = str(ranked.element_type)
+    return tuple(ranked.shape), _DTYPES.get(element, element)
+
+
+def make_tensor_type(shape: Sequence[int], dtype: str) -> Any:
+    """The MLIR type of an array."""
+    dims = "".join(f"{n}x" for n in shape)
+    return ir.Type.parse(f"tensor<{dims}{_MLIR_DTYPES[dtype]}>")
+
+
+def dot_dimensions(op: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """(lhs batch, rhs batch, lhs contracting, rhs contracting) dimensions of a ``dot_general``."""
+    dims = hlo.DotDimensionNumbers(op.attributes["dot_dimension_numbers"])
+    return (
+        tuple(dims.lhs_batching_dimensions),
+        tuple(dims.rhs_batching_dimensions),
+        tuple(dims.lhs_contracting_dimensions),
+        tuple(dims.rhs_contracting_dimensions),
+    )
+
+
+def integers(op: Any, attribute: str) -> tuple[int, ...]:
+    """An integer-array attribute (``permutation``, ``start_indices`` …) of an operation."""
+    return tuple(ir.DenseI64ArrayAttr(op.attributes[attribute]))
+
+
+def integer(op: Any, attribute: str) -> int:
+    """A single integer attribute of an operation."""
+    return int(ir.IntegerAttr(op.attributes[attribute]).value)
+
+
+def text(op: Any, attribute: str) -> str:
+    """A string or enum attribute as the word it prints (``GT``, ``Sharding`` …); '' if absent."""
+    if attribute not in op.attributes:
+        return ""
+    printed = str(op.attributes[attribute])
+    return printed.removeprefix("#stablehlo<").rstrip(">").split(" ")[-1].strip('"@')
+
+
+def constant(op: Any, *, limit: int = 4096) -> np.ndarray | None:
+    """The value of a ``stablehlo.constant`` as an array: a 0-d splat, or whole up to ``limit`` elements."""
+    value = op.attributes["value"]
+    shape, dtype = tensor_type(value.type)
+    size = int(np.prod(shape, dtype=np.int64))
+    splat = getattr(value, "is_splat", False)
+    if not splat and size > limit:
+        return None
+    if dtype == "bool":
+        raw = [bool(value.get_splat_value())] if splat else [bool(v) for v in value]
+        return np.asarray(raw).reshape(() if splat else shape)
+    try:
+        if splat:
+            return np.asarray(value.get_splat_value().value).astype(_numpy_dtype(dtype))
+        return np.asarray([v for v in value]).astype(_numpy_dtype(dtype)).reshape(shape)
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(jax.numpy.dtype(name))
+
+
+def scope(op: Any) -> str:
+    """The model's own scope path of an operation, from its location: ``decoder/layer_3/mlp``."""
+    parts = [part for name in _location_names(op.location) for part in name.split("/")]
+    return "/".join(part for part in parts[:-1] if part and not _is_plumbing(part))
+
+
+def _location_names(location: Any) -> list[str]:
+    if isinstance(location, ir.CallSiteLoc):
+        return _location_names(location.caller) + _location_names(location.callee)
+    if isinstance(location, ir.NameLoc):
+        return [] if location.name_str.endswith(".py") else [location.name_str]
+    if isinstance(location, ir.FusedLoc):
+        return _location_names(location.locations[0]) if location.locations else []
+    return []
+
+
+def _is_plumbing(part: str) -> bool:
+    wrappers = ("jit(", "pjit", "while", "body", "cond", "closed_call", "checkpoint", "remat", "core_call")
+    return part.startswith(wrappers) or part in ("main", "scan")
+
+
+# --------------------------------------------------------------------------- editing loops
+
+
+def rebuild_while(loop: Any, keep: Sequence[int], added: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
+    """Replace a ``stablehlo.while`` by one that keeps only some carries and has new ones appended.
+
+    Args:
+      loop: the loop; erased. Uses of dropped carries must be gone from its body and its results.
+      keep: indices of the carries that stay, in order.
+      added: initial values of the appended carries, which the body for now returns unchanged.
+
+    Returns:
+      The new loop and the block arguments of the appended carries inside its body.
+    """
+    initial = [loop.operands[i] for i in keep] + list(added)
+    types = [value.type for value in initial]
+    with ir.InsertionPoint(loop):
+        new = ir.Operation.create(
+            "stablehlo.while", results=types, operands=initial, regions=2, loc=loop.location
+        )
+    for old_region, new_region in zip(loop.regions, new.regions, strict=True):
+        _move_block(old_region.blocks[0], new_region.blocks.append(*types), keep)
+    body = new.regions[1].blocks[0]
+    carried = [body.arguments[len(keep) + j] for j in range(len(added))]
+    terminator = list(body.operations)[-1].operation
+    returned = [terminator.operands[i] for i in keep] + carried
+    with ir.InsertionPoint(terminator):
+        ir.Operation.create("stablehlo.return", operands=returned, loc=terminator.location)
+    terminator.erase()
+    for position, index in enumerate(keep):
+        loop.results[index].replace_all_uses_with(new.results[position])
+    loop.erase()
+    return new, carried
+
+
+def _move_block(old: Any, new: Any, keep: Sequence[int]) -> None:
+    for position, index in enumerate(keep):
+        old.arguments[index].replace_all_uses_with(new.arguments[position])
+    for op in list(old.operations):
+        new.append(op)
+
+
+# --------------------------------------------------------------------------- functions on main
+
+
+def set_main_signature(function: Any) -> None:
+    """Make ``function_type`` and the attributes of ``@main`` agree with its edited entry block."""
+    block = function.regions[0].blocks[0]
+    terminator = list(block.operations)[-1].operation
+    inputs = [argument.type for argument in block.arguments]
+    outputs = [operand.type for operand in terminator.operands]
+    function_type = ir.FunctionType.get(inputs, outputs)
+    function.operation.attributes["function_type"] = ir.TypeAttr.get(function_type)
+    for name, count in (("arg_attrs", len(inputs)), ("res_attrs", len(outputs))):
+        if name in function.operation.attributes:
+            function.operation.attributes[name] = ir.ArrayAttr.get([ir.DictAttr.get({})] * count)
+
+
+# --------------------------------------------------------------------------- running a module in JAX
+
+run_module_p = jex_core.Primitive("hire_program")
+run_module_p.multiple_results = True
+
+
+@run_module_p.def_abstract_eval
+def _abstract_eval(*_args: Any, module: bytes, out_avals: tuple[Any, ...]) -> list[Any]:
+    del module
+    return list(out_avals)
+
+
+def _lower_module(ctx: Any, *operands: Any, module: bytes, out_avals: tuple[Any, ...]) -> list[Any]:
+    del out_avals
+    owner = ctx.module_context
+    source = ir.Module.parse(module, context=owner.context)
+    name, function_type = merge_function(owner.module, "hire_program", source, symbols=owner.symbol_table)
+    return call(name, function_type, operands)
+
+
+def _no_gradient(_primals: Any, _tangents: Any, **_params: Any) -> Any:
+    raise TransformError(
+        "a rewritten program has no derivative (its selection of rows is for inference): differentiate the "
+        "original function, and give hire_compiler the decode step only"
+    )
+
+
+def _no_batching(_args: Any, _dims: Any, **_params: Any) -> Any:
+    raise TransformError(
+        "a rewritten program cannot be vmapped (its predictors and gathers were planned for one batch): "
+        "batch inside the function, then transform it; jax.vmap first, hire_compiler.transform last"
+    )
+
+
+jax_mlir.register_lowering(run_module_p, _lower_module)
+ad.primitive_jvps[run_module_p] = _no_gradient
+batching.primitive_batchers[run_module_p] = _no_batching
+
+
+def run_module(module: bytes, out_avals: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
+    """Bind a module's ``@main`` into the JAX computation being traced.
+
+    An own primitive rather than ``Exported.call``: its gradient and batching rules refuse aloud (a patched
+    ``Exported`` keeps the old gradient), and no field of a private dataclass has to agree with the module.
+    """
+    return list(run_module_p.bind(*operands, module=module, out_avals=tuple(out_avals)))
+
+
+# --------------------------------------------------------------------------- JAX's private names
+
+
+def is_tracer(value: Any) -> bool:
+    """Whether a value is being traced by a JAX transformation."""
+    return isinstance(value, jax.core.Tracer)
+
+
+@dataclass(frozen=True)
+class JitOptions:
+    """The options of a ``jax.jit`` function that change how it is called."""
+
+    static_argnums: frozenset[int] = frozenset()
+    static_argnames: frozenset[str] = frozenset()
+    donate_argnums: frozenset[int] = frozenset()
+    donate_argnames: frozenset[str] = frozenset()
+
+
+def jit_options(function: Any) -> JitOptions:
+    """Static and donated arguments of a ``jax.jit`` function; none for any other callable."""
+    info = getattr(function, "_jit_info", None)
+    if info is None:
+        return JitOptions()
+    return JitOptions(**{name: frozenset(getattr(info, name) or ()) for name in JitOptions.__dataclass_fields__})
+
+
+def inner_jaxprs(eqn: Any) -> Iterator[Any]:
+    """The jaxprs that an equation holds in its parameters."""
+    return iter(jex_core.jaxprs_in_params(eqn.params))
+
+
+def user_context(eqn: Any) -> Any:
+    """The context in which an equation was traced, so that replaying it keeps its scope names."""
+    stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    return source_info_util.user_context(eqn.source_info.traceback, name_stack=stack)

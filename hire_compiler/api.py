@@ -1,0 +1,299 @@
+"""The face of the compiler: ``transform`` and ``inspect``, the stages in order and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable as Function
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hire_compiler import _mlir
+from hire_compiler.calibration import Calibration
+from hire_compiler.config import Config
+from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
+from hire_compiler.passes.pipeline import inspect_program, rewrite_program
+from hire_compiler.passes.splice import Spliced
+from hire_compiler.prepared import Arrays, PreparedCache
+from hire_compiler.program import Argument, Callable, Program, capture, read_module
+from hire_compiler.report import Report
+
+Prepared = dict[str, Arrays]
+
+
+def transform(
+    function: Function[..., Any],
+    config: Config | None = None,
+    *,
+    calibration: Calibration | None = None,
+) -> HireFunction:
+    """Rewrite a decode step so that it computes only the rows that matter.
+
+    Args:
+      function: a ``jax.jit``, ``nnx.jit`` or ``eqx.filter_jit`` function, or any function ``jax.jit`` takes.
+      config: rules that say which sites to rewrite and how; without rules nothing is rewritten.
+      calibration: what :func:`hire_compiler.calibrate` learned; ``LowRank`` predictors need it.
+
+    Returns:
+      A function with the same signature. Its first call for each input signature lowers, rewrites,
+      prepares and compiles; later calls only run.
+    """
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise ConfigError(f"calibration is a {type(calibration).__name__}: pass what hire.calibrate returned")
+    return HireFunction(function, config or Config(), calibration)
+
+
+def inspect(target: Any, *args: Any, **kwargs: Any) -> Report:
+    """Find sites and misses; nothing is rewritten, run or compiled.
+
+    Args:
+      target: a function (with the arguments of one call, arrays or ``jax.ShapeDtypeStruct``), a
+        ``jax.export.Exported``, or a path to StableHLO text, MLIR bytecode, a VHLO portable artifact or a
+        serialized ``jax.export``.
+    """
+    if isinstance(target, (str, os.PathLike)):
+        return inspect_program(read_module(Path(target).read_bytes(), name=str(target)))
+    if hasattr(target, "mlir_module_serialized"):
+        return inspect_program(read_module(target.mlir_module_serialized, name=target.fun_name))
+    if isinstance(target, HireFunction):
+        target = target.__wrapped__
+    function = Callable(target)
+    leaves, tree = function.flatten(args, kwargs)
+    return inspect_program(capture(function, leaves, tree))
+
+
+class HireFunction:
+    """A transformed function: call it like the original.
+
+    Attributes:
+      __wrapped__: the original function.
+    """
+
+    def __init__(self, function: Function[..., Any], config: Config, calibration: Calibration | None) -> None:
+        self._function = Callable(function)
+        self._config = config
+        self._calibration = calibration
+        self._cache = PreparedCache()
+        self._lock = threading.RLock()
+        self._signatures: dict[Any, list[_Signature]] = {}
+        self._last: _Signature | None = None
+        functools.update_wrapper(self, function, updated=())
+        self.__wrapped__ = function
+
+    def __repr__(self) -> str:
+        return f"<hire_compiler.transform of {self._function.name}>"
+
+    def __call__(self, *args: Any, prepared: Prepared | None = None, **kwargs: Any) -> Any:
+        leaves, tree = self._function.flatten(args, kwargs)
+        signature = self._signature(leaves, tree)
+        if signature.compiled is None:
+            return self._function.function(*args, **kwargs)
+        if prepared is None:
+            arrays = signature.current(leaves) or self._prepare(signature, leaves)
+        else:
+            arrays = signature.check_prepared(prepared)
+        return jax.tree.unflatten(signature.program.out_tree, signature.run(leaves, arrays))
+
+    def report(self, *args: Any, **kwargs: Any) -> Report:
+        """What was found and done: for the signature of the last call, or for the arguments given."""
+        if args or kwargs:
+            return self._signature(*self._function.flatten(args, kwargs)).report
+        if self._last is None:
+            return Report(notes=("not called yet: call the function once, or give report() the arguments",))
+        return self._last.report
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
+        """Prepare the weights for the signature of these arguments, to be handed in as ``prepared=…``.
+
+        This is the way inside an outer ``jax.jit``, where a call would otherwise prepare on every step.
+        """
+        leaves, tree = self._function.flatten(args, kwargs)
+        signature = self._signature(leaves, tree)
+        return signature.nest(self._prepare(signature, leaves))
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """Lower the step program for these arguments: a ``jax.stages.Lowered`` with ``as_text()``, ``compile()``."""
+        leaves, tree = self._function.flatten(args, kwargs)
+        signature = self._signature(leaves, tree)
+        if signature.compiled is None:
+            function = self._function.function
+            return getattr(function, "lower", jax.jit(function).lower)(*args, **kwargs)
+        return signature.compiled.lower(*signature.abstract_operands(leaves))
+
+    def _signature(self, leaves: list[Any], tree: Any) -> _Signature:
+        avals = [_aval(leaf) for leaf in leaves]
+        for known in self._signatures.get(tree, ()):
+            if known.avals == avals:
+                self._last = known
+                return known
+        with self._lock:
+            for known in self._signatures.get(tree, ()):
+                if known.avals == avals:
+                    return known
+            made = self._make_signature(leaves, tree, avals)
+            self._signatures.setdefault(tree, []).append(made)
+            self._last = made
+            return made
+
+    def _make_signature(self, leaves: list[Any], tree: Any, avals: list[Any]) -> _Signature:
+        start = time.perf_counter()
+        program = capture(self._function, leaves, tree)
+        captured = time.perf_counter() - start
+        outcome = rewrite_program(program, self._config, self._calibration, jax.default_backend())
+        seconds = {"capture": captured, **outcome.report.seconds}
+        report = Report(**{**outcome.report.__dict__, "seconds": seconds})
+        return _Signature(avals, program, outcome.spliced, report)
+
+    def _prepare(self, signature: _Signature, leaves: list[Any]) -> tuple[Any, ...]:
+        if signature.spliced is None:
+            return ()
+        values = [*signature.program.constants, *leaves]
+        if any(_mlir.is_tracer(values[i]) for i in signature.weights):
+            warnings.warn(
+                f"{self._function.name} is called inside another jit with traced weights, so it prepares its "
+                "predictors on every step: call step.prepare(…) outside and pass prepared=… in",
+                HireWarning,
+                stacklevel=3,
+            )
+        built: Prepared = {}
+        for key, preparation in signature.spliced.preparations.items():
+            arrays = [_as_array(values[i]) for i in preparation.arguments]
+            names = [signature.program.arguments[i].name for i in preparation.arguments]
+            built[key] = self._cache.get(preparation, arrays, names, self._config.check_weights)
+        flat = tuple(built[entry.preparation][entry.name] for entry in signature.spliced.prepared)
+        signature.remember(leaves, flat)
+        return flat
+
+
+class _Signature:
+    """One compiled signature of a transformed function."""
+
+    def __init__(self, avals: list[Any], program: Program, spliced: Spliced | None, report: Report) -> None:
+        self.avals = avals
+        self.program = program
+        self.spliced = spliced
+        self.report = report
+        self.compiled: Any = None
+        self.weights: tuple[int, ...] = ()
+        self._kept_leaves: tuple[int, ...] = ()
+        self._kept_constants: tuple[Any, ...] = ()
+        self._current: tuple[list[tuple[int, Any]], tuple[Any, ...]] | None = None
+        if spliced is not None:
+            self._compile(program, spliced)
+
+    def _compile(self, program: Program, spliced: Spliced) -> None:
+        hidden = len(program.constants)
+        self.weights = tuple(sorted({i for p in spliced.preparations.values() for i in p.arguments}))
+        self._kept_constants = tuple(program.constants[i] for i in spliced.kept if i < hidden)
+        self._kept_leaves = tuple(i - hidden for i in spliced.kept if i >= hidden)
+        donated = [
+            len(self._kept_constants) + position
+            for position, i in enumerate(self._kept_leaves)
+            if program.arguments[hidden + i].donated
+        ]
+
+        def step(*operands: Any) -> list[Any]:
+            return _mlir.run_module(spliced.module, program.out_avals, operands)
+
+        step.__name__ = f"hire_{program.name}".replace("<", "").replace(">", "")
+        self.compiled = jax.jit(step, donate_argnums=donated, keep_unused=True)
+
+    def run(self, leaves: list[Any], prepared: tuple[Any, ...]) -> list[Any]:
+        """Run the step program on the caller's leaves."""
+        kept = [leaves[i] for i in self._kept_leaves]
+        result: list[Any] = self.compiled(*self._kept_constants, *kept, *prepared)
+        return result
+
+    def abstract_operands(self, leaves: list[Any]) -> list[Any]:
+        """Types of everything the step program takes, for lowering."""
+        assert self.spliced is not None
+        types = [(argument.shape, argument.dtype) for argument in self.program.arguments]
+        values = [*self.program.constants, *leaves]
+        shapes = {
+            key: jax.eval_shape(p.build, *(_struct(types[i]) for i in p.arguments))
+            for key, p in self.spliced.preparations.items()
+        }
+        kept = [values[i] for i in self.spliced.kept]
+        return [*kept, *(shapes[entry.preparation][entry.name] for entry in self.spliced.prepared)]
+
+    def remember(self, leaves: list[Any], prepared: tuple[Any, ...]) -> None:
+        """Keep the fast answer to "are these the weights of the last call?"."""
+        import weakref
+
+        hidden = len(self.program.constants)
+        own = [i - hidden for i in self.weights if i >= hidden]
+        if any(not isinstance(leaves[i], jax.Array) or _mlir.is_tracer(leaves[i]) for i in own):
+            self._current = None
+            return
+        self._current = ([(i, weakref.ref(leaves[i])) for i in own], prepared)
+
+    def current(self, leaves: list[Any]) -> tuple[Any, ...] | None:
+        """The prepared arrays of the last call if the weights are the same objects."""
+        current = self._current
+        if current is None:
+            return None
+        for index, reference in current[0]:
+            if reference() is not leaves[index]:
+                return None
+        return current[1]
+
+    def nest(self, flat: tuple[Any, ...]) -> Prepared:
+        """Prepared arrays as a dict of dicts, the form that is handed out."""
+        nested: Prepared = {}
+        if self.spliced is not None:
+            for entry, array in zip(self.spliced.prepared, flat, strict=True):
+                nested.setdefault(entry.preparation, {})[entry.name] = array
+        return nested
+
+    def check_prepared(self, prepared: Prepared) -> tuple[Any, ...]:
+        """The flat prepared arrays out of what the caller handed in.
+
+        Raises:
+          WeightError: something is missing or of another shape.
+        """
+        assert self.spliced is not None
+        flat = []
+        for entry in self.spliced.prepared:
+            try:
+                flat.append(prepared[entry.preparation][entry.name])
+            except (KeyError, TypeError):
+                raise WeightError(
+                    f"prepared= lacks {entry.name} of {entry.preparation.split('|')[0]} "
+                    f"{entry.preparation.split('|')[4]}: make it with step.prepare(…) of this same step, for a call "
+                    "with the same arguments"
+                ) from None
+        return tuple(flat)
+
+
+def _struct(type_: tuple[tuple[int, ...], str]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(type_[0], jax.numpy.dtype(type_[1]))
+
+
+def _as_array(value: Any) -> Any:
+    return value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
+
+
+def _aval(leaf: Any) -> Any:
+    aval = getattr(leaf, "aval", None)
+    if aval is not None:
+        return aval
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.core.ShapedArray(leaf.shape, leaf.dtype)
+    try:
+        return jax.typeof(leaf)
+    except TypeError:
+        raise CaptureError(
+            f"an argument holds a {type(leaf).__name__}, which is no array: mark it static in jax.jit "
+            "(static_argnames), or close over it"
+        ) from None
+
+
+__all__ = ["Argument", "HireFunction", "inspect", "transform"]

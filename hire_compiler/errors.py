@@ -1,0 +1,27 @@
+"""The errors of hire_compiler: sentences that say what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class HireError(Exception):
+    """Base of every error that hire_compiler raises on its own account."""
+
+
+class ConfigError(HireError, ValueError):
+    """A rule, a predictor or another setting cannot mean anything; the message names the field."""
+
+
+class CaptureError(HireError, TypeError):
+    """The function cannot be captured as one program; the message says what to change."""
+
+
+class WeightError(HireError, ValueError):
+    """A weight or a prepared weight is unusable: wrong shape or dtype, NaN or Inf inside."""
+
+
+class TransformError(HireError, NotImplementedError):
+    """A JAX transformation (grad, vmap) was applied to a rewritten program, which has no such rule."""
+
+
+class HireWarning(UserWarning):
+    """Something works, but not the way that pays: the message says which way does."""

@@ -1,0 +1,130 @@
+"""Elementwise code between the dots, as a small straight-line program.
+
+The region between two matrix products (an activation, a bias, a softcap) is read out of the graph once, and
+used twice: *evaluated with NumPy* on sample points, to recognise an activation by its meaning rather than by
+one of its many spellings; and *evaluated with JAX* on gathered candidates, to repeat exactly what the author
+wrote on fewer numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One operation on earlier values.
+
+    Attributes:
+      op: StableHLO name; ``chlo.`` prefixes kept.
+      args: indices of earlier values, the inputs counted first.
+      dtype: of the result.
+      value: of a ``constant``; direction of a ``compare``.
+    """
+
+    op: str
+    args: tuple[int, ...]
+    dtype: str
+    value: float | bool | str | None = None
+
+
+@dataclass(frozen=True)
+class Expression:
+    """``inputs`` values go in, each instruction adds one, the value numbered ``output`` comes out."""
+
+    inputs: int
+    instructions: tuple[Instruction, ...]
+    output: int
+
+    def evaluate(self, inputs: Sequence[Any], *, exact: bool = False) -> Any:
+        """Evaluate on arrays.
+
+        Args:
+          inputs: one array per input; NumPy arrays are computed in float64, JAX values in the types that
+            the instructions name.
+          exact: JAX evaluation, honouring every conversion; otherwise NumPy in float64.
+        """
+        values = list(inputs)
+        for instruction in self.instructions:
+            operands = [values[i] for i in instruction.args]
+            values.append(_jax(instruction, operands) if exact else _numpy(instruction, operands))
+        return values[self.output]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the only input comes out unchanged (conversions of type aside)."""
+        return all(i.op in ("convert",) for i in self.instructions)
+
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "EQ": lambda a, b: a == b,
+    "NE": lambda a, b: a != b,
+    "LT": lambda a, b: a < b,
+    "LE": lambda a, b: a <= b,
+    "GT": lambda a, b: a > b,
+    "GE": lambda a, b: a >= b,
+}
+
+# op: (NumPy function, name of the jax.lax function)
+_TABLE: dict[str, tuple[Callable[..., Any], str]] = {
+    "add": (np.add, "add"),
+    "subtract": (np.subtract, "sub"),
+    "multiply": (np.multiply, "mul"),
+    "divide": (np.divide, "div"),
+    "maximum": (np.maximum, "max"),
+    "minimum": (np.minimum, "min"),
+    "power": (np.power, "pow"),
+    "negate": (np.negative, "neg"),
+    "abs": (np.abs, "abs"),
+    "sign": (np.sign, "sign"),
+    "exponential": (np.exp, "exp"),
+    "exponential_minus_one": (np.expm1, "expm1"),
+    "log": (np.log, "log"),
+    "log_plus_one": (np.log1p, "log1p"),
+    "logistic": (scipy.special.expit, "logistic"),
+    "tanh": (np.tanh, "tanh"),
+    "sqrt": (np.sqrt, "sqrt"),
+    "rsqrt": (lambda x: 1 / np.sqrt(x), "rsqrt"),
+    "and": (np.logical_and, "bitwise_and"),
+    "or": (np.logical_or, "bitwise_or"),
+    "not": (np.logical_not, "bitwise_not"),
+    "clamp": (lambda low, x, high: np.clip(x, low, high), "clamp"),
+    "select": (lambda p, a, b: np.where(p, a, b), "select"),
+    "chlo.square": (np.square, "square"),
+    "chlo.erf": (scipy.special.erf, "erf"),
+    "chlo.erfc": (scipy.special.erfc, "erfc"),
+    "is_finite": (np.isfinite, "is_finite"),
+}
+
+OPERATIONS = frozenset(_TABLE) | {"compare", "convert", "constant"}
+
+
+def _numpy(instruction: Instruction, operands: Sequence[Any]) -> Any:
+    if instruction.op == "constant":
+        return np.asarray(instruction.value)
+    if instruction.op == "convert":
+        return operands[0]
+    if instruction.op == "compare":
+        return _COMPARE[str(instruction.value)](*operands)
+    with np.errstate(all="ignore"):
+        return _TABLE[instruction.op][0](*operands)
+
+
+def _jax(instruction: Instruction, operands: Sequence[Any]) -> Any:
+    import jax.numpy as jnp
+    from jax import lax
+
+    if instruction.op == "constant":
+        return jnp.asarray(instruction.value, instruction.dtype)
+    if instruction.op == "convert":
+        return lax.convert_element_type(operands[0], jnp.dtype(instruction.dtype))
+    shape = np.broadcast_shapes(*(jnp.shape(operand) for operand in operands))
+    operands = [jnp.broadcast_to(operand, shape) for operand in operands]
+    if instruction.op == "compare":
+        return _COMPARE[str(instruction.value)](*operands)
+    return getattr(lax, _TABLE[instruction.op][1])(*operands)

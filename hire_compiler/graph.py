@@ -1,0 +1,159 @@
+"""A light, read-only picture of an inlined module: operations, values, uses.
+
+The detector asks the same few questions very often (who made this value? who reads it? what shape?).
+One walk over the MLIR answers them all in plain Python objects; the ``ir`` fields lead back to the
+operations that ``splice`` edits later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hire_compiler import _mlir
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor in the graph: the result of an operation, or an argument of a block."""
+
+    ir: Any
+    shape: tuple[int, ...]
+    dtype: str
+    op: Op | None
+    block: Block | None
+    index: int
+    uses: list[tuple[Op, int]] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(eq=False, slots=True)
+class Block:
+    """A straight line of operations: the body of ``@main``, of a loop, of a reducer."""
+
+    owner: Op | None
+    args: list[Value]
+    ops: list[Op]
+
+    @property
+    def returned(self) -> list[Value]:
+        """The values that leave the block."""
+        return self.ops[-1].operands
+
+
+@dataclass(eq=False, slots=True)
+class Op:
+    """One operation; ``name`` is without the dialect when that is ``stablehlo``."""
+
+    ir: Any
+    name: str
+    block: Block
+    position: int
+    operands: list[Value] = field(default_factory=list)
+    results: list[Value] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def result(self) -> Value:
+        """The only result."""
+        return self.results[0]
+
+    @property
+    def scope(self) -> str:
+        """The model's scope path of this operation."""
+        return _mlir.scope(self.ir)
+
+    def constant(self) -> np.ndarray | None:
+        """Value of a constant (splats as 0-d arrays), or None for anything else."""
+        return _mlir.constant(self.ir) if self.name == "constant" else None
+
+    def ints(self, attribute: str) -> tuple[int, ...]:
+        """An integer-array attribute."""
+        return _mlir.integers(self.ir, attribute)
+
+    def int(self, attribute: str) -> int:
+        """An integer attribute."""
+        return _mlir.integer(self.ir, attribute)
+
+    def text(self, attribute: str) -> str:
+        """A string or enum attribute."""
+        return _mlir.text(self.ir, attribute)
+
+
+@dataclass(eq=False, slots=True)
+class Graph:
+    """The entry block of ``@main`` and everything below it."""
+
+    main: Block
+
+    def ops(self) -> Iterator[Op]:
+        """Every operation, in program order, bodies after the operation that holds them."""
+        yield from _walk(self.main)
+
+
+def _walk(block: Block) -> Iterator[Op]:
+    for op in block.ops:
+        yield op
+        for inner in op.blocks:
+            yield from _walk(inner)
+
+
+def read_graph(module: Any) -> Graph:
+    """Take the picture of a parsed, inlined module."""
+    function = _mlir.main_function(module).operation
+    types: dict[Any, tuple[tuple[int, ...], str]] = {}
+    values: dict[Any, Value] = {}
+
+    def value(ir_value: Any, op: Op | None, block: Block | None, index: int) -> Value:
+        type_ = ir_value.type
+        shape_dtype = types.get(type_)
+        if shape_dtype is None:
+            shape_dtype = types[type_] = _mlir.tensor_type(type_)
+        made = Value(ir_value, *shape_dtype, op, block, index)
+        values[ir_value] = made
+        return made
+
+    def read_block(ir_block: Any, owner: Op | None) -> Block:
+        block = Block(owner, [], [])
+        block.args = [value(a, None, block, i) for i, a in enumerate(ir_block.arguments)]
+        for position, view in enumerate(ir_block.operations):
+            ir_op = view.operation
+            op = Op(ir_op, _name(ir_op), block, position)
+            block.ops.append(op)
+            for i, operand in enumerate(ir_op.operands):
+                known = values[operand]
+                known.uses.append((op, i))
+                op.operands.append(known)
+            op.results = [value(r, op, None, i) for i, r in enumerate(ir_op.results)]
+            op.blocks = [read_block(b, op) for region in ir_op.regions for b in region.blocks]
+        return block
+
+    return Graph(read_block(function.regions[0].blocks[0], None))
+
+
+# Custom calls by which producers spell an operation that has a name of its own.
+_ALIASES = {
+    "custom_call@mhlo.erf": "chlo.erf",
+    "custom_call@mhlo.topk": "chlo.top_k",
+    "custom_call@TopK": "chlo.top_k",
+    "composite@chlo.erf": "chlo.erf",
+    "composite@chlo.erfc": "chlo.erfc",
+    "composite@chlo.square": "chlo.square",
+    "composite@chlo.top_k": "chlo.top_k",
+}
+
+
+def _name(ir_op: Any) -> str:
+    name = str(ir_op.name).removeprefix("stablehlo.")
+    if name == "custom_call":
+        name = f"custom_call@{_mlir.text(ir_op, 'call_target_name')}"
+    elif name == "composite":
+        name = f"composite@{_mlir.text(ir_op, 'name')}"
+    return _ALIASES.get(name, name)

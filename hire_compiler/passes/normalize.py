@@ -1,0 +1,55 @@
+"""Normalize: bring a private copy of the module into the one form the detector reads.
+
+Calls are inlined (``relu``, ``silu``, scan bodies become plain operations), common subexpressions merged,
+dead code dropped, and loop-invariant carries become direct uses of the value outside the loop, so that a
+stacked weight is seen at its dot and a new operand can be used inside a body without threading it.
+Meaning never changes here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hire_compiler import _mlir
+
+
+def normalize(module: Any) -> None:
+    """Normalize a parsed module in place."""
+    _mlir.inline_calls(module)
+    drop_invariant_carries(module)
+    _mlir.run_passes(module, "cse")
+
+
+def drop_invariant_carries(module: Any) -> int:
+    """Take every carry that its loop returns unchanged out of the loop; how many there were.
+
+    StableHLO's regions may use values from outside, so the body reads the initial value itself.
+    """
+    return _drop_in_block(_mlir.main_function(module).operation.regions[0].blocks[0])
+
+
+def _drop_in_block(block: Any) -> int:
+    dropped = 0
+    for view in list(block.operations):
+        op = view.operation
+        if op.name == "stablehlo.while":
+            op, count = _drop_in_loop(op)
+            dropped += count
+        for region in op.regions:
+            dropped += sum(_drop_in_block(inner) for inner in region.blocks)
+    return dropped
+
+
+def _drop_in_loop(loop: Any) -> tuple[Any, int]:
+    cond, body = (region.blocks[0] for region in loop.regions)
+    returned = list(body.operations)[-1].operation.operands
+    invariant = [i for i, argument in enumerate(body.arguments) if returned[i] == argument]
+    if not invariant:
+        return loop, 0
+    for i in invariant:
+        initial = loop.operands[i]
+        for user in (cond.arguments[i], body.arguments[i], loop.results[i]):
+            user.replace_all_uses_with(initial)
+    keep = [i for i in range(len(body.arguments)) if i not in set(invariant)]
+    new, _ = _mlir.rebuild_while(loop, keep)
+    return new, len(invariant)

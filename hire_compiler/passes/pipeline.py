@@ -1,0 +1,107 @@
+"""The stages in order: a captured program goes in, the step program and its report come out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hire_compiler import _mlir
+from hire_compiler.calibration import Calibration
+from hire_compiler.config import Config
+from hire_compiler.graph import read_graph
+from hire_compiler.passes.detect import Detection, Match, detect
+from hire_compiler.passes.normalize import normalize
+from hire_compiler.passes.plan import SiteFacts, SitePlan, plan, unused_rules
+from hire_compiler.passes.replace import copied_bytes, replace_site, site_matrices, site_moment_key
+from hire_compiler.passes.splice import Spliced, splice
+from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.program import Program
+from hire_compiler.report import Report
+from hire_compiler.runtime.target import target_for
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Outcome of a rewrite; ``spliced`` is None when nothing was rewritten."""
+
+    report: Report
+    spliced: Spliced | None
+
+
+def inspect_program(program: Program) -> Report:
+    """Sites and misses of a program, nothing decided."""
+    if program.refusal:
+        return Report(notes=(f"{program.name} cannot be rewritten: {program.refusal}",))
+    with _mlir.fresh_context():
+        module = _mlir.parse(program.module)
+        normalize(module)
+        found = detect(read_graph(module), program.arguments)
+    return Report(sites=found.sites, misses=found.misses)
+
+
+def rewrite_program(
+    program: Program, config: Config, calibration: Calibration | None, platform: str
+) -> Rewritten:
+    """Run every stage on a program."""
+    if program.refusal:
+        return Rewritten(Report(notes=(f"{program.name} is not rewritten: {program.refusal}",)), None)
+    target = target_for(platform)
+    clock = _Clock()
+    with _mlir.fresh_context():
+        module = clock.time("parse", lambda: _mlir.parse(program.module))
+        clock.time("normalize", lambda: normalize(module))
+        graph = clock.time("read", lambda: read_graph(module))
+        found = clock.time("detect", lambda: detect(graph, program.arguments))
+        plans = plan(found.sites, _facts(found, calibration), config)
+        chosen = [(m, p) for m, p in zip(found.matches, plans, strict=True) if p.predictor is not None]
+        spliced = None
+        if chosen:
+            types = [(argument.shape, argument.dtype) for argument in program.arguments]
+            replacements = [replace_site(m, p, calibration, target) for m, p in chosen]
+            spliced = clock.time("splice", lambda: splice(module, replacements, types, target))
+    report = Report(
+        sites=found.sites,
+        misses=found.misses,
+        decisions=tuple(p.decision for p in plans),
+        notes=(*unused_rules(found.sites, config), *_nothing_done(found, plans)),
+        seconds=clock.seconds,
+    )
+    return Rewritten(report, spliced)
+
+
+def _facts(found: Detection, calibration: Calibration | None) -> list[SiteFacts]:
+    return [_site_facts(match, calibration) for match in found.matches]
+
+
+def _site_facts(match: Match, calibration: Calibration | None) -> SiteFacts:
+    winners = match.winners if isinstance(match, HeadMatch) else ()
+    return SiteFacts(
+        weight_bytes=tuple(weight.nbytes for weight in site_matrices(match)),
+        copied_bytes=copied_bytes(match),
+        winners_only=bool(winners),
+        top_k=max((winner.k for winner in winners), default=1),
+        calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
+    )
+
+
+def _nothing_done(found: Detection, plans: Sequence[SitePlan]) -> tuple[str, ...]:
+    if any(p.predictor is not None for p in plans):
+        return ()
+    if not found.sites:
+        return ("no site was found, so the function runs unchanged",)
+    return ("no site is rewritten, so the function runs unchanged",)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, stage: str, work: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        result = work()
+        self.seconds[stage] = time.perf_counter() - start
+        return result

@@ -1,0 +1,175 @@
+"""Plan: pure, without IR. Sites + rules + sizes -> one decision a site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from hire_compiler.config import Config, LowRank, Predictor, Quantized, Rule
+from hire_compiler.errors import ConfigError
+from hire_compiler.report import Decision, Site
+from hire_compiler.weights import itemsize
+
+
+@dataclass(frozen=True)
+class SiteFacts:
+    """What the plan must know of a site beyond its report line.
+
+    Attributes:
+      weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
+      copied_bytes: bytes of the rows that have to be laid out anew (all layers).
+      winners_only: a head of which only argmax and top_k are read.
+      top_k: the most winners that any reader asks for.
+      calibrated: a second moment of the site's input is at hand.
+    """
+
+    weight_bytes: tuple[int, ...]
+    copied_bytes: int
+    winners_only: bool = False
+    top_k: int = 1
+    calibrated: bool = False
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """A decision with the objects that carry it out; ``predictor`` is None for a site left dense."""
+
+    site: Site
+    decision: Decision
+    predictor: Predictor | None = None
+    candidates: int = 0
+    group: int = 1
+    tail: str = "predicted"
+    winners_only: bool = False
+
+
+def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> tuple[SitePlan, ...]:
+    """Decide every site.
+
+    Raises:
+      ConfigError: a rule asks a site for something impossible; names both.
+    """
+    return tuple(_plan_site(site, fact, config) for site, fact in zip(sites, facts, strict=True))
+
+
+def unused_rules(sites: Sequence[Site], config: Config) -> tuple[str, ...]:
+    """A note for every rule that selected nothing."""
+    taken = {_first_rule(site, config) for site in sites}
+    notes = []
+    for index, rule in enumerate(config.rules):
+        if index in taken:
+            continue
+        alike = [site.id for site in sites if rule.selects(site.kind, site.id, site.path)]
+        why = (
+            f"earlier rules took its sites ({', '.join(alike[:4])})"
+            if alike
+            else f"no {rule.kind} site matches path {rule.path!r}; sites: {_names(sites)}"
+        )
+        notes.append(f"rule {index} (kind={rule.kind!r}, path={rule.path!r}) matched nothing: {why}")
+    return tuple(notes)
+
+
+def _names(sites: Sequence[Site]) -> str:
+    names = [f"{site.id} in {site.path!r}" for site in sites[:6]]
+    return ", ".join(names + ["…"] * (len(sites) > 6)) or "none"
+
+
+def _first_rule(site: Site, config: Config) -> int | None:
+    for index, rule in enumerate(config.rules):
+        if rule.selects(site.kind, site.id, site.path):
+            return index
+    return None
+
+
+def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
+    dense_bytes = sum(facts.weight_bytes)
+    chosen = _first_rule(site, config)
+    if chosen is None:
+        return _dense(site, _why_no_rule(site), dense_bytes)
+    rule = config.rules[chosen]
+    if rule.dense:
+        return _dense(site, f"rule {chosen} says so", dense_bytes)
+    assert rule.predictor is not None
+    where = f"rule {chosen} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
+    group = rule.group if site.kind == "ffn" else 1
+    if site.width % group:
+        raise ConfigError(
+            f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
+        )
+    candidates = _candidates(rule, site, group, where)
+    if facts.winners_only and candidates < facts.top_k:
+        raise ConfigError(f"{where}: {candidates} candidates cannot hold the top {facts.top_k} that the program reads")
+    predictor_bytes = _predictor_bytes(rule.predictor, site, where)
+    row_bytes = dense_bytes * candidates // site.width
+    sparse_bytes = predictor_bytes + row_bytes
+    if sparse_bytes >= dense_bytes and candidates < site.width:
+        return _dense(
+            site,
+            f"{rule.predictor} with {candidates} of {site.width} rows would read {sparse_bytes} bytes a call, "
+            f"dense reads {dense_bytes}: it would lose",
+            dense_bytes,
+        )
+    reason = f"rule {chosen}"
+    if isinstance(rule.predictor, LowRank) and not facts.calibrated:
+        reason += "; not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
+    decision = Decision(
+        site=site.id,
+        action="rewritten",
+        reason=reason,
+        predictor=str(rule.predictor),
+        candidates=candidates,
+        group=group,
+        tail="" if site.kind == "ffn" or facts.winners_only else rule.tail,
+        dense_bytes=dense_bytes,
+        sparse_bytes=sparse_bytes,
+        added_bytes=predictor_bytes * site.repeat + facts.copied_bytes,
+        exactness=_exactness(site, candidates, facts),
+    )
+    return SitePlan(site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only)
+
+
+def _dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
+    decision = Decision(
+        site=site.id, action="dense", reason=reason, dense_bytes=dense_bytes, sparse_bytes=dense_bytes
+    )
+    return SitePlan(site, decision)
+
+
+def _why_no_rule(site: Site) -> str:
+    if site.kind == "ffn" and site.activation not in ("relu", "relu2", "relu6"):
+        return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
+    return "no rule selects it, and nothing approximate is done unasked"
+
+
+def _candidates(rule: Rule, site: Site, group: int, where: str) -> int:
+    if rule.candidates is not None:
+        if rule.candidates > site.width:
+            raise ConfigError(f"{where}: candidates {rule.candidates} are more than the {site.width} rows there are")
+        wanted = rule.candidates
+    else:
+        assert rule.density is not None
+        wanted = ceil(rule.density * site.width)
+    return min(ceil(wanted / group) * group, site.width)
+
+
+def _predictor_bytes(predictor: Predictor, site: Site, where: str) -> int:
+    if isinstance(predictor, Quantized):
+        return site.width * (site.d + 4)
+    if predictor.rank > site.d:
+        raise ConfigError(f"{where}: rank {predictor.rank} is more than the input width d = {site.d}")
+    return predictor.rank * (site.width * itemsize(predictor.dtype) + 4 * site.d)
+
+
+def _exactness(site: Site, candidates: int, facts: SiteFacts) -> str:
+    if candidates == site.width:
+        return "exact (full width)"
+    if site.kind == "ffn":
+        return "approximate: neurons outside the selection count as zero"
+    if facts.winners_only:
+        return "approximate: the winners are exact unless the predictor missed one"
+    return "approximate: candidates exact, the other logits are not"
+
+
+def _divisors(n: int) -> list[int]:
+    return [g for g in (1, 2, 4, 8, 16, 32, 64, 128) if n % g == 0]

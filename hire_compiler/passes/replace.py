@@ -1,0 +1,320 @@
+"""Replace: for one planned site, the JAX functions that take its place.
+
+A site becomes two functions, both made of ``runtime/``: *prepare*, from the caller's weights to the arrays
+that the step needs, and *step*, from the values captured in the graph to the values it replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hire_compiler.calibration import Calibration
+from hire_compiler.config import LowRank, Predictor
+from hire_compiler.graph import Op, Value
+from hire_compiler.passes.detect import Match
+from hire_compiler.passes.plan import SitePlan
+from hire_compiler.patterns.dots import WeightDot
+from hire_compiler.patterns.ffn import FfnMatch
+from hire_compiler.patterns.logits import HeadMatch, Winner
+from hire_compiler.runtime.ffn import select_groups, sparse_ffn
+from hire_compiler.runtime.logits import candidate_logits, sparse_logits
+from hire_compiler.runtime.predictors import Arrays, prepare_low_rank, prepare_quantized
+from hire_compiler.runtime.target import Target, store
+from hire_compiler.runtime.weights import materialize, view
+from hire_compiler.weights import Weight
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the prepared arrays of a site come from the caller's weights.
+
+    Attributes:
+      key: equal for sites (of any signature) that can share the arrays.
+      arguments: positions in ``@main`` of the weights that ``build`` takes.
+      build: from those arrays to named arrays.
+    """
+
+    key: str
+    arguments: tuple[int, ...]
+    build: Callable[..., Arrays]
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What takes the place of a site.
+
+    Attributes:
+      values: captured values the step function takes, in order.
+      views: weights read straight from their argument: positions in ``@main``.
+      step: ``step(prepared arrays, views, *values)`` -> the values of ``results``, in order.
+      results: the values replaced.
+      before: the operation in front of which the call is put.
+      signature: equal for sites whose step functions are the same function.
+    """
+
+    preparation: Preparation
+    values: tuple[Value, ...]
+    views: tuple[int, ...]
+    step: Callable[..., list[jax.Array]]
+    results: tuple[Value, ...]
+    before: Op
+    signature: str
+
+
+def replace_site(match: Match, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
+    """The replacement of a planned site."""
+    if isinstance(match, FfnMatch):
+        return _replace_ffn(match, plan, calibration, target)
+    return _replace_head(match, plan, calibration, target)
+
+
+def site_moment_key(match: Match) -> str:
+    """Under which name a calibration keeps the second moment of the site's input."""
+    weight = match.products[match.activation.gate].weight if isinstance(match, FfnMatch) else match.dot.weight
+    return f"{weight.name}[{weight.shape[1]}]"
+
+
+def copied_bytes(match: Match) -> int:
+    """Bytes of the site's matrices that no argument already holds by rows (all layers)."""
+    return sum(w.nbytes * (w.layers or 1) for w in site_matrices(match) if not w.is_view)
+
+
+def site_matrices(match: Match) -> tuple[Weight, ...]:
+    """The matrices of a site, one row per neuron or vocabulary entry."""
+    if isinstance(match, FfnMatch):
+        return (*match.matrices, match.down.columns)
+    return (match.dot.weight,)
+
+
+# --------------------------------------------------------------------------- preparing
+
+
+def _preparation(
+    match: Match,
+    plan: SitePlan,
+    predicted: Weight,
+    vectors: list[tuple[Weight, np.ndarray]],
+    calibration: Calibration | None,
+    target: Target,
+) -> Preparation:
+    predictor = plan.predictor
+    assert predictor is not None
+    matrices = site_matrices(match)
+    used = sorted({w.argument for w in (predicted, *matrices, *(v for v, _ in vectors))})
+    moment = calibration.moment(site_moment_key(match)) if calibration else None
+    mean = None if moment is None or not isinstance(predictor, LowRank) else moment.mean
+
+    def build(*arrays: jax.Array) -> Arrays:
+        given = dict(zip(used, arrays, strict=True))
+        rows = materialize(predicted, given[predicted.argument])
+        prepared = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
+        for i, w in enumerate(matrices):
+            if not w.is_view:
+                prepared[f"rows{i}"] = materialize(w, given[w.argument])
+        for i, (vector, index) in enumerate(vectors):
+            value = materialize(vector, given[vector.argument])
+            prepared[f"vector{i}"] = value.reshape(*value.shape[: value.ndim - len(vector.shape)], -1)[..., index]
+        return {name: store(array, target) for name, array in prepared.items()}
+
+    parts = [predicted.key, *(w.key for w in matrices), *(f"{v.key}@{_digest(i)}" for v, i in vectors)]
+    learned = calibration.digest if mean is not None and calibration else ""
+    key = "|".join([plan.site.kind, str(predictor), learned, target.platform, *parts])
+    return Preparation(key, tuple(used), build)
+
+
+def _prepare_predictor(rows: jax.Array, predictor: Predictor, moment: np.ndarray | None, stacked: bool) -> Arrays:
+    if not isinstance(predictor, LowRank):
+        return dict((jax.vmap(prepare_quantized) if stacked else prepare_quantized)(rows))
+    if not stacked:
+        return prepare_low_rank(rows, predictor.rank, _array(moment), predictor.dtype)
+
+    # One layer at a time: the decompositions of a whole stack would multiply their working memory.
+    def one(layer: tuple[jax.Array, ...]) -> Arrays:
+        return prepare_low_rank(layer[0], predictor.rank, layer[1] if len(layer) > 1 else None, predictor.dtype)
+
+    return jax.lax.map(one, (rows,) if moment is None else (rows, jnp.asarray(moment)))
+
+
+def _array(moment: np.ndarray | None) -> jax.Array | None:
+    return None if moment is None else jnp.asarray(moment)
+
+
+def _digest(index: np.ndarray) -> str:
+    return f"{index[0]}:{index[-1]}:{len(index)}:{hash(index.tobytes()) & 0xFFFF:x}"
+
+
+# --------------------------------------------------------------------------- shapes at the border
+
+
+def canonical_input(x: jax.Array, dot: WeightDot) -> jax.Array:
+    """The input of a product as ``[batch, d]``."""
+    return x.transpose(dot.x_free + dot.x_contracting).reshape(dot.batch, dot.d)
+
+
+def restore_result(y: jax.Array, dot: WeightDot) -> jax.Array:
+    """``[batch, rows]`` in the shape and type of the product's result."""
+    free = len(dot.batch_shape)
+    y = y.reshape(dot.batch_shape + dot.row_shape)
+    if dot.rows_first:
+        y = y.transpose(*range(free, y.ndim), *range(free))
+    return y.astype(jnp.dtype(dot.result.dtype))
+
+
+def _matrices(weights: tuple[Weight, ...], prepared: Arrays, views: tuple[jax.Array, ...]) -> list[jax.Array]:
+    arguments = iter(views)
+    return [view(w, next(arguments)) if w.is_view else prepared[f"rows{i}"] for i, w in enumerate(weights)]
+
+
+def _views(weights: tuple[Weight, ...]) -> tuple[int, ...]:
+    return tuple(w.argument for w in weights if w.is_view)
+
+
+def _predictor_arrays(prepared: Arrays) -> Arrays:
+    return {name: prepared[name] for name in ("q", "scale", "a", "b") if name in prepared}
+
+
+# --------------------------------------------------------------------------- feed-forward
+
+
+def _replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
+    activation, up = match.activation, match.products[0]
+    weights = site_matrices(match)
+    vectors = [(origin.weight, index) for origin, index in match.biases]
+    gate = match.matrices[activation.gate]
+    preparation = _preparation(match, plan, gate, vectors, calibration, target)
+    stacked = match.layer is not None
+
+    def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array, *layers: jax.Array) -> list[jax.Array]:
+        layer = layers[0].reshape(()) if stacked else None
+        rows = canonical_input(x, up)
+        biases = [prepared[f"vector{i}"] for i in range(len(vectors))]
+        groups = select_groups(
+            rows,
+            _predictor_arrays(prepared),
+            None if activation.gate_bias is None else biases[activation.gate_bias],
+            activation.name,
+            plan.group,
+            plan.candidates // plan.group,
+            target,
+            layer,
+        )
+        *inputs, down = _matrices(weights, prepared, views)
+        y = sparse_ffn(
+            rows,
+            inputs,
+            down,
+            biases,
+            lambda *values: match.region.expression.evaluate(values, exact=True),
+            groups,
+            plan.group,
+            target,
+            layer=layer,
+            product_dtype=up.result.dtype,
+            precise=up.precise,
+        )
+        return [restore_result(y, match.down)]
+
+    return Replacement(
+        preparation=preparation,
+        values=(match.x, match.layer) if match.layer is not None else (match.x,),
+        views=_views(weights),
+        step=step,
+        results=(match.down.result,),
+        before=match.down.op,
+        signature=repr((plan.predictor, plan.candidates, plan.group, activation, match.region.expression,
+                        up.x_free, up.x_contracting, match.down.row_shape, match.down.rows_first,
+                        [(w.shape, w.layers, w.is_view) for w in weights], len(vectors))),
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------- LM head
+
+
+def _replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
+    if plan.winners_only:
+        return _replace_winners(match, plan, calibration, target)
+    dot = match.dot
+    weights = site_matrices(match)
+    preparation = _preparation(match, plan, dot.weight, [], calibration, target)
+
+    def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array) -> list[jax.Array]:
+        (rows,) = _matrices(weights, prepared, views)
+        logits = sparse_logits(
+            canonical_input(x, dot),
+            rows,
+            _predictor_arrays(prepared),
+            plan.candidates,
+            plan.tail,
+            target,
+            precise=dot.precise,
+        )
+        return [restore_result(logits, dot)]
+
+    return Replacement(
+        preparation=preparation,
+        values=(dot.x,),
+        views=_views(weights),
+        step=step,
+        results=(dot.result,),
+        before=dot.op,
+        signature=repr(("head", id(match))),
+    )
+
+
+def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
+    dot = match.dot
+    weights = site_matrices(match)
+    vectors = [(origin.weight, index) for winner in match.winners for origin, index in winner.region.parameters]
+    preparation = _preparation(match, plan, dot.weight, vectors, calibration, target)
+
+    def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array) -> list[jax.Array]:
+        (rows,) = _matrices(weights, prepared, views)
+        ids, exact = candidate_logits(
+            canonical_input(x, dot),
+            rows,
+            _predictor_arrays(prepared),
+            plan.candidates,
+            target,
+            precise=dot.precise,
+        )
+        logits = exact.astype(jnp.dtype(dot.result.dtype))
+        outputs: list[jax.Array] = []
+        first = 0
+        for winner in match.winners:
+            own = [prepared[f"vector{first + i}"] for i in range(len(winner.region.parameters))]
+            first += len(own)
+            outputs += _pick_winner(winner, ids, logits, own)
+        return outputs
+
+    return Replacement(
+        preparation=preparation,
+        values=(dot.x,),
+        views=_views(weights),
+        step=step,
+        results=tuple(value for winner in match.winners for value in winner.op.results),
+        before=min((winner.op for winner in match.winners), key=lambda op: op.position),
+        signature=repr(("head", id(match))),
+    )
+
+
+def _pick_winner(winner: Winner, ids: jax.Array, logits: jax.Array, vectors: list[jax.Array]) -> list[jax.Array]:
+    chosen, batch = winner.region.batch_rows, logits.shape[0]
+    if not np.array_equal(chosen, np.arange(batch)):
+        ids, logits = ids[chosen], logits[chosen]
+    values = winner.region.expression.evaluate([logits, *(vector[ids] for vector in vectors)], exact=True)
+    value_out, index_out = winner.op.results
+    if winner.kind == "argmax":
+        at = jnp.argmax(values, axis=-1, keepdims=True)
+        best, where = (jnp.take_along_axis(source, at, axis=-1) for source in (values, ids))
+    else:
+        best, at = jax.lax.top_k(values, winner.k)
+        where = jnp.take_along_axis(ids, at, axis=-1)
+    return [
+        best.reshape(value_out.shape).astype(jnp.dtype(value_out.dtype)),
+        where.reshape(index_out.shape).astype(jnp.dtype(index_out.dtype)),
+    ]

@@ -1,0 +1,144 @@
+"""Splice: put the replacements into the module and take out what they made dead.
+
+A replacement is an ordinary JAX function, exported at the captured types, merged into the module as a private
+function and called in place of the site. Prepared arrays become arguments of ``@main``; bodies of loops
+use them directly (StableHLO's regions see values from outside).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from hire_compiler import _mlir
+from hire_compiler.passes.replace import Preparation, Replacement
+from hire_compiler.runtime.target import Target
+
+
+@dataclass(frozen=True)
+class PreparedArray:
+    """One prepared array that the step takes: entry ``name`` of what ``preparation`` builds."""
+
+    preparation: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """The step program.
+
+    Attributes:
+      module: bytecode; ``@main`` takes the kept arguments, then the prepared arrays.
+      kept: positions of the original arguments that it still reads.
+      prepared: the prepared arrays, in order.
+      preparations: by key, everything that has to be prepared.
+    """
+
+    module: bytes
+    kept: tuple[int, ...]
+    prepared: tuple[PreparedArray, ...]
+    preparations: dict[str, Preparation]
+
+
+def splice(
+    module: Any,
+    replacements: Sequence[Replacement],
+    arguments: Sequence[tuple[tuple[int, ...], str]],
+    target: Target,
+) -> Spliced:
+    """Edit a parsed, normalized module in place.
+
+    Args:
+      module: whose values the replacements captured.
+      arguments: shape and dtype of every argument of ``@main``.
+      target: platform the replacements are lowered for.
+    """
+    function = _mlir.main_function(module)
+    block = function.operation.regions[0].blocks[0]
+    preparations = {r.preparation.key: r.preparation for r in replacements}
+    shapes = {key: _prepared_shapes(p, arguments) for key, p in preparations.items()}
+    order = [PreparedArray(key, name) for key, built in shapes.items() for name in sorted(built)]
+    added = {entry: _add_argument(block, shapes[entry.preparation][entry.name]) for entry in order}
+    lowered: dict[str, tuple[str, Any]] = {}
+    for replacement in replacements:
+        _call_replacement(module, block, replacement, shapes, added, lowered, arguments, target)
+    _mlir.set_main_signature(function)
+    _mlir.run_passes(module, "cse")
+    kept = tuple(i for i in range(len(arguments)) if _has_uses(block.arguments[i]))
+    for i in sorted(set(range(len(arguments))) - set(kept), reverse=True):
+        block.erase_argument(i)
+    _mlir.set_main_signature(function)
+    if not module.operation.verify():
+        raise AssertionError("the spliced module does not verify")
+    return Spliced(_mlir.to_bytecode(module), kept, tuple(order), preparations)
+
+
+def _prepared_shapes(
+    preparation: Preparation, arguments: Sequence[tuple[tuple[int, ...], str]]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    given = [_struct(*arguments[i]) for i in preparation.arguments]
+    return dict(jax.eval_shape(preparation.build, *given))
+
+
+def _struct(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype))
+
+
+def _add_argument(block: Any, array: jax.ShapeDtypeStruct) -> Any:
+    return block.add_argument(_mlir.make_tensor_type(array.shape, str(array.dtype)), _mlir.ir.Location.unknown())
+
+
+def _call_replacement(
+    module: Any,
+    block: Any,
+    replacement: Replacement,
+    shapes: dict[str, dict[str, jax.ShapeDtypeStruct]],
+    added: dict[PreparedArray, Any],
+    lowered: dict[str, tuple[str, Any]],
+    arguments: Sequence[tuple[tuple[int, ...], str]],
+    target: Target,
+) -> None:
+    key = replacement.preparation.key
+    names = sorted(shapes[key])
+    known = lowered.get(replacement.signature)
+    if known is None:
+        types = [shapes[key][name] for name in names]
+        types += [_struct(*arguments[i]) for i in replacement.views]
+        types += [_struct(value.shape, value.dtype) for value in replacement.values]
+        known = _lower(module, replacement, names, types, target)
+        lowered[replacement.signature] = known
+    operands = [added[PreparedArray(key, name)] for name in names]
+    operands += [block.arguments[i] for i in replacement.views]
+    operands += [value.ir for value in replacement.values]
+    with _mlir.ir.InsertionPoint(replacement.before.ir), replacement.before.ir.location:
+        results = _mlir.call(*known, operands)
+    for old, new in zip(replacement.results, results, strict=True):
+        old.ir.replace_all_uses_with(new)
+
+
+def _lower(
+    module: Any, replacement: Replacement, names: list[str], types: list[Any], target: Target
+) -> tuple[str, Any]:
+    first, second = len(names), len(names) + len(replacement.views)
+
+    def flat(*values: jax.Array) -> list[jax.Array]:
+        prepared = dict(zip(names, values[:first], strict=True))
+        return replacement.step(prepared, values[first:second], *values[second:])
+
+    platform = {"gpu": "cuda"}.get(target.platform, target.platform)
+    exported = jax.export.export(jax.jit(flat, keep_unused=True), platforms=[platform])(*types)
+    source = _mlir.parse_portable(exported.mlir_module_serialized)
+    return _mlir.merge_function(module, "hire_site", source)
+
+
+def _has_uses(value: Any) -> bool:
+    return next(iter(value.uses), None) is not None
+
+
+def prepared_bytes(arrays: dict[str, Any]) -> int:
+    """Memory of prepared arrays."""
+    return int(sum(np.prod(a.shape, dtype=np.int64) * a.dtype.itemsize for a in arrays.values()))

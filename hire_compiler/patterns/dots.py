@@ -1,0 +1,120 @@
+"""A matrix product with a weight, in canonical form: ``x [batch, d]`` times ``weight [rows, d]`` transposed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from hire_compiler import _mlir
+from hire_compiler.graph import Op, Value
+from hire_compiler.patterns.match import NoMatch
+from hire_compiler.patterns.provenance import Provenance
+from hire_compiler.weights import Weight
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDot:
+    """``result = x · weightᵀ`` with everything else about the dot's dimensions resolved.
+
+    Attributes:
+      op: the ``dot_general``.
+      x: the other operand, of any rank.
+      x_free, x_contracting: its dimensions; canonical ``x`` is ``[prod(free), prod(contracting)]``.
+      weight: the weight as rows ``[rows, d]``.
+      columns: the same weight the other way, ``[d, rows]``: a row for each entry of x.
+      row_shape: shape of the weight's free dimensions in the result.
+      rows_first: the weight is the left operand, so its rows come first in the result.
+      layer: counter that picks the layer of a stacked weight.
+    """
+
+    op: Op
+    x: Value
+    x_free: tuple[int, ...]
+    x_contracting: tuple[int, ...]
+    weight: Weight
+    columns: Weight
+    row_shape: tuple[int, ...]
+    rows_first: bool
+    layer: Value | None
+
+    @property
+    def result(self) -> Value:
+        """The dot's value."""
+        return self.op.result
+
+    @property
+    def precise(self) -> bool:
+        """Whether the author asked for full precision where the platform would use less."""
+        return "HIGHEST" in str(self.op.ir.attributes["precision_config"] if self._has_precision else "")
+
+    @property
+    def _has_precision(self) -> bool:
+        return "precision_config" in self.op.ir.attributes
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the free dimensions of x."""
+        return tuple(self.x.shape[i] for i in self.x_free)
+
+    @property
+    def batch(self) -> int:
+        """Rows of canonical x."""
+        return prod(self.batch_shape)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the weight: neurons, or vocabulary."""
+        return self.weight.shape[0]
+
+    @property
+    def d(self) -> int:
+        """Width of one row."""
+        return self.weight.shape[1]
+
+    def row_index(self) -> np.ndarray:
+        """For every element of the result, the row of the weight it belongs to (a broadcast view)."""
+        rows = np.arange(self.rows).reshape(self.row_shape)
+        ones = (1,) * len(self.batch_shape)
+        shape = self.row_shape + ones if self.rows_first else ones + self.row_shape
+        return np.broadcast_to(rows.reshape(shape), self.result.shape)
+
+    def batch_index(self) -> np.ndarray:
+        """For every element of the result, the row of canonical x it belongs to (a broadcast view)."""
+        rows = np.arange(self.batch).reshape(self.batch_shape)
+        ones = (1,) * len(self.row_shape)
+        shape = ones + self.batch_shape if self.rows_first else self.batch_shape + ones
+        return np.broadcast_to(rows.reshape(shape), self.result.shape)
+
+
+def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
+    """Read a ``dot_general`` one of whose operands is a weight.
+
+    Raises:
+      NoMatch: batch dimensions, or no operand (or both) is a weight.
+    """
+    lhs_batch, _, lhs_contracting, rhs_contracting = _mlir.dot_dimensions(op.ir)
+    left, right = op.operands
+    left_is_weight, right_is_weight = provenance.is_weight(left), provenance.is_weight(right)
+    if not (left_is_weight or right_is_weight):
+        raise NoMatch("neither operand is a parameter")
+    if lhs_batch:
+        count = prod(left.shape[i] for i in lhs_batch)
+        raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)
+    if left_is_weight and right_is_weight:
+        raise NoMatch("both operands are parameters, so it does not depend on the input", depth=1)
+    x, x_contracting = (right, rhs_contracting) if left_is_weight else (left, lhs_contracting)
+    w, w_contracting = (left, lhs_contracting) if left_is_weight else (right, rhs_contracting)
+    origin = provenance.weight(w)
+    return WeightDot(
+        op=op,
+        x=x,
+        x_free=tuple(i for i in range(len(x.shape)) if i not in x_contracting),
+        x_contracting=x_contracting,
+        weight=origin.weight.as_rows(w_contracting),
+        columns=origin.weight.as_columns(w_contracting),
+        row_shape=tuple(n for i, n in enumerate(w.shape) if i not in w_contracting),
+        rows_first=left_is_weight,
+        layer=origin.layer,
+    )

@@ -1,0 +1,107 @@
+"""Dense feed-forward blocks.
+
+::
+
+    x ── dot(w_up) ── [+ bias] ── act ──┐                        plain
+                                        ├── h ── dot(w_down) ──
+    x ── dot(w_up) ── [+ bias] ─────────┘ (× when gated)         gated: act on one of two products
+
+Found from the *down* product backwards: whatever elementwise code and layout stands between is read as one
+region and recognised by its meaning. Both products of a gated block may be one fused dot, cut by slices.
+
+Deliberately not matched: blocks narrower than their input (adapters, small gates), products batched over
+experts, a computed weight, and products with nothing nonlinear between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hire_compiler.graph import Op, Value
+from hire_compiler.patterns.activations import Activation, recognise
+from hire_compiler.patterns.dots import WeightDot, read_weight_dot
+from hire_compiler.patterns.match import NoMatch
+from hire_compiler.patterns.provenance import Origin, Provenance
+from hire_compiler.patterns.region import Region, RegionReader
+from hire_compiler.weights import Weight
+
+
+@dataclass(frozen=True, eq=False)
+class FfnMatch:
+    """A feed-forward block, captured.
+
+    Attributes:
+      down: the second product; its result is what a rewrite replaces.
+      products: the dot behind each stream of the region (one dot twice when fused).
+      matrices: rows ``[width, d]`` of each stream.
+      region: from the streams (and biases) to h.
+      activation: what the region computes.
+      biases: parameter vectors of the region, one entry per neuron, with their positions.
+    """
+
+    down: WeightDot
+    products: tuple[WeightDot, ...]
+    matrices: tuple[Weight, ...]
+    region: Region
+    activation: Activation
+    biases: tuple[tuple[Origin, np.ndarray], ...]
+
+    @property
+    def x(self) -> Value:
+        """Input of the block."""
+        return self.products[0].x
+
+    @property
+    def layer(self) -> Value | None:
+        """Counter of the loop over layers, if the weights are stacked."""
+        return self.down.layer
+
+
+def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnMatch:
+    """Match the block that ends in ``down_op``.
+
+    Raises:
+      NoMatch: with the reason.
+    """
+    down = read_weight_dot(down_op, provenance)
+    region = reader.read(down.x, down.x_contracting)
+    products = tuple(dot for dot, _ in region.streams)
+    _check_same_input(products)
+    if not np.array_equal(region.batch_rows, np.arange(down.batch)):
+        raise NoMatch("its input rows are a reordering or a part of the block's input rows", depth=3)
+    if region.expression.is_identity and len(products) == 1:
+        raise NoMatch("nothing nonlinear stands between the two products (a low-rank adapter?)", depth=2)
+    activation = recognise(region.expression, len(products))
+    if activation.name == "identity" and len(products) == 1:
+        raise NoMatch("nothing nonlinear stands between the two products (a low-rank adapter?)", depth=2)
+    width, d = down.d, products[0].d
+    if width < d:
+        raise NoMatch(f"its {width} neurons are fewer than its {d} inputs (an adapter or a small gate)", depth=4)
+    matrices = tuple(_rows(dot, rows) for dot, rows in region.streams)
+    _check_layers(down, products, region)
+    return FfnMatch(down, products, matrices, region, activation, region.parameters)
+
+
+def _check_same_input(products: tuple[WeightDot, ...]) -> None:
+    first = products[0]
+    for other in products[1:]:
+        if other.x is not first.x or other.x_contracting != first.x_contracting:
+            raise NoMatch("gate and up products read different inputs", depth=3)
+
+
+def _rows(dot: WeightDot, rows: np.ndarray) -> Weight:
+    strides = np.unique(np.diff(rows))
+    if len(rows) > 1 and (len(strides) != 1 or strides[0] < 1):
+        raise NoMatch("its neurons are an irregular selection of a weight's rows", depth=4)
+    return dot.weight.take_rows(rows)
+
+
+def _check_layers(down: WeightDot, products: tuple[WeightDot, ...], region: Region) -> None:
+    origins = [dot.layer for dot in products] + [origin.layer for origin, _ in region.parameters]
+    layers = [dot.weight.layers for dot in products] + [origin.weight.layers for origin, _ in region.parameters]
+    if any(layer is not down.layer for layer in origins):
+        raise NoMatch("its weights are picked by different loop counters", depth=4)
+    if any(count != down.weight.layers for count in layers):
+        raise NoMatch("its stacked weights have different numbers of layers", depth=4)

@@ -1,0 +1,115 @@
+"""Prepared weights: made once from the caller's arrays, kept as long as those arrays live."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hire_compiler import _mlir
+from hire_compiler.errors import HireWarning, WeightError
+from hire_compiler.passes.replace import Preparation
+
+Arrays = dict[str, jax.Array]
+
+
+class PreparedCache:
+    """Maps (what to prepare, from which arrays) to prepared arrays.
+
+    Entries hold their sources by weak reference, never by bare ``id``: when a source dies its entry goes,
+    and a new array at the same address cannot be mistaken for it. Safe across threads; bounded.
+
+    Attributes:
+      limit: entries kept per preparation; the oldest is dropped first.
+    """
+
+    def __init__(self, limit: int = 4) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._entries: dict[str, OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], Arrays]]] = {}
+        self._builders: dict[str, Any] = {}
+        self._changes: dict[str, int] = {}
+
+    def get(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
+        """The prepared arrays for these weights, built if they are not known.
+
+        Args:
+          arrays: the weights; writable NumPy arrays are prepared anew each time, since nothing tells
+            whether they have changed.
+          names: of the weights, for messages.
+          check: refuse NaN and Inf.
+
+        Raises:
+          WeightError: a weight was donated (deleted), or holds NaN or Inf.
+        """
+        for array, name in zip(arrays, names, strict=True):
+            if isinstance(array, jax.Array) and not _mlir.is_tracer(array) and array.is_deleted():
+                raise WeightError(f"{name} has been donated or deleted: a weight must stay alive while it is used")
+        if any(_mlir.is_tracer(array) for array in arrays):
+            return self._builder(preparation)(*arrays)
+        cacheable = all(isinstance(a, jax.Array) or not a.flags.writeable for a in arrays)
+        with self._lock:
+            entries = self._entries.setdefault(preparation.key, OrderedDict())
+            address = tuple(id(array) for array in arrays)
+            known = entries.get(address)
+            if known is not None and all(ref() is a for ref, a in zip(known[0], arrays, strict=True)):
+                return known[1]
+            self._warn_of_changes(preparation, names, cacheable)
+            built = self._build(preparation, arrays, names, check)
+            if cacheable:
+                forget = lambda _ref, e=entries, a=address: e.pop(a, None)  # noqa: E731
+                entries[address] = (tuple(weakref.ref(array, forget) for array in arrays), built)
+                while len(entries) > self.limit:
+                    entries.popitem(last=False)
+        return built
+
+    def _warn_of_changes(self, preparation: Preparation, names: Sequence[str], cacheable: bool) -> None:
+        count = self._changes[preparation.key] = self._changes.get(preparation.key, 0) + 1
+        what = ", ".join(dict.fromkeys(names))
+        if count == 3 and not cacheable:
+            warnings.warn(
+                f"{what}: writable NumPy arrays are prepared anew on every call; pass jax arrays "
+                "(jnp.asarray) or call step.prepare once and pass prepared=…",
+                HireWarning,
+                stacklevel=6,
+            )
+        elif count == self.limit + 2:
+            warnings.warn(
+                f"{what}: the weights were different arrays in each of {count} calls, and every change prepares "
+                "again; keep the same arrays, or call step.prepare once and pass prepared=…",
+                HireWarning,
+                stacklevel=6,
+            )
+
+    def _builder(self, preparation: Preparation) -> Any:
+        builder = self._builders.get(preparation.key)
+        if builder is None:
+            builder = self._builders[preparation.key] = jax.jit(preparation.build)
+        return builder
+
+    def _build(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
+        if check:
+            for array, name in zip(arrays, names, strict=True):
+                _check_finite(array, name)
+        return dict(self._builder(preparation)(*arrays))
+
+
+@jax.jit
+def _all_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
+
+
+def _check_finite(array: Any, name: str) -> None:
+    if not jnp.issubdtype(array.dtype, np.floating) or bool(_all_finite(array)):
+        return
+    raise WeightError(
+        f"{name} holds NaN or Inf, so its rows cannot be ranked: repair the weights, leave the site dense with "
+        "Rule(…, dense=True), or pass Config(check_weights=False)"
+    )

@@ -1,0 +1,241 @@
+"""One captured program: a private copy of the lowered module and what its flat arguments mean.
+
+``Callable`` knows how a function's arguments split into traced leaves and static values, for ``jax.jit``,
+``nnx.jit``, ``eqx.filter_jit`` and plain functions alike; ``capture`` lowers it once for one signature.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable as Function
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from hire_compiler import _mlir
+from hire_compiler.errors import CaptureError
+from hire_compiler.hoist import hoist_constants
+
+
+@jax.tree_util.register_pytree_node_class
+class Static:
+    """A leafless pytree node: its value is part of the tree's structure, so of the signature."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def tree_flatten(self) -> tuple[tuple[()], Any]:
+        return (), self.value
+
+    @classmethod
+    def tree_unflatten(cls, value: Any, children: Any) -> Static:
+        del children
+        return cls(value)
+
+
+def _is_static(node: Any) -> bool:
+    return isinstance(node, Static)
+
+
+class Callable:
+    """A user's function, with the knowledge of which of its arguments are traced.
+
+    Attributes:
+      function: what is called; never modified.
+      name: for error messages.
+    """
+
+    def __init__(self, function: Function[..., Any]) -> None:
+        if not callable(function):
+            raise CaptureError(f"transform and inspect take a function, not {type(function).__name__}")
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self._filters = type(function).__module__.startswith("equinox")
+        statics = _mlir.jit_options(getattr(function, "jitted_fn", function))
+        own = getattr(function, "static_argnums", None) or ()
+        self._static_numbers = frozenset((own,) if isinstance(own, int) else own) | statics.static_argnums
+        self._static_names = statics.static_argnames
+        self._donated_numbers, self._donated_names = statics.donate_argnums, statics.donate_argnames
+        self._parameters = _parameter_names(function)
+
+    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
+        """Traced leaves and the tree structure (static values inside) of one call."""
+        if self._filters:
+            args, kwargs = jax.tree.map(_static_unless_array, (args, kwargs))
+        if self._static_numbers:
+            args = tuple(Static(a) if i in self._static_numbers else a for i, a in enumerate(args))
+        if self._static_names and kwargs:
+            kwargs = {k: Static(v) if k in self._static_names else v for k, v in kwargs.items()}
+        return jax.tree.flatten((args, kwargs))
+
+    def call_flat(self, tree: Any, leaves: Sequence[Any]) -> Any:
+        """Call the function on leaves; refuses functions that change their arguments in place."""
+        dynamic = jax.tree.unflatten(tree, leaves)
+        args, kwargs = jax.tree.map(lambda n: n.value if _is_static(n) else n, dynamic, is_leaf=_is_static)
+        result = self.function(*args, **kwargs)
+        after = jax.tree.leaves(dynamic) if not self._filters else leaves
+        changed = [i for i, (a, b) in enumerate(zip(leaves, after, strict=False)) if a is not b]
+        if changed or len(after) != len(leaves):
+            where = self.argument_names(tree)[changed[0]] if changed else "its arguments"
+            raise CaptureError(
+                f"{self.name} changes {where} in place; a compiled step must return its new state: "
+                "nnx.split the module outside, nnx.merge it inside, and return the state"
+            )
+        return result
+
+    def argument_names(self, tree: Any) -> list[str]:
+        """A name for every traced leaf: ``params['layers'][0]['w_up']``."""
+        dummy = jax.tree.unflatten(tree, range(tree.num_leaves))
+        paths = jax.tree_util.tree_flatten_with_path(dummy)[0]
+        return [self._name(path) for path, _ in paths]
+
+    def donated(self, tree: Any) -> list[bool]:
+        """For every traced leaf, whether the author's ``jit`` donates it."""
+        dummy = jax.tree.unflatten(tree, range(tree.num_leaves))
+        return [self._is_donated(path) for path, _ in jax.tree_util.tree_flatten_with_path(dummy)[0]]
+
+    def _name(self, path: Sequence[Any]) -> str:
+        in_kwargs, first, *rest = (path[0].idx == 1, path[1], *path[2:])
+        if in_kwargs:
+            head = str(first.key)
+        elif first.idx < len(self._parameters):
+            head = self._parameters[first.idx]
+        else:
+            head = f"args[{first.idx}]"
+        return head + jax.tree_util.keystr(tuple(rest))
+
+    def _is_donated(self, path: Sequence[Any]) -> bool:
+        if path[0].idx == 1:
+            return path[1].key in self._donated_names
+        return path[1].idx in self._donated_numbers
+
+
+def _static_unless_array(leaf: Any) -> Any:
+    is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+    return leaf if is_array else Static(leaf)
+
+
+def _parameter_names(function: Any) -> tuple[str, ...]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind in kinds)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One flat argument of ``@main``.
+
+    Attributes:
+      name: where the caller finds it, ``params['embed']``; ``closure[0]`` for a hoisted constant.
+      shape, dtype: of the array.
+      donated: the author's ``jit`` gives its buffer away, so it is no weight.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    donated: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """A lowered function: bytecode of the module, and its arguments in the order of ``@main``.
+
+    Attributes:
+      name: of the user's function.
+      module: MLIR bytecode, a private copy.
+      arguments: hoisted constants first, then the caller's leaves.
+      constants: values of the hoisted constants.
+      out_avals, out_tree: results; None for a module that came without a function.
+      refusal: why the program cannot be rewritten at all (callbacks, effects), or ''.
+    """
+
+    name: str
+    module: bytes
+    arguments: tuple[Argument, ...]
+    constants: tuple[Any, ...] = ()
+    out_avals: tuple[Any, ...] = ()
+    out_tree: Any = None
+    refusal: str = ""
+
+
+def capture(function: Callable, leaves: Sequence[Any], tree: Any) -> Program:
+    """Lower a function for the types of ``leaves``; its own lowering cache is never touched.
+
+    Errors of the function itself (wrong shapes, wrong dtypes) are JAX's own and pass through unchanged.
+    """
+    out_tree: list[Any] = []
+
+    def flat(*values: Any) -> list[Any]:
+        outputs, structure = jax.tree.flatten(function.call_flat(tree, values))
+        out_tree[:] = [structure]
+        return outputs
+
+    flat.__name__ = function.name
+    traced = jax.jit(flat, keep_unused=True).trace(*leaves)
+    replay, constants = hoist_constants(traced.jaxpr)
+    out_avals = tuple(traced.jaxpr.out_avals)
+    refusal = _refusal(traced.jaxpr)
+    if constants:
+        replay.__name__ = function.name
+        traced = jax.jit(replay, keep_unused=True).trace(*constants, *leaves)
+    closure = [Argument(f"closure[{i}]", tuple(c.shape), str(c.dtype)) for i, c in enumerate(constants)]
+    own = [
+        Argument(name, tuple(aval.shape), str(aval.dtype), donated)
+        for name, aval, donated in zip(
+            function.argument_names(tree),
+            traced.jaxpr.in_avals[len(constants) :],
+            function.donated(tree),
+            strict=True,
+        )
+    ]
+    module = b"" if refusal else _mlir.to_bytecode(traced.lower().compiler_ir("stablehlo"))
+    return Program(
+        name=function.name,
+        module=module,
+        arguments=(*closure, *own),
+        constants=tuple(constants),
+        out_avals=out_avals,
+        out_tree=out_tree[0],
+        refusal=refusal,
+    )
+
+
+def _refusal(closed: Any) -> str:
+    called = sorted({name for name in _primitives(closed.jaxpr) if "callback" in name or name == "debug_print"})
+    if called:
+        return f"it calls back into Python ({', '.join(called)}), so it runs exactly as it was"
+    if closed.effects:
+        effects = ", ".join(sorted(str(effect) for effect in closed.effects))
+        return f"it has side effects ({effects}), so it runs exactly as it was"
+    return ""
+
+
+def _primitives(jaxpr: Any) -> set[str]:
+    names = set()
+    for eqn in jaxpr.eqns:
+        names.add(eqn.primitive.name)
+        for inner in _mlir.inner_jaxprs(eqn):
+            names |= _primitives(inner)
+    return names
+
+
+def read_module(data: bytes, *, name: str) -> Program:
+    """A program from a file: StableHLO text, MLIR bytecode, a portable artifact or a serialized export.
+
+    Raises:
+      HireError: it is none of these; the message says what was tried.
+    """
+    with _mlir.fresh_context():
+        module = _mlir.parse_any(data, name)
+        arguments = tuple(
+            Argument(f"arg{i}", *_mlir.tensor_type(argument.type))
+            for i, argument in enumerate(_mlir.main_function(module).operation.regions[0].blocks[0].arguments)
+        )
+        return Program(name=name, module=_mlir.to_bytecode(module), arguments=arguments)

@@ -1,0 +1,160 @@
+"""What was found, what was decided and why: plain frozen data, printed as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A dense computation that could be made sparse.
+
+    Attributes:
+      id: stable name, ``ffn/0`` or ``head/0``, counted in program order.
+      kind: ``"ffn"`` or ``"head"``.
+      path: the model's own scope path, from the locations of the graph.
+      activation: of a feed-forward (``relu``, ``silu`` …); None for a head.
+      gated: feed-forward with a gate (GLU) beside the up-projection.
+      consumers: of a head: what reads the logits (``argmax``, ``top_k``, ``softmax`` … ``returned``).
+      batch: rows of the input that the site sees in one call.
+      d: width of the input.
+      width: neurons of a feed-forward, vocabulary rows of a head.
+      dtype: storage type of the weight.
+      repeat: trip count when the site stands in a loop over layers, else 1.
+      weights: names of the arguments that hold the weights.
+    """
+
+    id: str
+    kind: str
+    path: str
+    activation: str | None = None
+    gated: bool = False
+    consumers: tuple[str, ...] = ()
+    batch: int
+    d: int
+    width: int
+    dtype: str
+    repeat: int = 1
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Miss:
+    """A matrix product with a weight that is no site, and the deepest reason why not."""
+
+    path: str
+    reason: str
+    weight: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the plan does with one site.
+
+    Attributes:
+      site: id of the site.
+      action: ``"rewritten"`` or ``"dense"``.
+      reason: why, in a sentence.
+      predictor: printed form of the predictor, '' if dense.
+      candidates: rows computed exactly in one call (of ``Site.width``).
+      group: adjacent rows chosen together.
+      tail: of a head whose full logits are consumed, else ''.
+      dense_bytes, sparse_bytes: weight bytes read in one call, before and after (per trip of a loop).
+      added_bytes: memory that the predictor and re-laid-out rows add.
+      exactness: ``"exact"``, or how the answer may differ.
+    """
+
+    site: str
+    action: str
+    reason: str
+    predictor: str = ""
+    candidates: int = 0
+    group: int = 1
+    tail: str = ""
+    dense_bytes: int = 0
+    sparse_bytes: int = 0
+    added_bytes: int = 0
+    exactness: str = "exact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything the compiler can say about one program."""
+
+    sites: tuple[Site, ...] = ()
+    misses: tuple[Miss, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rewritten(self) -> tuple[Decision, ...]:
+        """The decisions that change the program."""
+        return tuple(d for d in self.decisions if d.action == "rewritten")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        return asdict(self)
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The report as JSON."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def __str__(self) -> str:
+        lines = [self._headline()]
+        lines += _grouped(self._site_lines())
+        lines += [f"  miss  {line}" for line in _grouped(_miss_line(m) for m in self.misses)]
+        lines += [f"  note  {note}" for note in self.notes]
+        if self.seconds:
+            spent = ", ".join(f"{stage} {s:.2f} s" for stage, s in self.seconds.items())
+            lines.append(f"  time  {spent}")
+        return "\n".join(lines)
+
+    def _headline(self) -> str:
+        trips = sum(site.repeat for site in self.sites)
+        counted = f"{len(self.sites)} sites" if trips == len(self.sites) else f"{len(self.sites)} sites ({trips} with loops)"
+        return f"hire_compiler: {counted}, {len(self.rewritten)} rewritten, {len(self.misses)} misses"
+
+    def _site_lines(self) -> list[str]:
+        decisions = {d.site: d for d in self.decisions}
+        return [_site_line(site, decisions.get(site.id)) for site in self.sites]
+
+
+def _site_line(site: Site, decision: Decision | None) -> str:
+    what = site.activation or "+".join(site.consumers)
+    gate = "gated " if site.gated else ""
+    loop = f" ×{site.repeat}" if site.repeat > 1 else ""
+    shape = f"{site.d}→{site.width} {site.dtype} batch {site.batch}{loop}"
+    head = f"  {site.kind:<5} {gate}{what} {shape}"
+    if decision is None:
+        return f"{head}  [{site.path}]"
+    if decision.action == "dense":
+        return f"{head}\n        left dense: {decision.reason}"
+    saved = f"{_megabytes(decision.dense_bytes)} → {_megabytes(decision.sparse_bytes)} read a call"
+    tail = f", tail {decision.tail}" if decision.tail else ""
+    return (
+        f"{head}\n        rewritten: {decision.predictor}, {decision.candidates} of {site.width} rows exact"
+        f"{f' in groups of {decision.group}' if decision.group > 1 else ''}{tail}; {saved}, "
+        f"{_megabytes(decision.added_bytes)} added; {decision.exactness}"
+    )
+
+
+def _miss_line(miss: Miss) -> str:
+    return miss.reason
+
+
+def _grouped(lines: Any) -> list[str]:
+    counts = Counter(lines)
+    return [line if n == 1 else _with_count(line, n) for line, n in counts.items()]
+
+
+def _with_count(line: str, n: int) -> str:
+    first, *rest = line.split("\n")
+    return "\n".join([f"{first}  ({n} times)", *rest])
+
+
+def _megabytes(n: int) -> str:
+    return f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"

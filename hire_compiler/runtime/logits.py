@@ -1,0 +1,63 @@
+"""HiRE-Softmax: exact logits on the candidates, and what the rest of the vocabulary gets."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from hire_compiler.runtime.predictors import Arrays, predict
+from hire_compiler.runtime.target import Target, rows_dot, take_rows
+from hire_compiler.runtime.topk import top_candidates
+
+
+def exact_logits(
+    x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, *, precise: bool = False
+) -> jax.Array:
+    """Logits of some rows only.
+
+    Args:
+      x: ``[b, d]``.
+      rows: the output matrix, ``[n, d]``.
+      ids: int32 ``[b, k]``.
+
+    Returns:
+      ``[b, k]`` float32.
+    """
+    scores = [
+        rows_dot(x[i : i + 1], take_rows(rows, ids[i], target), precise=precise) for i in range(x.shape[0])
+    ]
+    return jnp.concatenate(scores, axis=0)
+
+
+def candidate_logits(
+    x: jax.Array, rows: jax.Array, prepared: Arrays, k: int, target: Target, *, precise: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """The ``k`` most promising rows and their exact logits: ``(ids [b, k] ascending, logits [b, k])``."""
+    ids = top_candidates(predict(x, prepared, target), k)
+    return ids, exact_logits(x, rows, ids, target, precise=precise)
+
+
+def sparse_logits(
+    x: jax.Array,
+    rows: jax.Array,
+    prepared: Arrays,
+    k: int,
+    tail: str,
+    target: Target,
+    *,
+    precise: bool = False,
+) -> jax.Array:
+    """Full-width logits: exact on the ``k`` candidates of every batch row.
+
+    Args:
+      tail: ``"predicted"`` keeps the predicted logit of every other row, so that the normaliser of a
+        softmax stays right; ``"dropped"`` makes it −inf (the paper's top-k softmax).
+
+    Returns:
+      ``[b, n]`` float32.
+    """
+    scores = predict(x, prepared, target)
+    ids = top_candidates(scores, k)
+    exact = exact_logits(x, rows, ids, target, precise=precise)
+    rest = scores if tail == "predicted" else jnp.full_like(scores, -jnp.inf)
+    return rest.at[jnp.arange(x.shape[0])[:, None], ids].set(exact, unique_indices=True)

@@ -1,0 +1,56 @@
+"""Replay a weight's provenance as JAX code: from the caller's argument to the rows that a site reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hire_compiler.weights import Step, Weight
+
+
+def materialize(weight: Weight, argument: jax.Array) -> jax.Array:
+    """The weight of a site, computed from its argument.
+
+    Returns:
+      Shape ``weight.shape``, or ``[layers, *weight.shape]`` for a stacked weight.
+    """
+    before: list[Step] = []
+    after: list[Step] = []
+    axis: int | None = None
+    for step in weight.steps:
+        if step.op == "layer":
+            axis = int(step.values[0])  # type: ignore[call-overload]
+        else:
+            (before if axis is None else after).append(step)
+    value = _apply(before, argument)
+    if axis is None:
+        return value
+    layers = jnp.expand_dims(jnp.moveaxis(value, axis, 0), axis + 1)
+    return jax.vmap(lambda layer: _apply(after, layer))(layers)
+
+
+def view(weight: Weight, argument: jax.Array) -> jax.Array:
+    """The rows of a weight that :attr:`Weight.is_view` says the argument already holds: a reshape only."""
+    shape = weight.shape if weight.layers is None else (weight.layers, *weight.shape)
+    return argument.reshape(shape)
+
+
+def _apply(steps: list[Step], value: jax.Array) -> jax.Array:
+    for step in steps:
+        value = _STEPS[step.op](value, *step.values)
+    return value
+
+
+def _slice(value: jax.Array, starts: Any, stops: Any, strides: Any) -> jax.Array:
+    return value[tuple(slice(*bounds) for bounds in zip(starts, stops, strides, strict=True))]
+
+
+_STEPS: dict[str, Callable[..., jax.Array]] = {
+    "transpose": lambda value, *order: value.transpose(order),
+    "reshape": lambda value, *shape: value.reshape(shape),
+    "convert": lambda value, dtype: value.astype(dtype),
+    "slice": _slice,
+}

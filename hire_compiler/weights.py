@@ -1,0 +1,118 @@
+"""Where a weight comes from: an argument of ``@main`` and the steps from it to the operand of a dot.
+
+Plain data, so that a plan can be printed and saved; ``runtime/weights.py`` replays the steps as JAX code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layout operation: ``transpose``, ``reshape``, ``convert``, ``slice``, ``broadcast`` or ``layer``.
+
+    ``layer`` picks one entry of a stacked weight along an axis, by a loop's counter; all later steps are
+    meant for each entry.
+    """
+
+    op: str
+    values: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor computed from one argument by layout steps alone.
+
+    Attributes:
+      argument: position among the arguments of ``@main``.
+      name: the argument's name.
+      shape, dtype: of the tensor at the end of the steps (of one layer, if stacked).
+      steps: from the argument to the tensor.
+      layers: length of the stacked axis, or None for a weight of its own.
+    """
+
+    argument: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    steps: tuple[Step, ...] = ()
+    layers: int | None = None
+
+    def then(self, step: Step, shape: tuple[int, ...], dtype: str | None = None) -> Weight:
+        """The weight after one more step."""
+        layers = self.layers
+        if step.op == "layer":
+            layers = int(step.values[1])  # type: ignore[call-overload]
+        return replace(
+            self, steps=(*self.steps, step), shape=shape, dtype=dtype or self.dtype, layers=layers
+        )
+
+    def as_rows(self, contracting: tuple[int, ...]) -> Weight:
+        """The weight as a matrix ``[rows, d]``: the contracting dimensions last, the others merged."""
+        free = tuple(i for i in range(len(self.shape)) if i not in contracting)
+        return self._as_matrix(free, contracting)
+
+    def as_columns(self, contracting: tuple[int, ...]) -> Weight:
+        """The weight as a matrix ``[d, rows]``: one row for each entry of the contracting dimensions."""
+        free = tuple(i for i in range(len(self.shape)) if i not in contracting)
+        return self._as_matrix(contracting, free)
+
+    def _as_matrix(self, left: tuple[int, ...], right: tuple[int, ...]) -> Weight:
+        order = (*left, *right)
+        rows = int(np.prod([self.shape[i] for i in left], dtype=np.int64))
+        weight = self
+        if order != tuple(range(len(order))):
+            weight = weight.then(Step("transpose", order), tuple(self.shape[i] for i in order))._simplified()
+        matrix = (rows, self.size // rows)
+        return weight if weight.shape == matrix else weight.then(Step("reshape", matrix), matrix)
+
+    def _simplified(self) -> Weight:
+        # ``x @ embed.T`` transposes what the dot then reads by rows: the two cancel, and the rows are a view.
+        if len(self.steps) < 2 or {step.op for step in self.steps[-2:]} != {"transpose"}:
+            return self
+        first, second = (step.values for step in self.steps[-2:])
+        combined = tuple(int(first[int(i)]) for i in second)  # type: ignore[call-overload]
+        steps = self.steps[:-2]
+        if combined != tuple(range(len(combined))):
+            steps = (*steps, Step("transpose", combined))
+        return replace(self, steps=steps)
+
+    def take_rows(self, rows: np.ndarray) -> Weight:
+        """The matrix of some rows, which must stand at a constant stride (fused gate and up)."""
+        if len(rows) == self.shape[0] and rows[0] == 0 and rows[-1] == len(rows) - 1:
+            return self
+        stride = int(rows[1] - rows[0]) if len(rows) > 1 else 1
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        step = Step("slice", ((start, 0), (stop, self.shape[1]), (stride, 1)))
+        return self.then(step, (len(rows), self.shape[1]))
+
+    @property
+    def size(self) -> int:
+        """Elements of one layer."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one layer."""
+        return self.size * itemsize(self.dtype)
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the argument itself, unchanged in memory, already holds this layout."""
+        return all(step.op in ("reshape", "layer") for step in self.steps) and all(
+            step.op != "layer" or step.values[0] == 0 for step in self.steps
+        )
+
+    @property
+    def key(self) -> str:
+        """A name for exactly this tensor, equal for prefill and decode."""
+        steps = ";".join(f"{step.op}{step.values}" for step in self.steps)
+        return f"{self.name}|{steps}" if steps else self.name
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element."""
+    return {"bfloat16": 2, "float16": 2, "bool": 1}.get(dtype) or np.dtype(dtype).itemsize
