@@ -62,16 +62,12 @@ class Config:
         return (layer + 1) % self.global_every == 0
 
 
-def init_cache(
-    config: Config, batch: int, length: int = 1024, dtype: DTypeLike = jnp.float32
-) -> Cache:
+def init_cache(config: Config, batch: int, length: int = 1024, dtype: DTypeLike = jnp.float32) -> Cache:
     """An empty cache for `batch` sequences of at most `length` tokens."""
     return empty_cache(config.layers, batch, length, config.kv_heads, config.head_dim, dtype)
 
 
-def hidden_states(
-    config: Config, params: Params, tokens: Array, cache: Cache
-) -> tuple[Array, Cache]:
+def hidden_states(config: Config, params: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
     """Run the model on the next tokens: a prompt (T > 1) or one decoding step (T = 1).
 
     Args:
@@ -188,8 +184,5 @@ def params_from(checkpoint: Checkpoint, config: Config, dtype: DTypeLike = jnp.f
     def read(name: str) -> Array:
         return jnp.asarray(checkpoint.read(f"{name}.weight"), dtype)
 
-    layers = [
-        {ours: read(f"blk.{i}.{theirs}") for ours, theirs in LAYER_TENSORS.items()}
-        for i in range(config.layers)
-    ]
+    layers = [{ours: read(f"blk.{i}.{theirs}") for ours, theirs in LAYER_TENSORS.items()} for i in range(config.layers)]
     return {"embed": read("token_embd"), "layers": layers, "final_norm": read("output_norm")}

