@@ -36,7 +36,8 @@ class Generation:
 
 def jit_step(model: Model) -> Step:
     """The model's decoding step, compiled once for each shape; the cache it is given is donated."""
-    return jax.jit(model.greedy_step, donate_argnums=2)
+    step: Step = jax.jit(model.greedy_step, donate_argnums=2)
+    return step
 
 
 def generate(
