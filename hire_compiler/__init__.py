@@ -5,6 +5,7 @@
 """
 
 from hire_compiler.api import HireFunction, inspect, transform
+from hire_compiler.calibrate import calibrate
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config, LowRank, Quantized, Rule
 from hire_compiler.errors import (
@@ -36,6 +37,7 @@ __all__ = [
     "TransformError",
     "WeightError",
     "__version__",
+    "calibrate",
     "inspect",
     "transform",
 ]

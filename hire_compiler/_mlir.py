@@ -127,6 +127,13 @@ def call(name: str, function_type: Any, operands: Sequence[Any]) -> list[Any]:
     return list(func.CallOp(results, ir.FlatSymbolRefAttr.get(name), list(operands)).results)
 
 
+def zeros(shape: Sequence[int]) -> Any:
+    """Emit a float32 zero of a shape at the current insertion point."""
+    type_ = make_tensor_type(shape, "float32")
+    value = ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(ir.F32Type.get(), 0.0))
+    return ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": value}).results[0]
+
+
 # --------------------------------------------------------------------------- types and attributes
 
 _DTYPES = {
@@ -253,9 +260,7 @@ def rebuild_while(loop: Any, keep: Sequence[int], added: Sequence[Any] = ()) -> 
     initial = [loop.operands[i] for i in keep] + list(added)
     types = [value.type for value in initial]
     with ir.InsertionPoint(loop):
-        new = ir.Operation.create(
-            "stablehlo.while", results=types, operands=initial, regions=2, loc=loop.location
-        )
+        new = ir.Operation.create("stablehlo.while", results=types, operands=initial, regions=2, loc=loop.location)
     for old_region, new_region in zip(loop.regions, new.regions, strict=True):
         _move_block(old_region.blocks[0], new_region.blocks.append(*types), keep)
     body = new.regions[1].blocks[0]

@@ -115,7 +115,9 @@ class Report:
 
     def _headline(self) -> str:
         trips = sum(site.repeat for site in self.sites)
-        counted = f"{len(self.sites)} sites" if trips == len(self.sites) else f"{len(self.sites)} sites ({trips} with loops)"
+        counted = (
+            f"{len(self.sites)} sites" if trips == len(self.sites) else f"{len(self.sites)} sites ({trips} with loops)"
+        )
         return f"hire_compiler: {counted}, {len(self.rewritten)} rewritten, {len(self.misses)} misses"
 
     def _site_lines(self) -> list[str]:

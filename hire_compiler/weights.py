@@ -46,9 +46,7 @@ class Weight:
         layers = self.layers
         if step.op == "layer":
             layers = int(step.values[1])  # type: ignore[call-overload]
-        return replace(
-            self, steps=(*self.steps, step), shape=shape, dtype=dtype or self.dtype, layers=layers
-        )
+        return replace(self, steps=(*self.steps, step), shape=shape, dtype=dtype or self.dtype, layers=layers)
 
     def as_rows(self, contracting: tuple[int, ...]) -> Weight:
         """The weight as a matrix ``[rows, d]``: the contracting dimensions last, the others merged."""

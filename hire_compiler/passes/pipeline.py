@@ -12,6 +12,7 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.graph import read_graph
 from hire_compiler.passes.detect import Detection, Match, detect
+from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.plan import SiteFacts, SitePlan, plan, unused_rules
 from hire_compiler.passes.replace import copied_bytes, replace_site, site_matrices, site_moment_key
@@ -43,9 +44,7 @@ def inspect_program(program: Program) -> Report:
     return Report(sites=found.sites, misses=found.misses)
 
 
-def rewrite_program(
-    program: Program, config: Config, calibration: Calibration | None, platform: str
-) -> Rewritten:
+def rewrite_program(program: Program, config: Config, calibration: Calibration | None, platform: str) -> Rewritten:
     """Run every stage on a program."""
     if program.refusal:
         return Rewritten(Report(notes=(f"{program.name} is not rewritten: {program.refusal}",)), None)
@@ -105,3 +104,13 @@ class _Clock:
         result = work()
         self.seconds[stage] = time.perf_counter() - start
         return result
+
+
+def instrument_program(program: Program, kind: str | None, platform: str) -> Instrumented:
+    """The program with probes at the inputs of its sites (of one kind, or all)."""
+    with _mlir.fresh_context():
+        module = _mlir.parse(program.module)
+        normalize(module)
+        found = detect(read_graph(module), program.arguments)
+        matches = [m for m, site in zip(found.matches, found.sites, strict=True) if kind in (None, site.kind)]
+        return instrument(module, matches, target_for(platform))

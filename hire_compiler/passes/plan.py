@@ -130,9 +130,7 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
 
 
 def _dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
-    decision = Decision(
-        site=site.id, action="dense", reason=reason, dense_bytes=dense_bytes, sparse_bytes=dense_bytes
-    )
+    decision = Decision(site=site.id, action="dense", reason=reason, dense_bytes=dense_bytes, sparse_bytes=dense_bytes)
     return SitePlan(site, decision)
 
 

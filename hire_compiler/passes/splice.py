@@ -7,12 +7,12 @@ use them directly (StableHLO's regions see values from outside).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
+import jax.export
 
 from hire_compiler import _mlir
 from hire_compiler.passes.replace import Preparation, Replacement
@@ -120,25 +120,27 @@ def _call_replacement(
         old.ir.replace_all_uses_with(new)
 
 
-def _lower(
-    module: Any, replacement: Replacement, names: list[str], types: list[Any], target: Target
-) -> tuple[str, Any]:
+def _lower(module: Any, replacement: Replacement, names: list[str], types: list[Any], target: Target) -> tuple[str, Any]:
     first, second = len(names), len(names) + len(replacement.views)
 
     def flat(*values: jax.Array) -> list[jax.Array]:
         prepared = dict(zip(names, values[:first], strict=True))
         return replacement.step(prepared, values[first:second], *values[second:])
 
+    return merge_jax_function(module, "hire_site", flat, types, target)
+
+
+def merge_jax_function(
+    module: Any, name: str, function: Callable[..., Any], types: Sequence[Any], target: Target
+) -> tuple[str, Any]:
+    """Lower a JAX function at the given types and merge it into ``module``: its name there, and its type.
+
+    Through ``jax.export``, because a plain lowering of ``top_k`` does not serialize.
+    """
     platform = {"gpu": "cuda"}.get(target.platform, target.platform)
-    exported = jax.export.export(jax.jit(flat, keep_unused=True), platforms=[platform])(*types)
-    source = _mlir.parse_portable(exported.mlir_module_serialized)
-    return _mlir.merge_function(module, "hire_site", source)
+    exported = jax.export.export(jax.jit(function, keep_unused=True), platforms=[platform])(*types)
+    return _mlir.merge_function(module, name, _mlir.parse_portable(exported.mlir_module_serialized))
 
 
 def _has_uses(value: Any) -> bool:
     return next(iter(value.uses), None) is not None
-
-
-def prepared_bytes(arrays: dict[str, Any]) -> int:
-    """Memory of prepared arrays."""
-    return int(sum(np.prod(a.shape, dtype=np.int64) * a.dtype.itemsize for a in arrays.values()))

@@ -92,7 +92,7 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
     """Read a ``dot_general`` one of whose operands is a weight.
 
     Raises:
-      NoMatch: batch dimensions, or no operand (or both) is a weight.
+      NoMatch: batch dimensions, or no operand is a weight.
     """
     lhs_batch, _, lhs_contracting, rhs_contracting = _mlir.dot_dimensions(op.ir)
     left, right = op.operands
@@ -102,10 +102,10 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
     if lhs_batch:
         count = prod(left.shape[i] for i in lhs_batch)
         raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)
-    if left_is_weight and right_is_weight:
-        raise NoMatch("both operands are parameters, so it does not depend on the input", depth=1)
-    x, x_contracting = (right, rhs_contracting) if left_is_weight else (left, lhs_contracting)
-    w, w_contracting = (left, lhs_contracting) if left_is_weight else (right, rhs_contracting)
+    # Where the input itself is an argument of the program, both operands look alike: the larger is the weight.
+    rows_first = left_is_weight and not (right_is_weight and right.size >= left.size)
+    x, x_contracting = (right, rhs_contracting) if rows_first else (left, lhs_contracting)
+    w, w_contracting = (left, lhs_contracting) if rows_first else (right, rhs_contracting)
     origin = provenance.weight(w)
     return WeightDot(
         op=op,
@@ -115,6 +115,6 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
         weight=origin.weight.as_rows(w_contracting),
         columns=origin.weight.as_columns(w_contracting),
         row_shape=tuple(n for i, n in enumerate(w.shape) if i not in w_contracting),
-        rows_first=left_is_weight,
+        rows_first=rows_first,
         layer=origin.layer,
     )

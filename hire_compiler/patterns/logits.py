@@ -156,9 +156,7 @@ class _Readers:
                         stream[id(result)] = at
                         queue.append(result)
 
-    def _pass(
-        self, op: Op, position: int, value: Value, stream: dict[int, int]
-    ) -> list[tuple[Value, int]]:
+    def _pass(self, op: Op, position: int, value: Value, stream: dict[int, int]) -> list[tuple[Value, int]]:
         axis = stream[id(value)]
         name = op.name
         if name in _SHAPE_KEEPING:

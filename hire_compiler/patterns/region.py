@@ -308,9 +308,7 @@ def _slot(found: list, entry: tuple) -> int:  # type: ignore[type-arg]
     return len(found) - 1
 
 
-def _linearize(
-    order: list[Term], slots: dict[int, tuple[str, int]], streams: int, parameters: int
-) -> Expression:
+def _linearize(order: list[Term], slots: dict[int, tuple[str, int]], streams: int, parameters: int) -> Expression:
     inputs = streams + parameters
     number: dict[int, int] = {}
     instructions: list[Instruction] = []

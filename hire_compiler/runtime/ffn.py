@@ -96,9 +96,7 @@ def sparse_ffn(
     return columns_dot(h, pick(down), precise=precise)
 
 
-def _take_groups(
-    stack: jax.Array, groups: jax.Array, group: int, layer: jax.Array | None, target: Target
-) -> jax.Array:
+def _take_groups(stack: jax.Array, groups: jax.Array, group: int, layer: jax.Array | None, target: Target) -> jax.Array:
     m, width = stack.shape[-2:]
     blocks = stack.reshape(-1, group, width)
     index = groups if layer is None else groups + layer.astype(jnp.int32) * (m // group)

@@ -10,9 +10,7 @@ from hire_compiler.runtime.target import Target, rows_dot, take_rows
 from hire_compiler.runtime.topk import top_candidates
 
 
-def exact_logits(
-    x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, *, precise: bool = False
-) -> jax.Array:
+def exact_logits(x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, *, precise: bool = False) -> jax.Array:
     """Logits of some rows only.
 
     Args:
@@ -23,9 +21,7 @@ def exact_logits(
     Returns:
       ``[b, k]`` float32.
     """
-    scores = [
-        rows_dot(x[i : i + 1], take_rows(rows, ids[i], target), precise=precise) for i in range(x.shape[0])
-    ]
+    scores = [rows_dot(x[i : i + 1], take_rows(rows, ids[i], target), precise=precise) for i in range(x.shape[0])]
     return jnp.concatenate(scores, axis=0)
 
 
