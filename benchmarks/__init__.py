@@ -1,0 +1,1 @@
+"""Measurements that the README quotes; each file is one command."""

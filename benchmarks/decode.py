@@ -1,0 +1,177 @@
+"""The whole decode step of a real model: dense as written, best dense form, and rewritten heads.
+
+    python -m benchmarks.decode [--model gemma3-270m] [--prompts 10] [--tokens 64]
+
+Prints, for every predictor: tokens equal to dense (teacher-forced, the dense tokens are fed to all), time a
+step against both dense baselines (interleaved medians), and recall on text that calibration never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hire_compiler as hire
+from benchmarks.best_dense import dense_steps
+from benchmarks.timing import interleaved, median_ms, print_table
+from examples.calibration import calibrate_head
+from examples.models import Model, load_model
+from examples.models.text import heldout_text, prompts
+from hire_compiler.runtime.predictors import predict
+from hire_compiler.runtime.target import target_for
+from hire_compiler.runtime.topk import top_candidates
+
+Step = Callable[..., Any]
+PREDICTORS: dict[str, hire.Quantized | hire.LowRank] = {
+    "Quantized(8)": hire.Quantized(bits=8),
+    "LowRank(256) bf16": hire.LowRank(rank=256, dtype="bfloat16"),
+}
+
+
+@dataclass
+class Agreement:
+    """Token agreement of one step with dense."""
+
+    equal: int = 0
+    ties: int = 0
+    different: int = 0
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--prompts", type=int, default=10)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--candidates", type=int, default=256)
+    parser.add_argument("--cache", type=int, default=128, help="static cache length")
+    options = parser.parse_args()
+    model = load_model(options.model)
+    print(f"{model.name}, float32, batch 1, cache of {options.cache}, {jax.devices()[0].platform}")
+    calibration = calibrate_head(model)
+    print(calibration)
+
+    written = jax.jit(model.greedy_step, donate_argnums=2)
+    sparse = {
+        name: hire.transform(
+            written,
+            hire.Config(rules=(hire.Rule(kind="head", predictor=predictor, candidates=options.candidates),)),
+            calibration=calibration,
+        )
+        for name, predictor in PREDICTORS.items()
+    }
+    ids = [model.tokenizer.encode(text, add_bos=True) for text in prompts()[: options.prompts]]
+    _agreement(model, ids, written, sparse, options)
+    _speed(model, ids[0], written, sparse, options)
+    _recall(model, sparse, options)
+
+
+def _agreement(
+    model: Model, ids: list[list[int]], written: Step, sparse: dict[str, Any], options: argparse.Namespace
+) -> None:
+    counts = {name: Agreement() for name in sparse}
+    for prompt in ids:
+        tokens = jnp.asarray([prompt], jnp.int32)
+        caches = {name: model.init_cache(1, options.cache) for name in ["dense", *sparse]}
+        for _ in range(options.tokens):
+            before = jax.tree.map(jnp.copy, caches["dense"])
+            token, caches["dense"] = written(model.params, tokens, caches["dense"])
+            for name, step in sparse.items():
+                other, caches[name] = step(model.params, tokens, caches[name])
+                _count(counts[name], model, int(token[0]), int(other[0]), tokens, before)
+            tokens = token[:, None]
+    rows = [[name, str(c.equal), str(c.ties), str(c.different)] for name, c in counts.items()]
+    print_table(
+        f"Tokens against dense, {len(ids)} prompts × {options.tokens} tokens, {options.candidates} candidates",
+        ["predictor", "equal", "tied below float32 rounding", "different"],
+        rows,
+    )
+
+
+def _count(counts: Agreement, model: Model, dense: int, other: int, tokens: Any, cache: Any) -> None:
+    if dense == other:
+        counts.equal += 1
+        return
+    hidden, _ = model.hidden_states(model.params, tokens, cache)
+    x = np.asarray(hidden[0, -1], np.float64)
+    rows = np.asarray(model.params["embed"][jnp.array([dense, other])], np.float64)
+    gap = float(rows[0] @ x - rows[1] @ x)
+    rounding = len(x) * np.finfo(np.float32).eps * float(np.abs(rows[0]) @ np.abs(x))
+    if gap <= rounding:
+        counts.ties += 1
+    else:
+        counts.different += 1
+
+
+def _speed(
+    model: Model, prompt: list[int], written: Step, sparse: dict[str, Any], options: argparse.Namespace
+) -> None:
+    steps = {"dense, as written": written, **dense_steps(model), **sparse}
+    token = jnp.asarray([[prompt[-1]]], jnp.int32)
+    caches = {}
+    for name, step in steps.items():
+        _, caches[name] = step(model.params, jnp.asarray([prompt], jnp.int32), model.init_cache(1, options.cache))
+
+    def run(name: str, step: Step) -> Any:
+        result, caches[name] = step(model.params, token, caches[name])
+        return result
+
+    rounds = min(60, options.cache - len(prompt) - 4)
+    runs = {name: (lambda n=name, s=step: run(n, s)) for name, step in steps.items()}
+    ms = {name: median_ms(taken) for name, taken in interleaved(runs, rounds).items()}
+    best = min(ms[name] for name in ms if name.startswith("dense"))
+    rows = [[n, f"{t:.2f}", f"{ms['dense, as written'] / t:.2f}×", f"{best / t:.2f}×"] for n, t in ms.items()]
+    print_table("Whole step, batch 1", ["step", "ms", "over as written", "over best dense"], rows)
+
+
+def _recall(model: Model, sparse: dict[str, Any], options: argparse.Namespace) -> None:
+    ids = model.tokenizer.encode(heldout_text(), add_bos=True)
+    hidden = _hidden(model, ids)
+    target = target_for(jax.default_backend())
+    token, cache = jnp.zeros((1, 1), jnp.int32), model.init_cache(1, options.cache)
+    rows = []
+    for name, step in sparse.items():
+        (arrays,) = step.prepare(model.params, token, cache).values()
+        found = np.zeros(3)
+        for x in hidden:
+            best = _dense_top(model.params["embed"], x)
+            ids_found = np.asarray(_candidates(x, arrays, options.candidates, target))
+            for row, chosen in zip(np.asarray(best), ids_found, strict=True):
+                hit = np.isin(row, chosen)
+                found += [hit[:k].mean() for k in (1, 8, 64)]
+        count = sum(len(x) for x in hidden)
+        rows.append([name, *(f"{value:.4f}" for value in found / count), str(count)])
+    print_table(
+        f"Recall on held-out text at {options.candidates} candidates",
+        ["predictor", "@1", "@8", "@64", "positions"],
+        rows,
+    )
+
+
+@jax.jit
+def _dense_top(embed: jax.Array, x: jax.Array) -> jax.Array:
+    return jax.lax.top_k(x @ embed.T, 64)[1]
+
+
+def _candidates(x: jax.Array, arrays: dict[str, jax.Array], k: int, target: Any) -> jax.Array:
+    return jax.jit(lambda x, arrays: top_candidates(predict(x, arrays, target), k))(x, arrays)
+
+
+def _hidden(model: Model, ids: list[int], length: int = 512, batch: int = 32) -> list[jax.Array]:
+    states = jax.jit(model.hidden_states)
+    found = []
+    for start in range(0, len(ids) - length + 1, length):
+        tokens = jnp.asarray([ids[start : start + length]], jnp.int32)
+        x, _ = states(model.params, tokens, model.init_cache(1, length))
+        found += [x[0, i : i + batch] for i in range(0, length, batch)]
+    return found
+
+
+if __name__ == "__main__":
+    main()
