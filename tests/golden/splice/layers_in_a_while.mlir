@@ -1,0 +1,138 @@
+// Three stacked layers in a loop, both stacks carried through it unchanged. The body calls the replacement with the
+// whole stacks and the loop's counter; nothing new is carried, because a body may read values from outside.
+
+// ===== input
+func.func public @main(%x: tensor<1x4xf32>, %ups: tensor<3x8x4xf32>, %downs: tensor<3x8x4xf32>) -> tensor<1x4xf32> {
+  %zero = stablehlo.constant dense<0> : tensor<i32>
+  %0:4 = stablehlo.while(%i = %zero, %h = %x, %u = %ups, %v = %downs) : tensor<i32>, tensor<1x4xf32>, tensor<3x8x4xf32>, tensor<3x8x4xf32>
+  cond {
+    %three = stablehlo.constant dense<3> : tensor<i32>
+    %go = stablehlo.compare LT, %i, %three, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+    stablehlo.return %go : tensor<i1>
+  } do {
+    %first = stablehlo.constant dense<0> : tensor<i32>
+    %1 = stablehlo.dynamic_slice %u, %i, %first, %first, sizes = [1, 8, 4] : (tensor<3x8x4xf32>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<1x8x4xf32>
+    %2 = stablehlo.reshape %1 : (tensor<1x8x4xf32>) -> tensor<8x4xf32>
+    %3 = stablehlo.dynamic_slice %v, %i, %first, %first, sizes = [1, 8, 4] : (tensor<3x8x4xf32>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<1x8x4xf32>
+    %4 = stablehlo.reshape %3 : (tensor<1x8x4xf32>) -> tensor<8x4xf32>
+    %5 = stablehlo.dot_general %h, %2, contracting_dims = [1] x [1] : (tensor<1x4xf32>, tensor<8x4xf32>) -> tensor<1x8xf32> loc("layers/mlp/up/dot_general")
+    %none = stablehlo.constant dense<0.0> : tensor<1x8xf32>
+    %6 = stablehlo.maximum %5, %none : tensor<1x8xf32>
+    %7 = stablehlo.dot_general %6, %4, contracting_dims = [1] x [0] : (tensor<1x8xf32>, tensor<8x4xf32>) -> tensor<1x4xf32> loc("layers/mlp/down/dot_general")
+    %8 = stablehlo.add %h, %7 : tensor<1x4xf32>
+    %one = stablehlo.constant dense<1> : tensor<i32>
+    %next = stablehlo.add %i, %one : tensor<i32>
+    stablehlo.return %next, %8, %u, %v : tensor<i32>, tensor<1x4xf32>, tensor<3x8x4xf32>, tensor<3x8x4xf32>
+  }
+  return %0#1 : tensor<1x4xf32>
+}
+
+// ===== config
+Config(rules=(Rule(kind="ffn", predictor=LowRank(rank=1), candidates=4, group=2),))
+
+// ===== report
+hire_compiler: 1 sites (3 with loops), 1 rewritten, 0 misses
+  ffn   relu 4→8 float32 batch 1 ×3
+        rewritten: LowRank(rank=1, bfloat16), 4 of 8 rows exact in groups of 2; 0.3 kB → 0.2 kB read a call, 0.1 kB added; approximate: neurons outside the selection count as zero
+arguments of the step:
+  %arg0 is arg0
+  %arg1 is arg1
+  %arg2 is arg2
+  %arg3 is a of ffn|LowRank(rank=1, bfloat16)||cpu|arg1|layer(0, 3);reshape(8, 4)|arg1|layer(0, 3);reshape(8, 4)|arg2|layer(0, 3);reshape(8, 4)
+  %arg4 is b of ffn|LowRank(rank=1, bfloat16)||cpu|arg1|layer(0, 3);reshape(8, 4)|arg1|layer(0, 3);reshape(8, 4)|arg2|layer(0, 3);reshape(8, 4)
+
+// ===== output
+module {
+  func.func public @main(%arg0: tensor<1x4xf32>, %arg1: tensor<3x8x4xf32>, %arg2: tensor<3x8x4xf32>, %arg3: tensor<3x4x1xf32>, %arg4: tensor<3x8x1xui16>) -> tensor<1x4xf32> {
+    %c = stablehlo.constant dense<0> : tensor<i32>
+    %0:2 = stablehlo.while(%iterArg = %c, %iterArg_0 = %arg0) : tensor<i32>, tensor<1x4xf32>
+    cond {
+      %c_1 = stablehlo.constant dense<3> : tensor<i32>
+      %1 = stablehlo.compare LT, %iterArg, %c_1, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+      stablehlo.return %1 : tensor<i1>
+    } do {
+      %1 = func.call @hire_site(%arg3, %arg4, %arg1, %arg2, %iterArg_0, %iterArg) : (tensor<3x4x1xf32>, tensor<3x8x1xui16>, tensor<3x8x4xf32>, tensor<3x8x4xf32>, tensor<1x4xf32>, tensor<i32>) -> tensor<1x4xf32>
+      %2 = stablehlo.add %iterArg_0, %1 : tensor<1x4xf32>
+      %c_1 = stablehlo.constant dense<1> : tensor<i32>
+      %3 = stablehlo.add %iterArg, %c_1 : tensor<i32>
+      stablehlo.return %3, %2 : tensor<i32>, tensor<1x4xf32>
+    }
+    return %0#1 : tensor<1x4xf32>
+  }
+  func.func private @hire_site(%arg0: tensor<3x4x1xf32>, %arg1: tensor<3x8x1xui16>, %arg2: tensor<3x8x4xf32>, %arg3: tensor<3x8x4xf32>, %arg4: tensor<1x4xf32>, %arg5: tensor<i32>) -> (tensor<1x4xf32> {jax.result_info = "result[0]"}) {
+    %cst = stablehlo.constant dense<0.000000e+00> : tensor<f32>
+    %c = stablehlo.constant dense<4> : tensor<i32>
+    %cst_0 = stablehlo.constant dense<0xFF800000> : tensor<f32>
+    %0 = stablehlo.reshape %arg5 : (tensor<i32>) -> tensor<i32>
+    %1 = call @dynamic_index_in_dim(%arg0, %0) : (tensor<3x4x1xf32>, tensor<i32>) -> tensor<4x1xf32>
+    %2 = call @dynamic_index_in_dim_0(%arg1, %0) : (tensor<3x8x1xui16>, tensor<i32>) -> tensor<8x1xui16>
+    %3 = stablehlo.dot_general %arg4, %1, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x1xf32>) -> tensor<1x1xf32>
+    %4 = stablehlo.bitcast_convert %2 : (tensor<8x1xui16>) -> tensor<8x1xbf16>
+    %5 = stablehlo.convert %4 : (tensor<8x1xbf16>) -> tensor<8x1xf32>
+    %6 = stablehlo.transpose %5, dims = [1, 0] : (tensor<8x1xf32>) -> tensor<1x8xf32>
+    %7 = stablehlo.dot_general %3, %6, contracting_dims = [1] x [0] : (tensor<1x1xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
+    %8 = stablehlo.reshape %7 : (tensor<1x8xf32>) -> tensor<1x4x2xf32>
+    %9 = stablehlo.reduce(%8 init: %cst_0) applies stablehlo.maximum across dimensions = [0, 2] : (tensor<1x4x2xf32>, tensor<f32>) -> tensor<4xf32>
+    %10:2 = stablehlo.composite "chlo.top_k" %9 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
+    %11 = call @sort(%10#1) : (tensor<2xi32>) -> tensor<2xi32>
+    %12 = stablehlo.reshape %arg2 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
+    %13 = stablehlo.multiply %0, %c : tensor<i32>
+    %14 = stablehlo.broadcast_in_dim %13, dims = [] : (tensor<i32>) -> tensor<2xi32>
+    %15 = stablehlo.add %11, %14 : tensor<2xi32>
+    %16 = call @_take(%12, %15) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %17 = stablehlo.reshape %16 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %18 = stablehlo.transpose %17, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    %19 = stablehlo.dot_general %arg4, %18, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
+    %20 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
+    %21 = stablehlo.maximum %19, %20 : tensor<1x4xf32>
+    %22 = stablehlo.reshape %arg3 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
+    %23 = call @_take(%22, %15) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %24 = stablehlo.reshape %23 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %25 = stablehlo.dot_general %21, %24, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
+    return %25 : tensor<1x4xf32>
+  }
+  func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) {
+    %0 = stablehlo.iota dim = 0 : tensor<4xi32>
+    %1:2 = "stablehlo.sort"(%arg0, %0) <{dimension = 0 : i64, is_stable = true}> ({
+    ^bb0(%arg1: tensor<f32>, %arg2: tensor<f32>, %arg3: tensor<i32>, %arg4: tensor<i32>):
+      %4 = stablehlo.compare GT, %arg1, %arg2, TOTALORDER : (tensor<f32>, tensor<f32>) -> tensor<i1>
+      stablehlo.return %4 : tensor<i1>
+    }) : (tensor<4xf32>, tensor<4xi32>) -> (tensor<4xf32>, tensor<4xi32>)
+    %2 = stablehlo.slice %1#0 [0:2] : (tensor<4xf32>) -> tensor<2xf32>
+    %3 = stablehlo.slice %1#1 [0:2] : (tensor<4xi32>) -> tensor<2xi32>
+    return %2, %3 : tensor<2xf32>, tensor<2xi32>
+  }
+  func.func private @dynamic_index_in_dim(%arg0: tensor<3x4x1xf32>, %arg1: tensor<i32>) -> tensor<4x1xf32> {
+    %c = stablehlo.constant dense<3> : tensor<i32>
+    %c_0 = stablehlo.constant dense<0> : tensor<i32>
+    %0 = stablehlo.compare LT, %arg1, %c_0, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+    %1 = stablehlo.add %arg1, %c : tensor<i32>
+    %2 = stablehlo.select %0, %1, %arg1 : tensor<i1>, tensor<i32>
+    %3 = stablehlo.dynamic_slice %arg0, %2, %c_0, %c_0, sizes = [1, 4, 1] : (tensor<3x4x1xf32>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<1x4x1xf32>
+    %4 = stablehlo.reshape %3 : (tensor<1x4x1xf32>) -> tensor<4x1xf32>
+    return %4 : tensor<4x1xf32>
+  }
+  func.func private @dynamic_index_in_dim_0(%arg0: tensor<3x8x1xui16>, %arg1: tensor<i32>) -> tensor<8x1xui16> {
+    %c = stablehlo.constant dense<3> : tensor<i32>
+    %c_0 = stablehlo.constant dense<0> : tensor<i32>
+    %0 = stablehlo.compare LT, %arg1, %c_0, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+    %1 = stablehlo.add %arg1, %c : tensor<i32>
+    %2 = stablehlo.select %0, %1, %arg1 : tensor<i1>, tensor<i32>
+    %3 = stablehlo.dynamic_slice %arg0, %2, %c_0, %c_0, sizes = [1, 8, 1] : (tensor<3x8x1xui16>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<1x8x1xui16>
+    %4 = stablehlo.reshape %3 : (tensor<1x8x1xui16>) -> tensor<8x1xui16>
+    return %4 : tensor<8x1xui16>
+  }
+  func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> {
+    %0 = "stablehlo.sort"(%arg0) <{dimension = 0 : i64, is_stable = true}> ({
+    ^bb0(%arg1: tensor<i32>, %arg2: tensor<i32>):
+      %1 = stablehlo.compare LT, %arg1, %arg2, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+      stablehlo.return %1 : tensor<i1>
+    }) : (tensor<2xi32>) -> tensor<2xi32>
+    return %0 : tensor<2xi32>
+  }
+  func.func private @_take(%arg0: tensor<12x2x4xf32>, %arg1: tensor<2xi32>) -> tensor<2x2x4xf32> {
+    %0 = stablehlo.broadcast_in_dim %arg1, dims = [0] : (tensor<2xi32>) -> tensor<2x1xi32>
+    %1 = "stablehlo.gather"(%arg0, %0) <{dimension_numbers = #stablehlo.gather<offset_dims = [1, 2], collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = 1>, slice_sizes = array<i64: 1, 2, 4>}> : (tensor<12x2x4xf32>, tensor<2x1xi32>) -> tensor<2x2x4xf32>
+    return %1 : tensor<2x2x4xf32>
+  }
+}

@@ -1,0 +1,81 @@
+// A relu block with a rank-1 predictor: the two products disappear into one call, and with them the argument that
+// only they read. The up-projection's rows are laid out anew (one row per neuron); the down-projection already
+// stands by neurons and is read from its own argument.
+
+// ===== input
+func.func public @main(%x: tensor<2x4xf32>, %up: tensor<4x8xf32>, %down: tensor<8x4xf32>) -> tensor<2x4xf32> {
+  %0 = stablehlo.dot_general %x, %up, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x8xf32>) -> tensor<2x8xf32> loc("mlp/up/dot_general")
+  %zero = stablehlo.constant dense<0.0> : tensor<2x8xf32>
+  %1 = stablehlo.maximum %0, %zero : tensor<2x8xf32>
+  %2 = stablehlo.dot_general %1, %down, contracting_dims = [1] x [0] : (tensor<2x8xf32>, tensor<8x4xf32>) -> tensor<2x4xf32> loc("mlp/down/dot_general")
+  return %2 : tensor<2x4xf32>
+}
+
+// ===== config
+Config(rules=(Rule(kind="ffn", predictor=LowRank(rank=1, dtype="float32"), density=0.5, group=2),))
+
+// ===== report
+hire_compiler: 1 sites, 1 rewritten, 0 misses
+  ffn   relu 4→8 float32 batch 2
+        rewritten: LowRank(rank=1, float32), 4 of 8 rows exact in groups of 2; 0.3 kB → 0.2 kB read a call, 0.2 kB added; approximate: neurons outside the selection count as zero
+arguments of the step:
+  %arg0 is arg0
+  %arg1 is arg2
+  %arg2 is a of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
+  %arg3 is b of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
+  %arg4 is rows0 of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
+
+// ===== output
+module {
+  func.func public @main(%arg0: tensor<2x4xf32>, %arg1: tensor<8x4xf32>, %arg2: tensor<4x1xf32>, %arg3: tensor<8x1xf32>, %arg4: tensor<8x4xf32>) -> tensor<2x4xf32> {
+    %0 = call @hire_site(%arg2, %arg3, %arg4, %arg1, %arg0) : (tensor<4x1xf32>, tensor<8x1xf32>, tensor<8x4xf32>, tensor<8x4xf32>, tensor<2x4xf32>) -> tensor<2x4xf32>
+    return %0 : tensor<2x4xf32>
+  }
+  func.func private @hire_site(%arg0: tensor<4x1xf32>, %arg1: tensor<8x1xf32>, %arg2: tensor<8x4xf32>, %arg3: tensor<8x4xf32>, %arg4: tensor<2x4xf32>) -> (tensor<2x4xf32> {jax.result_info = "result[0]"}) {
+    %cst = stablehlo.constant dense<0.000000e+00> : tensor<f32>
+    %cst_0 = stablehlo.constant dense<0xFF800000> : tensor<f32>
+    %0 = stablehlo.dot_general %arg4, %arg0, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x1xf32>) -> tensor<2x1xf32>
+    %1 = stablehlo.transpose %arg1, dims = [1, 0] : (tensor<8x1xf32>) -> tensor<1x8xf32>
+    %2 = stablehlo.dot_general %0, %1, contracting_dims = [1] x [0] : (tensor<2x1xf32>, tensor<1x8xf32>) -> tensor<2x8xf32>
+    %3 = stablehlo.reshape %2 : (tensor<2x8xf32>) -> tensor<2x4x2xf32>
+    %4 = stablehlo.reduce(%3 init: %cst_0) applies stablehlo.maximum across dimensions = [0, 2] : (tensor<2x4x2xf32>, tensor<f32>) -> tensor<4xf32>
+    %5:2 = stablehlo.composite "chlo.top_k" %4 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
+    %6 = call @sort(%5#1) : (tensor<2xi32>) -> tensor<2xi32>
+    %7 = stablehlo.reshape %arg2 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
+    %8 = call @_take(%7, %6) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %9 = stablehlo.reshape %8 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %10 = stablehlo.transpose %9, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    %11 = stablehlo.dot_general %arg4, %10, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
+    %12 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<2x4xf32>
+    %13 = stablehlo.maximum %11, %12 : tensor<2x4xf32>
+    %14 = stablehlo.reshape %arg3 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
+    %15 = call @_take(%14, %6) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %16 = stablehlo.reshape %15 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %17 = stablehlo.dot_general %13, %16, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
+    return %17 : tensor<2x4xf32>
+  }
+  func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) {
+    %0 = stablehlo.iota dim = 0 : tensor<4xi32>
+    %1:2 = "stablehlo.sort"(%arg0, %0) <{dimension = 0 : i64, is_stable = true}> ({
+    ^bb0(%arg1: tensor<f32>, %arg2: tensor<f32>, %arg3: tensor<i32>, %arg4: tensor<i32>):
+      %4 = stablehlo.compare GT, %arg1, %arg2, TOTALORDER : (tensor<f32>, tensor<f32>) -> tensor<i1>
+      stablehlo.return %4 : tensor<i1>
+    }) : (tensor<4xf32>, tensor<4xi32>) -> (tensor<4xf32>, tensor<4xi32>)
+    %2 = stablehlo.slice %1#0 [0:2] : (tensor<4xf32>) -> tensor<2xf32>
+    %3 = stablehlo.slice %1#1 [0:2] : (tensor<4xi32>) -> tensor<2xi32>
+    return %2, %3 : tensor<2xf32>, tensor<2xi32>
+  }
+  func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> {
+    %0 = "stablehlo.sort"(%arg0) <{dimension = 0 : i64, is_stable = true}> ({
+    ^bb0(%arg1: tensor<i32>, %arg2: tensor<i32>):
+      %1 = stablehlo.compare LT, %arg1, %arg2, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+      stablehlo.return %1 : tensor<i1>
+    }) : (tensor<2xi32>) -> tensor<2xi32>
+    return %0 : tensor<2xi32>
+  }
+  func.func private @_take(%arg0: tensor<4x2x4xf32>, %arg1: tensor<2xi32>) -> tensor<2x2x4xf32> {
+    %0 = stablehlo.broadcast_in_dim %arg1, dims = [0] : (tensor<2xi32>) -> tensor<2x1xi32>
+    %1 = "stablehlo.gather"(%arg0, %0) <{dimension_numbers = #stablehlo.gather<offset_dims = [1, 2], collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = 1>, slice_sizes = array<i64: 1, 2, 4>}> : (tensor<4x2x4xf32>, tensor<2x1xi32>) -> tensor<2x2x4xf32>
+    return %1 : tensor<2x2x4xf32>
+  }
+}
