@@ -54,3 +54,55 @@ def dense_steps(model: Model) -> dict[str, Callable[..., Any]]:
         return jax.jit(step, donate_argnums=2)
 
     return {f"dense, {name}": step_with(head) for name, head in HEADS.items()}
+
+
+# --------------------------------------------------------------------------- ReLU stacks
+
+Stack = list[dict[str, jax.Array]]
+
+
+def normalize(x: jax.Array) -> jax.Array:
+    """RMS normalization without a weight."""
+    return x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True))
+
+
+def relu_as_written(layers: Stack, x: jax.Array) -> jax.Array:
+    """The stack as most people write it: ``[in, out]`` weights."""
+    for w in layers:
+        x = normalize(x + jax.nn.relu(x @ w["up"]) @ w["down"])
+    return x
+
+
+def _relu_rows(layers: Stack, x: jax.Array) -> jax.Array:
+    for w in layers:
+        h = jax.nn.relu(lax.dot_general(x, w["up"], (((1,), (1,)), ((), ()))))
+        x = normalize(x + lax.dot_general(h, w["down"], (((1,), (1,)), ((), ()))))
+    return x
+
+
+def _relu_mixed(layers: Stack, x: jax.Array) -> jax.Array:
+    for w in layers:
+        h = jax.nn.relu(lax.dot_general(x, w["up"], (((1,), (1,)), ((), ()))))
+        x = normalize(x + h @ w["down"])
+    return x
+
+
+def _relu_rows_upcast(layers: Stack, x: jax.Array) -> jax.Array:
+    # In bfloat16 the plain dot of XLA:CPU converts the whole weight first; this form fuses the conversion.
+    for w in layers:
+        up, down = w["up"].astype(jnp.float32).T, w["down"].astype(jnp.float32).T
+        h = jax.nn.relu(x.astype(jnp.float32) @ up)
+        x = normalize(x + (h @ down).astype(x.dtype))
+    return x
+
+
+def relu_forms(layers: Stack) -> dict[str, tuple[Callable[..., Any], Stack]]:
+    """Every dense form of a ReLU stack with the weights laid out as it wants them."""
+    rows = [{"up": w["up"].T.copy(), "down": w["down"].T.copy()} for w in layers]
+    mixed = [{"up": a["up"], "down": w["down"]} for a, w in zip(rows, layers, strict=True)]
+    return {
+        "dense, as written [in, out]": (jax.jit(relu_as_written), layers),
+        "dense, rows [out, in]": (jax.jit(_relu_rows), rows),
+        "dense, rows up, columns down": (jax.jit(_relu_mixed), mixed),
+        "dense, rows [out, in], fused upcast": (jax.jit(_relu_rows_upcast), rows),
+    }

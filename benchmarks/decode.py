@@ -122,7 +122,7 @@ def _speed(
         result, caches[name] = step(model.params, token, caches[name])
         return result
 
-    rounds = min(60, options.cache - len(prompt) - 4)
+    rounds = min(60, (options.cache - len(prompt) - 4) // 2)
     runs = {name: (lambda n=name, s=step: run(n, s)) for name, step in steps.items()}
     ms = {name: median_ms(taken) for name, taken in interleaved(runs, rounds).items()}
     best = min(ms[name] for name in ms if name.startswith("dense"))

@@ -11,13 +11,18 @@ import numpy as np
 
 
 def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int, *, warmup: int = 2) -> dict[str, np.ndarray]:
-    """Seconds of every run of every candidate, taken in turns: A B C A B C …"""
+    """Seconds of every run of every candidate, taken in turns: A B C A B C …
+
+    Before each timed run the same candidate runs once untimed: a neighbour that allocates much would
+    otherwise be paid for by whoever comes after it.
+    """
     for run in runs.values():
         for _ in range(warmup):
             jax.block_until_ready(run())
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            jax.block_until_ready(run())
             began = time.perf_counter()
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - began)

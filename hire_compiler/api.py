@@ -218,7 +218,7 @@ class _Signature:
         types = [(argument.shape, argument.dtype) for argument in self.program.arguments]
         values = [*self.program.constants, *leaves]
         shapes = {
-            key: jax.eval_shape(p.build, *(_struct(types[i]) for i in p.arguments))
+            key: jax.eval_shape(p.traced, *(_struct(types[i]) for i in p.arguments))
             for key, p in self.spliced.preparations.items()
         }
         kept = [values[i] for i in self.spliced.kept]

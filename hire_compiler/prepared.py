@@ -53,7 +53,7 @@ class PreparedCache:
             if isinstance(array, jax.Array) and not _mlir.is_tracer(array) and array.is_deleted():
                 raise WeightError(f"{name} has been donated or deleted: a weight must stay alive while it is used")
         if any(_mlir.is_tracer(array) for array in arrays):
-            return self._builder(preparation)(*arrays)
+            return preparation.traced(*arrays)
         cacheable = all(isinstance(a, jax.Array) or not a.flags.writeable for a in arrays)
         with self._lock:
             entries = self._entries.setdefault(preparation.key, OrderedDict())
@@ -98,7 +98,14 @@ class PreparedCache:
         if check:
             for array, name in zip(arrays, names, strict=True):
                 _check_finite(array, name)
-        return dict(self._builder(preparation)(*arrays))
+        given = dict(zip(preparation.arguments, arrays, strict=True))
+        bits = {name: _alias_bits(given[argument]) for name, argument in preparation.bits}
+        return dict(self._builder(preparation)(*arrays)) | bits
+
+
+def _alias_bits(array: Any) -> jax.Array:
+    """A bfloat16 array on the CPU as ``uint16``, sharing its memory."""
+    return jax.device_put(np.asarray(array).view(np.uint16), may_alias=True)
 
 
 @jax.jit

@@ -24,7 +24,7 @@ from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.runtime.ffn import select_groups, sparse_ffn
 from hire_compiler.runtime.logits import candidate_logits, sparse_logits
 from hire_compiler.runtime.predictors import Arrays, prepare_low_rank, prepare_quantized
-from hire_compiler.runtime.target import Target, store
+from hire_compiler.runtime.target import Target, bits_of, store
 from hire_compiler.runtime.weights import materialize, view
 from hire_compiler.weights import Weight
 
@@ -37,11 +37,18 @@ class Preparation:
       key: equal for sites (of any signature) that can share the arrays.
       arguments: positions in ``@main`` of the weights that ``build`` takes.
       build: from those arrays to named arrays.
+      bits: named arrays that are an argument itself, its bytes read as unsigned integers: no copy.
     """
 
     key: str
     arguments: tuple[int, ...]
     build: Callable[..., Arrays]
+    bits: tuple[tuple[str, int], ...] = ()
+
+    def traced(self, *arrays: jax.Array) -> Arrays:
+        """All named arrays, as a function that JAX can trace."""
+        given = dict(zip(self.arguments, arrays, strict=True))
+        return dict(self.build(*arrays)) | {name: bits_of(given[argument]) for name, argument in self.bits}
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,17 @@ def copied_bytes(match: Match) -> int:
     return sum(w.nbytes * (w.layers or 1) for w in site_matrices(match) if not w.is_view)
 
 
+def _as_bits(weight: Weight, target: Target) -> bool:
+    """Whether the step takes a weight's argument as bits: a bfloat16 stack, read inside a loop, where the target
+    would otherwise convert all of it.
+    """
+    return weight.is_view and weight.layers is not None and weight.dtype == "bfloat16" and target.bf16_as_bits
+
+
+def _is_argument(weight: Weight, target: Target) -> bool:
+    return weight.is_view and not _as_bits(weight, target)
+
+
 def site_matrices(match: Match) -> tuple[Weight, ...]:
     """The matrices of a site, one row per neuron or vocabulary entry."""
     if isinstance(match, FfnMatch):
@@ -124,7 +142,8 @@ def _preparation(
     parts = [predicted.key, *(w.key for w in matrices), *(f"{v.key}@{_digest(i)}" for v, i in vectors)]
     learned = calibration.digest if mean is not None and calibration else ""
     key = "|".join([plan.site.kind, str(predictor), learned, target.platform, *parts])
-    return Preparation(key, tuple(used), build)
+    bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if _as_bits(w, target))
+    return Preparation(key, tuple(used), build, bits)
 
 
 def _prepare_predictor(rows: jax.Array, predictor: Predictor, moment: np.ndarray | None, stacked: bool) -> Arrays:
@@ -165,13 +184,16 @@ def restore_result(y: jax.Array, dot: WeightDot) -> jax.Array:
     return y.astype(jnp.dtype(dot.result.dtype))
 
 
-def _matrices(weights: tuple[Weight, ...], prepared: Arrays, views: tuple[jax.Array, ...]) -> list[jax.Array]:
+def _matrices(
+    weights: tuple[Weight, ...], prepared: Arrays, views: tuple[jax.Array, ...], target: Target
+) -> list[jax.Array]:
     arguments = iter(views)
-    return [view(w, next(arguments)) if w.is_view else prepared[f"rows{i}"] for i, w in enumerate(weights)]
+    held = [next(arguments) if _is_argument(w, target) else prepared[f"rows{i}"] for i, w in enumerate(weights)]
+    return [view(w, array) if w.is_view else array for w, array in zip(weights, held, strict=True)]
 
 
-def _views(weights: tuple[Weight, ...]) -> tuple[int, ...]:
-    return tuple(w.argument for w in weights if w.is_view)
+def _views(weights: tuple[Weight, ...], target: Target) -> tuple[int, ...]:
+    return tuple(w.argument for w in weights if _is_argument(w, target))
 
 
 def _predictor_arrays(prepared: Arrays) -> Arrays:
@@ -203,7 +225,7 @@ def _replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | Non
             target,
             layer,
         )
-        *inputs, down = _matrices(weights, prepared, views)
+        *inputs, down = _matrices(weights, prepared, views, target)
         y = sparse_ffn(
             rows,
             inputs,
@@ -222,7 +244,7 @@ def _replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | Non
     return Replacement(
         preparation=preparation,
         values=(match.x, match.layer) if match.layer is not None else (match.x,),
-        views=_views(weights),
+        views=_views(weights, target),
         step=step,
         results=(match.down.result,),
         before=match.down.op,
@@ -243,7 +265,7 @@ def _replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | N
     preparation = _preparation(match, plan, dot.weight, [], calibration, target)
 
     def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array) -> list[jax.Array]:
-        (rows,) = _matrices(weights, prepared, views)
+        (rows,) = _matrices(weights, prepared, views, target)
         logits = sparse_logits(
             canonical_input(x, dot),
             rows,
@@ -258,7 +280,7 @@ def _replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | N
     return Replacement(
         preparation=preparation,
         values=(dot.x,),
-        views=_views(weights),
+        views=_views(weights, target),
         step=step,
         results=(dot.result,),
         before=dot.op,
@@ -273,7 +295,7 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
     preparation = _preparation(match, plan, dot.weight, vectors, calibration, target)
 
     def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array) -> list[jax.Array]:
-        (rows,) = _matrices(weights, prepared, views)
+        (rows,) = _matrices(weights, prepared, views, target)
         ids, exact = candidate_logits(
             canonical_input(x, dot),
             rows,
@@ -294,7 +316,7 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
     return Replacement(
         preparation=preparation,
         values=(dot.x,),
-        views=_views(weights),
+        views=_views(weights, target),
         step=step,
         results=tuple(value for winner in match.winners for value in winner.op.results),
         before=min((winner.op for winner in match.winners), key=lambda op: op.position),

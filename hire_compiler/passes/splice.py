@@ -81,7 +81,7 @@ def _prepared_shapes(
     preparation: Preparation, arguments: Sequence[tuple[tuple[int, ...], str]]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     given = [_struct(*arguments[i]) for i in preparation.arguments]
-    return dict(jax.eval_shape(preparation.build, *given))
+    return dict(jax.eval_shape(preparation.traced, *given))
 
 
 def _struct(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:

@@ -54,11 +54,31 @@ def prepare_low_rank(rows: jax.Array, rank: int, moment: jax.Array | None, dtype
     gram = jnp.matmul(wide.T, wide, precision=precision)
     factor = _cholesky(moment, d)
     weighted = jnp.matmul(factor.T, jnp.matmul(gram, factor, precision=precision), precision=precision)
-    _, vectors = jnp.linalg.eigh((weighted + weighted.T) / 2)
-    leading = vectors[:, ::-1][:, :rank]
+    leading = leading_eigenvectors((weighted + weighted.T) / 2, rank)
     a = jax.scipy.linalg.solve_triangular(factor.T, leading, lower=False)
     b = jnp.matmul(wide, jnp.matmul(factor, leading, precision=precision), precision=precision)
     return {"a": a.astype(jnp.float32), "b": b.astype(dtype)}
+
+
+def leading_eigenvectors(symmetric: jax.Array, rank: int) -> jax.Array:
+    """The ``rank`` leading eigenvectors of a positive semidefinite matrix, as columns ``[d, rank]``.
+
+    Exact for small matrices; for large ones subspace iteration, whose span holds all but a fraction of a
+    percent of the same energy at a fraction of the time (a full decomposition takes d³).
+    """
+    d, width = symmetric.shape[0], min(rank + 32, symmetric.shape[0])
+    if d <= 1024 or 2 * width > d:
+        return jnp.linalg.eigh(symmetric)[1][:, ::-1][:, :rank]
+    precision = lax.Precision.HIGHEST
+
+    def iterate(_: int, basis: jax.Array) -> jax.Array:
+        return jnp.linalg.qr(jnp.matmul(symmetric, basis, precision=precision))[0]
+
+    start = jax.random.normal(jax.random.key(0), (d, width), jnp.float32)
+    basis = lax.fori_loop(0, 8, iterate, jnp.linalg.qr(start)[0])
+    small = jnp.matmul(basis.T, jnp.matmul(symmetric, basis, precision=precision), precision=precision)
+    rotation = jnp.linalg.eigh((small + small.T) / 2)[1][:, ::-1][:, :rank]
+    return jnp.matmul(basis, rotation, precision=precision)
 
 
 def _cholesky(moment: jax.Array | None, d: int) -> jax.Array:

@@ -22,17 +22,20 @@ class Target:
       platform: ``cpu``, ``gpu`` or ``tpu``.
       bf16_as_bits: gather bfloat16 rows as ``uint16`` and reinterpret after the gather.
       rows_one_by_one: score a small batch row by row, each a threaded fused matrix-vector product.
+      gather_limit: bytes of gathered rows above which the second product of a block goes in chunks; a
+        larger temporary leaves the cache (and above 32 MiB costs ten times as much).
     """
 
     platform: str
     bf16_as_bits: bool
     rows_one_by_one: bool
+    gather_limit: int
 
 
 _TARGETS = {
-    "cpu": Target("cpu", bf16_as_bits=True, rows_one_by_one=True),
-    "gpu": Target("gpu", bf16_as_bits=False, rows_one_by_one=False),
-    "tpu": Target("tpu", bf16_as_bits=False, rows_one_by_one=False),
+    "cpu": Target("cpu", bf16_as_bits=True, rows_one_by_one=True, gather_limit=4 << 20),
+    "gpu": Target("gpu", bf16_as_bits=False, rows_one_by_one=False, gather_limit=1 << 62),
+    "tpu": Target("tpu", bf16_as_bits=False, rows_one_by_one=False, gather_limit=1 << 62),
 }
 
 
@@ -46,9 +49,12 @@ def store(matrix: jax.Array, target: Target) -> jax.Array:
 
     Inside a loop XLA:CPU upcasts a bfloat16 stack as a whole and hoists it; bits it leaves alone.
     """
-    if matrix.dtype == jnp.bfloat16 and target.bf16_as_bits:
-        return lax.bitcast_convert_type(matrix, jnp.uint16)
-    return matrix
+    return bits_of(matrix) if matrix.dtype == jnp.bfloat16 and target.bf16_as_bits else matrix
+
+
+def bits_of(matrix: jax.Array) -> jax.Array:
+    """A bfloat16 array as ``uint16``."""
+    return lax.bitcast_convert_type(matrix, jnp.uint16)
 
 
 def load(matrix: jax.Array) -> jax.Array:
