@@ -88,12 +88,17 @@ def _relu_mixed(layers: Stack, x: jax.Array) -> jax.Array:
 
 
 def _relu_rows_upcast(layers: Stack, x: jax.Array) -> jax.Array:
-    # In bfloat16 the plain dot of XLA:CPU converts the whole weight first; this form fuses the conversion.
+    # In bfloat16 the plain dot of XLA:CPU converts the whole weight first. This form fuses the conversion, as long
+    # as the vector is shorter than 16 KiB: hence the parts.
     for w in layers:
-        up, down = w["up"].astype(jnp.float32).T, w["down"].astype(jnp.float32).T
-        h = jax.nn.relu(x.astype(jnp.float32) @ up)
-        x = normalize(x + (h @ down).astype(x.dtype))
+        h = jax.nn.relu(_upcast_dot(x.astype(jnp.float32), w["up"]))
+        x = normalize(x + _upcast_dot(h, w["down"]).astype(x.dtype))
     return x
+
+
+def _upcast_dot(x: jax.Array, rows: jax.Array, part: int = 2048) -> jax.Array:
+    parts = [slice(i, i + part) for i in range(0, x.shape[1], part)]
+    return sum(x[:, at] @ rows[:, at].astype(jnp.float32).T for at in parts)
 
 
 def relu_forms(layers: Stack) -> dict[str, tuple[Callable[..., Any], Stack]]:

@@ -109,9 +109,7 @@ def _count(counts: Agreement, model: Model, dense: int, other: int, tokens: Any,
         counts.different += 1
 
 
-def _speed(
-    model: Model, prompt: list[int], written: Step, sparse: dict[str, Any], options: argparse.Namespace
-) -> None:
+def _speed(model: Model, prompt: list[int], written: Step, sparse: dict[str, Any], options: argparse.Namespace) -> None:
     steps = {"dense, as written": written, **dense_steps(model), **sparse}
     token = jnp.asarray([[prompt[-1]]], jnp.int32)
     caches = {}

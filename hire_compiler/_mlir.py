@@ -213,7 +213,7 @@ def constant(op: Any, *, limit: int = 4096) -> np.ndarray | None:
     try:
         if splat:
             return np.asarray(value.get_splat_value().value).astype(_numpy_dtype(dtype))
-        return np.asarray([v for v in value]).astype(_numpy_dtype(dtype)).reshape(shape)
+        return np.asarray(list(value)).astype(_numpy_dtype(dtype)).reshape(shape)
     except (AttributeError, TypeError, ValueError):
         return None
 

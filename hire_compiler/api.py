@@ -92,6 +92,7 @@ class HireFunction:
         return f"<hire_compiler.transform of {self._function.name}>"
 
     def __call__(self, *args: Any, prepared: Prepared | None = None, **kwargs: Any) -> Any:
+        """Call it like the original; ``prepared`` is what :meth:`prepare` returned."""
         leaves, tree = self._function.flatten(args, kwargs)
         signature = self._signature(leaves, tree)
         if signature.compiled is None:

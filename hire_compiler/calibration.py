@@ -28,11 +28,13 @@ class Moment:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Moments by weight, so that what was learned on one program (a batched forward pass) serves another
-    (the decode step) that reads the same argument under the same name.
+    """Second moments, filed by the weight that reads the input.
+
+    What was learned on one program (a batched forward pass) serves every other (the decode step) that
+    reads the same argument under the same name.
 
     Attributes:
-      moments: from :func:`weight_key` to the moment.
+      moments: from a weight's name and input width, ``params['embed'][640]``, to the moment.
     """
 
     moments: dict[str, Moment] = field(default_factory=dict)

@@ -28,10 +28,12 @@ class Static:
         self.value = value
 
     def tree_flatten(self) -> tuple[tuple[()], Any]:
+        """No children; the value is the structure."""
         return (), self.value
 
     @classmethod
     def tree_unflatten(cls, value: Any, children: Any) -> Static:
+        """Back from the structure."""
         del children
         return cls(value)
 

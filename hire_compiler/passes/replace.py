@@ -92,8 +92,9 @@ def copied_bytes(match: Match) -> int:
 
 
 def _as_bits(weight: Weight, target: Target) -> bool:
-    """Whether the step takes a weight's argument as bits: a bfloat16 stack, read inside a loop, where the target
-    would otherwise convert all of it.
+    """Whether the step takes a weight's argument as bits.
+
+    That is a bfloat16 stack, read inside a loop, where the target would otherwise convert all of it.
     """
     return weight.is_view and weight.layers is not None and weight.dtype == "bfloat16" and target.bf16_as_bits
 

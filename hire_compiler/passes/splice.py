@@ -120,7 +120,9 @@ def _call_replacement(
         old.ir.replace_all_uses_with(new)
 
 
-def _lower(module: Any, replacement: Replacement, names: list[str], types: list[Any], target: Target) -> tuple[str, Any]:
+def _lower(
+    module: Any, replacement: Replacement, names: list[str], types: list[Any], target: Target
+) -> tuple[str, Any]:
     first, second = len(names), len(names) + len(replacement.views)
 
     def flat(*values: jax.Array) -> list[jax.Array]:
