@@ -83,6 +83,8 @@ class Rule:
       group: feed-forward only: rows are chosen in groups of this many adjacent neurons.
       tail: head only: rows outside the candidates keep their ``"predicted"`` logit, or are ``"dropped"``
         to −inf. Only programs that read more than the winners see the difference.
+      max_batch: sites that see more rows of input in one call (prefill) stay dense: a large batch reads every
+        weight once for all its rows, and there is little left to save.
       dense: leave the matching sites as they are.
     """
 
@@ -93,6 +95,7 @@ class Rule:
     candidates: int | None = None
     group: int = 8
     tail: Tail = "predicted"
+    max_batch: int = 16
     dense: bool = False
 
     def __post_init__(self) -> None:
@@ -104,6 +107,7 @@ class Rule:
             raise ConfigError(f"{where}: path is not a regular expression: {error}") from None
         _require(self.tail in ("predicted", "dropped"), f"{where}: tail must be 'predicted' or 'dropped'")
         _require(self.group >= 1, f"{where}: group is {self.group}, must be at least 1")
+        _require(self.max_batch >= 1, f"{where}: max_batch is {self.max_batch}, must be at least 1")
         if self.dense:
             return
         _require(

@@ -71,7 +71,7 @@ def instrument(module: Any, matches: Sequence[Match], target: Target) -> Instrum
         # At once, before the next sum rebuilds the same loops: the return keeps track of replaced values.
         _append_result(block, _carry_out(call, block))
     _mlir.set_main_signature(function)
-    _mlir.run_passes(module, "cse")
+    _mlir.run_passes(module, "trivial-dce")
     return Instrumented(_mlir.to_bytecode(module), tuple(probes), tuple(shapes), tuple(skipped))
 
 

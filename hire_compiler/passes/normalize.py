@@ -17,7 +17,7 @@ def normalize(module: Any) -> None:
     """Normalize a parsed module in place."""
     _mlir.inline_calls(module)
     drop_invariant_carries(module)
-    _mlir.run_passes(module, "cse")
+    _mlir.run_passes(module, "trivial-dce,cse")
 
 
 def drop_invariant_carries(module: Any) -> int:

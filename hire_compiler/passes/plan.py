@@ -90,6 +90,10 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     rule = config.rules[chosen]
     if rule.dense:
         return _dense(site, f"rule {chosen} says so", dense_bytes)
+    if site.batch > rule.max_batch:
+        return _dense(
+            site, f"its batch of {site.batch} rows is more than the rule's max_batch {rule.max_batch}", dense_bytes
+        )
     assert rule.predictor is not None
     where = f"rule {chosen} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
     group = rule.group if site.kind == "ffn" else 1

@@ -67,7 +67,7 @@ def splice(
     for replacement in replacements:
         _call_replacement(module, block, replacement, shapes, added, lowered, arguments, target)
     _mlir.set_main_signature(function)
-    _mlir.run_passes(module, "cse")
+    _mlir.run_passes(module, "trivial-dce")
     kept = tuple(i for i in range(len(arguments)) if _has_uses(block.arguments[i]))
     for i in sorted(set(range(len(arguments))) - set(kept), reverse=True):
         block.erase_argument(i)

@@ -73,10 +73,10 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     if readers.contracted is not None:
         raise NoMatch(f"its result goes into another product ({_where(readers.contracted)})", depth=1)
     if readers.cut is not None:
-        raise NoMatch(f"its result is cut into parts along its {rows} rows", depth=1)
+        raise NoMatch(f"its {rows} rows are cut into parts (heads, or a fused projection)", depth=1)
     kinds = readers.kinds
     if not kinds & {"argmax", "top_k", "softmax", "log_softmax", "sort", "sampling", "returned"}:
-        raise NoMatch(f"its result is not read as logits but by {', '.join(sorted(kinds)) or 'nothing'}", depth=1)
+        raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
     if rows <= d:
         raise NoMatch(f"its {rows} rows are no more than its {d} inputs (a router or a projection)", depth=2)
     if kinds <= {"returned", "stored"} and (rows < 2 * d or rows < MINIMUM_ROWS):
@@ -103,6 +103,14 @@ def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Wi
         winners.append(Winner(kind, op, region, k))
     together = len({id(winner.op.block) for winner in winners}) == 1
     return tuple(winners) if together else ()
+
+
+def _names(kinds: set[str]) -> str:
+    return (
+        "it is " + ", ".join("stored in a buffer" if kind == "stored" else f"read by {kind}" for kind in sorted(kinds))
+        if kinds
+        else "nothing reads it"
+    )
 
 
 def _where(op: Op) -> str:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler.runtime.predictors import Arrays, predict
-from hire_compiler.runtime.target import Target, rows_dot, take_rows
+from hire_compiler.runtime.target import Target, for_each_row, rows_dot, take_rows
 from hire_compiler.runtime.topk import top_candidates
 
 
@@ -21,8 +21,7 @@ def exact_logits(x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, 
     Returns:
       ``[b, k]`` float32.
     """
-    scores = [rows_dot(x[i : i + 1], take_rows(rows, ids[i], target), precise=precise) for i in range(x.shape[0])]
-    return jnp.concatenate(scores, axis=0)
+    return for_each_row(lambda row, chosen: rows_dot(row, take_rows(rows, chosen[0], target), precise=precise), x, ids)
 
 
 def candidate_logits(

@@ -7,6 +7,7 @@ gathers from it, so bfloat16 rows travel as ``uint16``. A TPU wants neither; it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -78,3 +79,15 @@ def columns_dot(h: jax.Array, rows: jax.Array, *, precise: bool = False) -> jax.
     """``h [b, n]`` times ``rows [n, d]``, summed in float32: ``[b, d]``."""
     precision = lax.Precision.HIGHEST if precise else None
     return jnp.dot(h.astype(jnp.float32), rows.astype(jnp.float32), precision=precision)
+
+
+def for_each_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Apply a function of one-row arrays ``[1, …]`` to every row and stack the results ``[b, n]``.
+
+    Written out for the few rows of a decode step; a loop for more.
+    """
+    batch = arrays[0].shape[0]
+    if batch > 8:
+        return lax.map(lambda rows: function(*(row[None] for row in rows))[0], arrays)
+    results = [function(*(array[i : i + 1] for array in arrays)) for i in range(batch)]
+    return jnp.concatenate(results, axis=0)

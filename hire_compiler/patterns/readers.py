@@ -1,0 +1,173 @@
+"""Follow logits forward to everything that reads them.
+
+Every value on the way is one of a few kinds: the ``logits`` themselves (shifted, scaled, masked: still logits), their
+``exp``, ``probabilities`` or ``log_probabilities``, noisy logits (Gumbel), or a number per batch row drawn from them
+(``max``, ``sum``, ``logsum``). The readers are the operations where the vocabulary axis ends.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from hire_compiler.graph import Op, Value
+from hire_compiler.patterns.dots import WeightDot
+from hire_compiler.patterns.provenance import TRANSPARENT
+from hire_compiler.patterns.reducers import is_argmax
+
+_ELEMENTWISE = frozenset({
+    "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "negate", "exponential", "log", "tanh",
+    "logistic", "convert", "select", "compare", "and", "or", "not", "clamp", "abs", "log_plus_one",
+    "exponential_minus_one", "is_finite", "sqrt", "rsqrt", "sign", "floor", "reduce_precision",
+}) | TRANSPARENT  # fmt: skip
+
+
+class Readers:
+    """Everything that reads the result of a product as one number per row of its weight.
+
+    Attributes:
+      kinds: names of the readers: ``argmax``, ``top_k``, ``softmax``, ``log_softmax``, ``sort``, ``sampling``,
+        ``returned``, or the name of another operation.
+      winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k.
+      contracted: a product that contracts the result again, if there is one.
+      cut: a slice that takes less than half of the rows, or a reshape that splits them, if there is one.
+    """
+
+    def __init__(self, dot: WeightDot) -> None:
+        self.kinds: set[str] = set()
+        self.winners: list[tuple[str, Op, int]] = []
+        self.contracted: Op | None = None
+        self.cut: Op | None = None
+        # axis (None once reduced) and kind of every value on the way
+        self._known: dict[int, tuple[int | None, str]] = {}
+        axis = _row_axis(dot)
+        if axis is not None:
+            for value in self._follow(dot.result, axis):
+                for op, _ in value.uses:
+                    self._end(op, *self._known[id(value)])
+
+    def _follow(self, logits: Value, axis: int) -> list[Value]:
+        """Find the kind of every value on the way; a kind may change while more of its operands become known."""
+        self._known[id(logits)] = (axis, "logits")
+        queue, found = [logits], [logits]
+        while queue:
+            value = queue.pop()
+            for op, _ in value.uses:
+                for result, state in self._pass(op, value):
+                    if id(result) not in self._known:
+                        found.append(result)
+                    if self._known.get(id(result)) != state:
+                        self._known[id(result)] = state
+                        queue.append(result)
+        return found
+
+    def _pass(self, op: Op, value: Value) -> list[tuple[Value, tuple[int | None, str]]]:
+        axis, kind = self._known[id(value)]
+        name = op.name
+        if name in _ELEMENTWISE:
+            return [(op.results[0], self._elementwise(op))]
+        if axis is None:
+            layout = name in ("broadcast_in_dim", "reshape", "transpose")
+            return [(op.result, (None, kind))] if layout else []
+        if name == "transpose":
+            return [(op.result, (op.ints("permutation").index(axis), kind))]
+        if name == "broadcast_in_dim":
+            return [(op.result, (op.ints("broadcast_dimensions")[axis], kind))]
+        if name == "reshape":
+            moved = _reshaped_axis(value.shape, op.result.shape, axis)
+            return [] if moved is None else [(op.result, (moved, kind))]
+        if name == "slice":
+            # More than half is a vocabulary padded to a round number; less is a part of a fused projection.
+            return [(op.result, (axis, kind))] if op.result.shape[axis] * 2 > value.shape[axis] else []
+        if name == "reduce":
+            number = _row_number(op, axis)
+            return [] if number is None else [(op.result, (None, number))]
+        return []
+
+    def _elementwise(self, op: Op) -> tuple[int | None, str]:
+        states = [self._known[id(operand)] for operand in op.operands if id(operand) in self._known]
+        axes = [axis for axis, _ in states if axis is not None]
+        kinds = {kind for _, kind in states}
+        if not axes:
+            return None, "logsum" if op.name == "log" and "sum" in kinds else states[0][1]
+        main = next((kind for axis, kind in states if axis is not None), "logits")
+        if op.name == "exponential" and main == "logits":
+            return axes[0], "exp"
+        if op.name == "divide" and main == "exp" and "sum" in kinds:
+            return axes[0], "probabilities"
+        if op.name == "subtract" and "logsum" in kinds:
+            return axes[0], "log_probabilities"
+        unknown = [operand for operand in op.operands if id(operand) not in self._known]
+        if op.name == "add" and not all(_is_simple(operand) for operand in unknown):
+            return axes[0], "noisy"
+        return axes[0], main
+
+    def _end(self, op: Op, axis: int | None, kind: str) -> None:
+        """Name the reader, if the vocabulary axis of a value ends in ``op``."""
+        name = op.name
+        self.kinds |= {"softmax"} if kind == "probabilities" else set()
+        self.kinds |= {"log_softmax"} if kind == "log_probabilities" else set()
+        if (
+            name == "reshape"
+            and axis is not None
+            and _reshaped_axis(op.operands[0].shape, op.result.shape, axis) is None
+        ):
+            self.cut = op
+        if axis is None or name in _PASSED:
+            return
+        if name == "slice":
+            self.cut = op if op.result.shape[axis] * 2 <= op.operands[0].shape[axis] else self.cut
+        elif name == "reduce":
+            self._reduction(op, axis, kind)
+        elif name == "dot_general":
+            self.contracted = op
+        elif name == "chlo.top_k":
+            self.kinds.add("top_k")
+            self.winners.append(("top_k", op, axis))
+        elif name in ("func.return", "return"):
+            # Probabilities that leave were counted where they were made.
+            self.kinds |= {"returned"} if kind in ("logits", "noisy") else set()
+        elif name.startswith(("dynamic_update", "concatenate", "pad")):
+            self.kinds.add("stored")
+        else:
+            self.kinds.add({"reduce_window": "cumsum"}.get(name, name))
+
+    def _reduction(self, op: Op, axis: int, kind: str) -> None:
+        if len(op.operands) == 4 and op.ints("dimensions") == (axis,) and is_argmax(op):
+            self.kinds.add("sampling" if kind == "noisy" else "argmax")
+            self.winners.append(("argmax", op, axis))
+        elif _row_number(op, axis) is None:
+            self.kinds.add("reduce")
+
+
+_PASSED = _ELEMENTWISE | {"transpose", "broadcast_in_dim", "reshape"}
+
+
+def _row_number(op: Op, axis: int) -> str | None:
+    """What a reduction over the vocabulary yields for every batch row: its ``max`` or its ``sum``."""
+    if op.ints("dimensions") != (axis,) or len(op.results) != 1:
+        return None
+    return {"maximum": "max", "add": "sum"}.get(op.blocks[0].ops[0].name)
+
+
+def _row_axis(dot: WeightDot) -> int | None:
+    if prod(dot.row_shape) != max(dot.row_shape, default=0):
+        return None
+    base = 0 if dot.rows_first else len(dot.batch_shape)
+    return base + int(np.argmax(dot.row_shape))
+
+
+def _reshaped_axis(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int | None:
+    leading = prod(before[:axis])
+    for candidate, size in enumerate(after):
+        if size == before[axis] and prod(after[:candidate]) == leading:
+            return candidate
+    return None
+
+
+def _is_simple(value: Value) -> bool:
+    """Whether a summand is a bias or a constant, and not noise or a residual."""
+    while value.op is not None and value.op.name in ("broadcast_in_dim", "convert", "reshape"):
+        value = value.op.operands[0]
+    return value.op is None or value.op.name == "constant" or value.size == 1
