@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.special
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,17 @@ class Expression:
         return all(i.op in ("convert",) for i in self.instructions)
 
 
+def special(name: str) -> Callable[..., Any]:
+    """A function of ``scipy.special``, which is imported when it is first called: it takes as long as half of JAX."""
+
+    def function(*args: Any) -> Any:
+        import scipy.special
+
+        return getattr(scipy.special, name)(*args)
+
+    return function
+
+
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "EQ": lambda a, b: a == b,
     "NE": lambda a, b: a != b,
@@ -86,7 +96,7 @@ _TABLE: dict[str, tuple[Callable[..., Any], str]] = {
     "exponential_minus_one": (np.expm1, "expm1"),
     "log": (np.log, "log"),
     "log_plus_one": (np.log1p, "log1p"),
-    "logistic": (scipy.special.expit, "logistic"),
+    "logistic": (special("expit"), "logistic"),
     "tanh": (np.tanh, "tanh"),
     "sqrt": (np.sqrt, "sqrt"),
     "rsqrt": (lambda x: 1 / np.sqrt(x), "rsqrt"),
@@ -96,8 +106,8 @@ _TABLE: dict[str, tuple[Callable[..., Any], str]] = {
     "clamp": (lambda low, x, high: np.clip(x, low, high), "clamp"),
     "select": (lambda p, a, b: np.where(p, a, b), "select"),
     "chlo.square": (np.square, "square"),
-    "chlo.erf": (scipy.special.erf, "erf"),
-    "chlo.erfc": (scipy.special.erfc, "erfc"),
+    "chlo.erf": (special("erf"), "erf"),
+    "chlo.erfc": (special("erfc"), "erfc"),
     "is_finite": (np.isfinite, "is_finite"),
 }
 

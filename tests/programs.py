@@ -36,7 +36,9 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 def wide(array: object) -> Array:
     """An array of any float type in float64."""
-    return np.asarray(jnp.asarray(array).astype(jnp.float32) if not isinstance(array, np.ndarray) else array, np.float64)
+    return np.asarray(
+        jnp.asarray(array).astype(jnp.float32) if not isinstance(array, np.ndarray) else array, np.float64
+    )
 
 
 def rounding(dtype: str) -> float:

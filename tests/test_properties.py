@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import jax
@@ -70,7 +71,7 @@ def layer_steps(program: Ffn, result: object, x: jax.Array) -> list[tuple[int | 
     final, inputs = result
     states = [wide(state).reshape(-1, program.d) for state in (*inputs, final)]
     assert np.array_equal(states[0], wide(x))
-    pairs = list(zip(states, states[1:], strict=False))
+    pairs = list(itertools.pairwise(states))
     return [(i, h, after - h, rounding(program.dtype) * np.abs(after)) for i, (h, after) in enumerate(pairs)]
 
 

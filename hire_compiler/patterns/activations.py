@@ -13,20 +13,21 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
-import scipy.special
 
-from hire_compiler.expression import Expression
+from hire_compiler.expression import Expression, special
 from hire_compiler.patterns.match import NoMatch
+
+_sigmoid, _normal_cdf = special("expit"), special("ndtr")
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda z: np.maximum(z, 0),
     "relu2": lambda z: np.maximum(z, 0) ** 2,
     "relu6": lambda z: np.clip(z, 0, 6),
-    "silu": lambda z: z * scipy.special.expit(z),
-    "gelu": lambda z: z * scipy.special.ndtr(z),
+    "silu": lambda z: z * _sigmoid(z),
+    "gelu": lambda z: z * _normal_cdf(z),
     "gelu_tanh": lambda z: 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))),
-    "gelu_sigmoid": lambda z: z * scipy.special.expit(1.702 * z),
-    "sigmoid": scipy.special.expit,
+    "gelu_sigmoid": lambda z: z * _sigmoid(1.702 * z),
+    "sigmoid": _sigmoid,
     "tanh": np.tanh,
     "identity": lambda z: z,
 }

@@ -31,7 +31,8 @@ class Readers:
         ``returned``, or the name of another operation.
       winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k.
       contracted: a product that contracts the result again, if there is one.
-      cut: a slice that takes less than half of the rows, or a reshape that splits them, if there is one.
+      cut: a slice that takes less than half of the rows, or what splits them into
+        several dimensions, if there is one.
     """
 
     def __init__(self, dot: WeightDot) -> None:
@@ -42,7 +43,9 @@ class Readers:
         # axis (None once reduced) and kind of every value on the way
         self._known: dict[int, tuple[int | None, str]] = {}
         axis = _row_axis(dot)
-        if axis is not None:
+        if axis is None:
+            self.cut = dot.op
+        else:
             for value in self._follow(dot.result, axis):
                 for op, _ in value.uses:
                     self._end(op, *self._known[id(value)])

@@ -1,0 +1,32 @@
+# Everything a fresh machine needs is Python (3.11 – 3.13) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test slow lint bench clean
+
+demo: $(STAMP)-demo  ## decode with a real pretrained model, dense and rewritten
+	$(BIN)/python -m examples.decode $(ARGS)
+
+test: $(STAMP)-dev  ## lint, type-check, and run the fast tests
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+slow: $(STAMP)-dev  ## the tests that take long
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: $(STAMP)-demo  ## the figures in the README
+	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.ffn
+	$(BIN)/python -m benchmarks.overhead
+
+$(STAMP)-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
