@@ -235,7 +235,7 @@ def test_wrong_dtypes_raise_what_the_function_raises(rng: np.random.Generator) -
     step, params = hire.transform(dense, CONFIG), weights(rng)
     step(params, tokens(rng))
     for function in (dense, step):
-        with pytest.raises(TypeError, match="[Ii]ndex"):
+        with pytest.raises(TypeError, match=r"[Ii]ndex"):
             function(params, tokens(rng).astype(jnp.float32))
 
 
@@ -251,16 +251,6 @@ def test_an_argument_that_is_no_array_is_an_error_that_says_to_mark_it_static(rn
     step = hire.transform(jax.jit(lambda x, w, mode: head(x, w)), hire.Config(rules=(HEAD,)))
     with pytest.raises(hire.CaptureError, match="holds a str, which is no array: mark it static"):
         step(array(rng, 2, D), array(rng, VOCABULARY, D), "greedy")
-
-
-def test_a_function_that_changes_its_arguments_in_place_is_refused(rng: np.random.Generator) -> None:
-    def careless(params: dict[str, Any], t: jax.Array) -> jax.Array:
-        params["steps"] = params["steps"] + 1
-        return decode(params, t)
-
-    step = hire.transform(careless, CONFIG)
-    with pytest.raises(hire.CaptureError, match=r"careless changes params.*in place.*return its new state"):
-        step({**weights(rng), "steps": jnp.int32(0)}, tokens(rng))
 
 
 def test_an_error_of_the_function_passes_through_unchanged(rng: np.random.Generator) -> None:
@@ -282,18 +272,21 @@ def test_a_branch_on_a_traced_value_raises_jaxs_own_error(rng: np.random.Generat
 # --------------------------------------------------------------------------- numbers we do not compute with
 
 
-def test_integer_products_are_no_sites(rng: np.random.Generator) -> None:
-    """Their sums are exact in int32; a rewrite that adds in float32 would not be."""
+INTEGER_PROGRAMS = {
+    "returned": lambda x, w: x @ w.T,
+    "top_k": lambda x, w: jax.lax.top_k(x @ w.T, 3),
+    "relu": lambda x, w: jnp.maximum(x @ w.T, 0) @ w,
+}
+
+
+@pytest.mark.parametrize("program", INTEGER_PROGRAMS)
+def test_integer_products_keep_their_exact_sums(program: str, rng: np.random.Generator) -> None:
+    """They are exact in int32; a rewrite that adds in float32 would not be."""
     x = jnp.asarray(rng.integers(-1000, 1000, (2, D)), jnp.int32)
     w = jnp.asarray(rng.integers(-100_000, 100_000, (2048, D)), jnp.int32)
-    for function in (
-        lambda x, w: x @ w.T,
-        lambda x, w: jax.lax.top_k(x @ w.T, 3),
-        lambda x, w: jnp.maximum(x @ w.T, 0) @ w,
-    ):
-        step = hire.transform(jax.jit(function), hire.Config(rules=(rule(density=1.0), FFN)))
-        for got, wanted in zip(jax.tree.leaves(step(x, w)), jax.tree.leaves(function(x, w)), strict=True):
-            np.testing.assert_array_equal(got, wanted)
+    step = hire.transform(jax.jit(INTEGER_PROGRAMS[program]), hire.Config(rules=(rule(density=1.0), FFN)))
+    for got, wanted in zip(jax.tree.leaves(step(x, w)), jax.tree.leaves(INTEGER_PROGRAMS[program](x, w)), strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 def test_float64_keeps_its_accuracy_or_stays_dense(rng: np.random.Generator) -> None:

@@ -180,6 +180,20 @@ def test_name_and_documentation_are_the_functions_own() -> None:
     assert "decode" in repr(step)
 
 
+def test_a_dictionary_changed_inside_stays_the_callers_own_as_in_jit(
+    params: dict[str, Any], rng: np.random.Generator
+) -> None:
+    def careless(params: dict[str, Any], t: jax.Array) -> jax.Array:
+        scale = params.pop("scale")
+        params["embed"] = params["embed"] * 1.0
+        return decode(params, t) * scale
+
+    given, t = {**params, "scale": jnp.int32(3)}, tokens(rng)
+    step = hire.transform(jax.jit(careless), CONFIG)
+    np.testing.assert_array_equal(step(given, t), np.argmax(logits(params, t), axis=-1) * 3)
+    assert given.keys() == {*params, "scale"}
+
+
 # --------------------------------------------------------------------------- donation
 
 
