@@ -61,6 +61,15 @@ def parse_portable(artifact: bytes) -> Any:
 
 def parse_any(data: bytes, name: str) -> Any:
     """Parse StableHLO text or bytecode, a VHLO portable artifact, or a serialized ``jax.export``."""
+    # Each reader would print its own complaint about the others' formats.
+    silence = ir.Context.current.attach_diagnostic_handler(lambda _diagnostic: True)
+    try:
+        return _parse_any(data, name)
+    finally:
+        silence.detach()
+
+
+def _parse_any(data: bytes, name: str) -> Any:
     for read in (parse, parse_portable, lambda d: parse_portable(_exported_module(d))):
         try:
             return read(data)
