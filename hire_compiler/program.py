@@ -68,7 +68,8 @@ class Callable:
         if self._filters:
             args, kwargs = jax.tree.map(_static_unless_array, (args, kwargs))
         if self._static_numbers:
-            args = tuple(Static(a) if i in self._static_numbers else a for i, a in enumerate(args))
+            static = {i % len(args) for i in self._static_numbers if -len(args) <= i < len(args)}
+            args = tuple(Static(a) if i in static else a for i, a in enumerate(args))
         if self._static_names and kwargs:
             kwargs = {k: Static(v) if k in self._static_names else v for k, v in kwargs.items()}
         return jax.tree.flatten((args, kwargs))
@@ -97,7 +98,8 @@ class Callable:
     def donated(self, tree: Any) -> list[bool]:
         """For every traced leaf, whether the author's ``jit`` donates it."""
         dummy = jax.tree.unflatten(tree, range(tree.num_leaves))
-        return [self._is_donated(path) for path, _ in jax.tree_util.tree_flatten_with_path(dummy)[0]]
+        count = len(dummy[0])
+        return [self._is_donated(path, count) for path, _ in jax.tree_util.tree_flatten_with_path(dummy)[0]]
 
     def _name(self, path: Sequence[Any]) -> str:
         in_kwargs, first, *rest = (path[0].idx == 1, path[1], *path[2:])
@@ -109,10 +111,11 @@ class Callable:
             head = f"args[{first.idx}]"
         return head + jax.tree_util.keystr(tuple(rest))
 
-    def _is_donated(self, path: Sequence[Any]) -> bool:
+    def _is_donated(self, path: Sequence[Any], count: int) -> bool:
         if path[0].idx == 1:
             return path[1].key in self._donated_names
-        return path[1].idx in self._donated_numbers
+        position = path[1].idx
+        return position in self._donated_numbers or position - count in self._donated_numbers
 
 
 def _static_unless_array(leaf: Any) -> Any:

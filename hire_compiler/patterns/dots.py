@@ -14,6 +14,9 @@ from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.weights import Weight
 
 
+SUPPORTED = ("float32", "bfloat16", "float16")  # others would lose accuracy: exact sums here are float32
+
+
 @dataclass(frozen=True, eq=False)
 class WeightDot:
     """``result = x · weightᵀ`` with everything else about the dot's dimensions resolved.
@@ -99,6 +102,8 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
     left_is_weight, right_is_weight = provenance.is_weight(left), provenance.is_weight(right)
     if not (left_is_weight or right_is_weight):
         raise NoMatch("neither operand is a parameter")
+    if op.result.dtype not in SUPPORTED:
+        raise NoMatch(f"it is a {op.result.dtype} product; only float32, bfloat16 and float16 are rewritten", depth=1)
     if lhs_batch:
         count = prod(left.shape[i] for i in lhs_batch)
         raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)
