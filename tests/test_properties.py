@@ -38,7 +38,7 @@ predictors = st.sampled_from(
 
 
 def compiled(function: object, kind: str, **rule: object) -> hire.HireFunction:
-    return hire.transform(jax.jit(function), hire.Config(rules=(hire.Rule(kind=kind, **rule),)))
+    return hire.transform(jax.jit(function), hire.Config(rules=(hire.Rule(kind=kind, max_batch=64, **rule),)))
 
 
 def the_rewrite(step: hire.HireFunction) -> hire.Decision:

@@ -86,53 +86,17 @@ module {
     %20 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
     %21 = stablehlo.maximum %19, %20 : tensor<1x4xf32>
     %22 = stablehlo.reshape %arg3 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
-    %23 = call @_take(%22, %15) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %24 = stablehlo.reshape %23 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %25 = stablehlo.dot_general %21, %24, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
-    return %25 : tensor<1x4xf32>
+    %23 = stablehlo.multiply %0, %c : tensor<i32>
+    %24 = stablehlo.broadcast_in_dim %23, dims = [] : (tensor<i32>) -> tensor<2xi32>
+    %25 = stablehlo.add %11, %24 : tensor<2xi32>
+    %26 = call @_take(%22, %25) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %27 = stablehlo.reshape %26 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %28 = stablehlo.dot_general %21, %27, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
+    return %28 : tensor<1x4xf32>
   }
-  func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) {
-    %0 = stablehlo.iota dim = 0 : tensor<4xi32>
-    %1:2 = "stablehlo.sort"(%arg0, %0) <{dimension = 0 : i64, is_stable = true}> ({
-    ^bb0(%arg1: tensor<f32>, %arg2: tensor<f32>, %arg3: tensor<i32>, %arg4: tensor<i32>):
-      %4 = stablehlo.compare GT, %arg1, %arg2, TOTALORDER : (tensor<f32>, tensor<f32>) -> tensor<i1>
-      stablehlo.return %4 : tensor<i1>
-    }) : (tensor<4xf32>, tensor<4xi32>) -> (tensor<4xf32>, tensor<4xi32>)
-    %2 = stablehlo.slice %1#0 [0:2] : (tensor<4xf32>) -> tensor<2xf32>
-    %3 = stablehlo.slice %1#1 [0:2] : (tensor<4xi32>) -> tensor<2xi32>
-    return %2, %3 : tensor<2xf32>, tensor<2xi32>
-  }
-  func.func private @dynamic_index_in_dim(%arg0: tensor<3x4x1xf32>, %arg1: tensor<i32>) -> tensor<4x1xf32> {
-    %c = stablehlo.constant dense<3> : tensor<i32>
-    %c_0 = stablehlo.constant dense<0> : tensor<i32>
-    %0 = stablehlo.compare LT, %arg1, %c_0, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
-    %1 = stablehlo.add %arg1, %c : tensor<i32>
-    %2 = stablehlo.select %0, %1, %arg1 : tensor<i1>, tensor<i32>
-    %3 = stablehlo.dynamic_slice %arg0, %2, %c_0, %c_0, sizes = [1, 4, 1] : (tensor<3x4x1xf32>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<1x4x1xf32>
-    %4 = stablehlo.reshape %3 : (tensor<1x4x1xf32>) -> tensor<4x1xf32>
-    return %4 : tensor<4x1xf32>
-  }
-  func.func private @dynamic_index_in_dim_0(%arg0: tensor<3x8x1xui16>, %arg1: tensor<i32>) -> tensor<8x1xui16> {
-    %c = stablehlo.constant dense<3> : tensor<i32>
-    %c_0 = stablehlo.constant dense<0> : tensor<i32>
-    %0 = stablehlo.compare LT, %arg1, %c_0, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
-    %1 = stablehlo.add %arg1, %c : tensor<i32>
-    %2 = stablehlo.select %0, %1, %arg1 : tensor<i1>, tensor<i32>
-    %3 = stablehlo.dynamic_slice %arg0, %2, %c_0, %c_0, sizes = [1, 8, 1] : (tensor<3x8x1xui16>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<1x8x1xui16>
-    %4 = stablehlo.reshape %3 : (tensor<1x8x1xui16>) -> tensor<8x1xui16>
-    return %4 : tensor<8x1xui16>
-  }
-  func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> {
-    %0 = "stablehlo.sort"(%arg0) <{dimension = 0 : i64, is_stable = true}> ({
-    ^bb0(%arg1: tensor<i32>, %arg2: tensor<i32>):
-      %1 = stablehlo.compare LT, %arg1, %arg2, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
-      stablehlo.return %1 : tensor<i1>
-    }) : (tensor<2xi32>) -> tensor<2xi32>
-    return %0 : tensor<2xi32>
-  }
-  func.func private @_take(%arg0: tensor<12x2x4xf32>, %arg1: tensor<2xi32>) -> tensor<2x2x4xf32> {
-    %0 = stablehlo.broadcast_in_dim %arg1, dims = [0] : (tensor<2xi32>) -> tensor<2x1xi32>
-    %1 = "stablehlo.gather"(%arg0, %0) <{dimension_numbers = #stablehlo.gather<offset_dims = [1, 2], collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = 1>, slice_sizes = array<i64: 1, 2, 4>}> : (tensor<12x2x4xf32>, tensor<2x1xi32>) -> tensor<2x2x4xf32>
-    return %1 : tensor<2x2x4xf32>
-  }
+  func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) { … }
+  func.func private @dynamic_index_in_dim(%arg0: tensor<3x4x1xf32>, %arg1: tensor<i32>) -> tensor<4x1xf32> { … }
+  func.func private @dynamic_index_in_dim_0(%arg0: tensor<3x8x1xui16>, %arg1: tensor<i32>) -> tensor<8x1xui16> { … }
+  func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> { … }
+  func.func private @_take(%arg0: tensor<12x2x4xf32>, %arg1: tensor<2xi32>) -> tensor<2x2x4xf32> { … }
 }

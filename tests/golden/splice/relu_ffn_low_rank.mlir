@@ -54,28 +54,7 @@ module {
     %17 = stablehlo.dot_general %13, %16, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
     return %17 : tensor<2x4xf32>
   }
-  func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) {
-    %0 = stablehlo.iota dim = 0 : tensor<4xi32>
-    %1:2 = "stablehlo.sort"(%arg0, %0) <{dimension = 0 : i64, is_stable = true}> ({
-    ^bb0(%arg1: tensor<f32>, %arg2: tensor<f32>, %arg3: tensor<i32>, %arg4: tensor<i32>):
-      %4 = stablehlo.compare GT, %arg1, %arg2, TOTALORDER : (tensor<f32>, tensor<f32>) -> tensor<i1>
-      stablehlo.return %4 : tensor<i1>
-    }) : (tensor<4xf32>, tensor<4xi32>) -> (tensor<4xf32>, tensor<4xi32>)
-    %2 = stablehlo.slice %1#0 [0:2] : (tensor<4xf32>) -> tensor<2xf32>
-    %3 = stablehlo.slice %1#1 [0:2] : (tensor<4xi32>) -> tensor<2xi32>
-    return %2, %3 : tensor<2xf32>, tensor<2xi32>
-  }
-  func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> {
-    %0 = "stablehlo.sort"(%arg0) <{dimension = 0 : i64, is_stable = true}> ({
-    ^bb0(%arg1: tensor<i32>, %arg2: tensor<i32>):
-      %1 = stablehlo.compare LT, %arg1, %arg2, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
-      stablehlo.return %1 : tensor<i1>
-    }) : (tensor<2xi32>) -> tensor<2xi32>
-    return %0 : tensor<2xi32>
-  }
-  func.func private @_take(%arg0: tensor<4x2x4xf32>, %arg1: tensor<2xi32>) -> tensor<2x2x4xf32> {
-    %0 = stablehlo.broadcast_in_dim %arg1, dims = [0] : (tensor<2xi32>) -> tensor<2x1xi32>
-    %1 = "stablehlo.gather"(%arg0, %0) <{dimension_numbers = #stablehlo.gather<offset_dims = [1, 2], collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = 1>, slice_sizes = array<i64: 1, 2, 4>}> : (tensor<4x2x4xf32>, tensor<2x1xi32>) -> tensor<2x2x4xf32>
-    return %1 : tensor<2x2x4xf32>
-  }
+  func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) { … }
+  func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> { … }
+  func.func private @_take(%arg0: tensor<4x2x4xf32>, %arg1: tensor<2xi32>) -> tensor<2x2x4xf32> { … }
 }
