@@ -295,6 +295,15 @@ def _move_block(old: Any, new: Any, keep: Sequence[int]) -> None:
 # --------------------------------------------------------------------------- functions on main
 
 
+def append_result(block: Any, result: Any) -> None:
+    """Let the function of an entry block return one more value."""
+    terminator = list(block.operations)[-1].operation
+    operands = [*terminator.operands, result]
+    with ir.InsertionPoint(terminator):
+        ir.Operation.create("func.return", operands=operands, loc=terminator.location)
+    terminator.erase()
+
+
 def set_main_signature(function: Any) -> None:
     """Make ``function_type`` and the attributes of ``@main`` agree with its edited entry block."""
     block = function.regions[0].blocks[0]

@@ -22,7 +22,7 @@ from hire_compiler.passes.pipeline import inspect_program, rewrite_program
 from hire_compiler.passes.splice import Spliced
 from hire_compiler.prepared import Arrays, PreparedCache
 from hire_compiler.program import Argument, Callable, Program, capture, read_module
-from hire_compiler.report import Report
+from hire_compiler.report import Certificate, Report
 
 Prepared = dict[str, Arrays]
 
@@ -106,10 +106,10 @@ class HireFunction:
     def report(self, *args: Any, **kwargs: Any) -> Report:
         """What was found and done: for the signature of the last call, or for the arguments given."""
         if args or kwargs:
-            return self._signature(*self._function.flatten(args, kwargs)).report
+            return self._signature(*self._function.flatten(args, kwargs)).current_report()
         if self._last is None:
             return Report(notes=("not called yet: call the function once, or give report() the arguments",))
-        return self._last.report
+        return self._last.current_report()
 
     def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
         """Prepare the weights for the signature of these arguments, to be handed in as ``prepared=…``.
@@ -186,6 +186,7 @@ class _Signature:
         self.weights: tuple[int, ...] = ()
         self._kept_leaves: tuple[int, ...] = ()
         self._kept_constants: tuple[Any, ...] = ()
+        self._counts = _Counts(spliced.counters if spliced else (), report)
         self._current: tuple[list[tuple[int, Any]], tuple[Any, ...]] | None = None
         if spliced is not None:
             self._compile(program, spliced)
@@ -201,8 +202,10 @@ class _Signature:
             if program.arguments[hidden + i].donated
         ]
 
+        counters = [jax.core.ShapedArray((), np.dtype(np.int32)) for _ in spliced.counters]
+
         def step(*operands: Any) -> list[Any]:
-            return _mlir.run_module(spliced.module, program.out_avals, operands)
+            return _mlir.run_module(spliced.module, (*program.out_avals, *counters), operands)
 
         step.__name__ = f"hire_{program.name}".replace("<", "").replace(">", "")
         self.compiled = jax.jit(step, donate_argnums=donated, keep_unused=True)
@@ -210,8 +213,15 @@ class _Signature:
     def run(self, leaves: list[Any], prepared: tuple[Any, ...]) -> list[Any]:
         """Run the step program on the caller's leaves."""
         kept = [leaves[i] for i in self._kept_leaves]
-        result: list[Any] = self.compiled(*self._kept_constants, *kept, *prepared)
-        return result
+        results: list[Any] = self.compiled(*self._kept_constants, *kept, *prepared)
+        own = len(self.program.out_avals)
+        if len(results) > own:
+            self._counts.add(results[own:])
+        return results[:own]
+
+    def current_report(self) -> Report:
+        """The report, with what the certificates have shown so far."""
+        return Report(**{**self.report.__dict__, "certificates": self._counts.certificates()})
 
     def abstract_operands(self, leaves: list[Any]) -> list[Any]:
         """Types of everything the step program takes, for lowering."""
@@ -272,6 +282,37 @@ class _Signature:
                     "with the same arguments"
                 ) from None
         return tuple(flat)
+
+
+class _Counts:
+    """How often the certificates held, gathered without waiting for the device."""
+
+    def __init__(self, sites: tuple[str, ...], report: Report) -> None:
+        batches = {site.id: site.batch for site in report.sites}
+        self._sites = [(site, batches[site]) for site in sites]
+        self._pending: list[list[Any]] = []
+        self._calls = 0
+        self._proven = [0] * len(sites)
+
+    def add(self, counts: list[Any]) -> None:
+        if any(_mlir.is_tracer(count) for count in counts):
+            return  # inside an outer jit the numbers stay there
+        self._pending.append(counts)
+        if len(self._pending) >= 256:
+            self._settle()
+
+    def _settle(self) -> None:
+        pending, self._pending = self._pending, []
+        self._calls += len(pending)
+        for counts in pending:
+            self._proven = [total + int(count) for total, count in zip(self._proven, counts, strict=True)]
+
+    def certificates(self) -> tuple[Certificate, ...]:
+        self._settle()
+        return tuple(
+            Certificate(site=site, rows=batch * self._calls, proven=proven)
+            for (site, batch), proven in zip(self._sites, self._proven, strict=True)
+        )
 
 
 def _struct(type_: tuple[tuple[int, ...], str]) -> jax.ShapeDtypeStruct:

@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="say which sites a lowered model has, and why the others are none",
-        description="Find feed-forward blocks and LM heads in a lowered model. Neither weights nor a device are needed.",
+        description="Find feed-forward blocks and LM heads in a lowered model; needs neither weights nor a device.",
     )
     inspect.add_argument(
         "file", help="StableHLO text or bytecode, a VHLO portable artifact, or a serialized jax.export"

@@ -85,6 +85,9 @@ class Rule:
         to −inf. Only programs that read more than the winners see the difference.
       max_batch: sites that see more rows of input in one call (prefill) stay dense: a large batch reads every
         weight once for all its rows, and there is little left to save.
+      certify: head only, with ``Quantized(bits=8)``, where winners alone are read: prove at run time that no row
+        outside the candidates can win, and compute the dense product where the proof fails. ``True``: a valid
+        top-k up to the rounding of the type; ``"strict"``: also in the order of dense.
       dense: leave the matching sites as they are.
     """
 
@@ -96,6 +99,7 @@ class Rule:
     group: int = 8
     tail: Tail = "predicted"
     max_batch: int = 16
+    certify: bool | Literal["strict"] = False
     dense: bool = False
 
     def __post_init__(self) -> None:
@@ -108,8 +112,13 @@ class Rule:
         _require(self.tail in ("predicted", "dropped"), f"{where}: tail must be 'predicted' or 'dropped'")
         _require(self.group >= 1, f"{where}: group is {self.group}, must be at least 1")
         _require(self.max_batch >= 1, f"{where}: max_batch is {self.max_batch}, must be at least 1")
+        _require(self.certify in (False, True, "strict"), f"{where}: certify must be False, True or 'strict'")
         if self.dense:
             return
+        _require(
+            not self.certify or (self.kind == "head" and isinstance(self.predictor, Quantized)),
+            f"{where}: certify needs kind='head' and predictor=Quantized(bits=8); other bounds prove nothing",
+        )
         _require(
             isinstance(self.predictor, (LowRank, Quantized)),
             f"{where}: predictor is {self.predictor!r}; give LowRank(rank=…) or Quantized(bits=8), or dense=True",
@@ -130,14 +139,17 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Ordered rules; a site that no rule selects is left dense.
+    """Ordered rules, and what happens to the sites that none of them selects.
 
     Attributes:
       rules: tried in order; the first that selects a site decides it.
+      exact: sites that no rule selects get what is provably exact: heads of which only winners are read are
+        certified (the tokens of dense, always). With ``exact=False`` they stay dense.
       check_weights: refuse weights that hold NaN or Inf when they are prepared.
     """
 
     rules: tuple[Rule, ...] = ()
+    exact: bool = True
     check_weights: bool = True
 
     def __post_init__(self) -> None:

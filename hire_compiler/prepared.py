@@ -15,7 +15,7 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.errors import HireWarning, WeightError
-from hire_compiler.passes.replace import Preparation
+from hire_compiler.passes.replacement import Preparation
 
 Arrays = dict[str, jax.Array]
 

@@ -81,12 +81,28 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """How often the proof of a certified site held so far.
+
+    Attributes:
+      site: id of the site.
+      rows: batch rows seen.
+      proven: rows whose winners were proven; a call with an unproven row ran the dense product.
+    """
+
+    site: str
+    rows: int
+    proven: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything the compiler can say about one program."""
 
     sites: tuple[Site, ...] = ()
     misses: tuple[Miss, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -107,6 +123,7 @@ class Report:
         lines = [self._headline()]
         lines += _grouped(self._site_lines())
         lines += [f"  miss  {line}" for line in _grouped(_miss_line(m) for m in self.misses)]
+        lines += [f"  proof {_certificate_line(c)}" for c in self.certificates]
         lines += [f"  note  {note}" for note in self.notes]
         if self.seconds:
             spent = ", ".join(f"{stage} {s:.2f} s" for stage, s in self.seconds.items())
@@ -146,6 +163,13 @@ def _site_line(site: Site, decision: Decision | None) -> str:
 
 def _miss_line(miss: Miss) -> str:
     return miss.reason
+
+
+def _certificate_line(certificate: Certificate) -> str:
+    if not certificate.rows:
+        return f"{certificate.site}: no call yet"
+    share = certificate.proven / certificate.rows
+    return f"{certificate.site}: held for {certificate.proven} of {certificate.rows} rows ({share:.2%})"
 
 
 def _grouped(lines: Any) -> list[str]:

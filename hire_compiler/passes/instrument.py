@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from hire_compiler import _mlir
 from hire_compiler.graph import Value
 from hire_compiler.passes.detect import Match
-from hire_compiler.passes.replace import canonical_input, site_moment_key
+from hire_compiler.passes.replacement import canonical_input, site_moment_key
 from hire_compiler.passes.splice import merge_jax_function
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.ffn import FfnMatch
@@ -69,7 +69,7 @@ def instrument(module: Any, matches: Sequence[Match], target: Target) -> Instrum
         pending.append(_emit_sum(module, block, dot, dot.layer, shapes[-1], target))
     for call in pending:
         # At once, before the next sum rebuilds the same loops: the return keeps track of replaced values.
-        _append_result(block, _carry_out(call, block))
+        _mlir.append_result(block, _carry_out(call, block))
     _mlir.set_main_signature(function)
     _mlir.run_passes(module, "trivial-dce")
     return Instrumented(_mlir.to_bytecode(module), tuple(probes), tuple(shapes), tuple(skipped))
@@ -121,11 +121,3 @@ def _carry_out(call: Any, block: Any) -> Any:
         terminator.operands[len(terminator.operands) - 1] = final
         final = loop.results[len(loop.results) - 1]
     return final
-
-
-def _append_result(block: Any, result: Any) -> None:
-    terminator = list(block.operations)[-1].operation
-    operands = [*terminator.operands, result]
-    with _mlir.ir.InsertionPoint(terminator):
-        _mlir.ir.Operation.create("func.return", operands=operands, loc=terminator.location)
-    terminator.erase()

@@ -11,16 +11,18 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.graph import read_graph
+from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Detection, Match, detect
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.plan import SiteFacts, SitePlan, plan, unused_rules
-from hire_compiler.passes.replace import copied_bytes, replace_site, site_matrices, site_moment_key
+from hire_compiler.passes.replace import replace_site
+from hire_compiler.passes.replacement import copied_bytes, site_matrices, site_moment_key
 from hire_compiler.passes.splice import Spliced, splice
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.program import Program
 from hire_compiler.report import Report
-from hire_compiler.runtime.target import target_for
+from hire_compiler.runtime.target import Target, target_for
 
 T = TypeVar("T")
 
@@ -55,12 +57,12 @@ def rewrite_program(program: Program, config: Config, calibration: Calibration |
         clock.time("normalize", lambda: normalize(module))
         graph = clock.time("read", lambda: read_graph(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments))
-        plans = plan(found.sites, _facts(found, calibration), config)
+        plans = plan(found.sites, _facts(found, calibration, target), config)
         chosen = [(m, p) for m, p in zip(found.matches, plans, strict=True) if p.predictor is not None]
         spliced = None
         if chosen:
             types = [(argument.shape, argument.dtype) for argument in program.arguments]
-            replacements = [replace_site(m, p, calibration, target) for m, p in chosen]
+            replacements = [(p.site.id, replace_site(m, p, calibration, target)) for m, p in chosen]
             spliced = clock.time("splice", lambda: splice(module, replacements, types, target))
     report = Report(
         sites=found.sites,
@@ -72,16 +74,30 @@ def rewrite_program(program: Program, config: Config, calibration: Calibration |
     return Rewritten(report, spliced)
 
 
-def _facts(found: Detection, calibration: Calibration | None) -> list[SiteFacts]:
-    return [_site_facts(match, calibration) for match in found.matches]
+def _facts(found: Detection, calibration: Calibration | None, target: Target) -> list[SiteFacts]:
+    return [_site_facts(match, calibration, target) for match in found.matches]
 
 
-def _site_facts(match: Match, calibration: Calibration | None) -> SiteFacts:
+def _uncertifiable(match: HeadMatch, target: Target) -> str:
+    """Why the winners of a head cannot be proven, or ''."""
+    first = match.winners[0].region
+    if any(w.region.expression != first.expression or len(w.region.parameters) != len(first.parameters)
+           for w in match.winners):  # fmt: skip
+        return "its readers compare different functions of the logits"
+    if not is_increasing(first.expression):
+        return "what is compared is not known to rise with the logits"
+    if target.platform != "cpu" and not match.dot.precise:
+        return f"the product is not computed in full float32 on {target.platform}, so its rounding is not bounded"
+    return ""
+
+
+def _site_facts(match: Match, calibration: Calibration | None, target: Target) -> SiteFacts:
     winners = match.winners if isinstance(match, HeadMatch) else ()
     return SiteFacts(
         weight_bytes=tuple(weight.nbytes for weight in site_matrices(match)),
         copied_bytes=copied_bytes(match),
         winners_only=bool(winners),
+        uncertifiable=_uncertifiable(match, target) if isinstance(match, HeadMatch) and winners else "",
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
     )

@@ -21,6 +21,7 @@ class SiteFacts:
       copied_bytes: bytes of the rows that have to be laid out anew (all layers).
       winners_only: a head of which only argmax and top_k are read.
       top_k: the most winners that any reader asks for.
+      uncertifiable: why a head's winners cannot be proven, or ''.
       calibrated: a second moment of the site's input is at hand.
     """
 
@@ -28,6 +29,7 @@ class SiteFacts:
     copied_bytes: int
     winners_only: bool = False
     top_k: int = 1
+    uncertifiable: str = ""
     calibrated: bool = False
 
 
@@ -42,6 +44,7 @@ class SitePlan:
     group: int = 1
     tail: str = "predicted"
     winners_only: bool = False
+    certify: bool | str = False
 
 
 def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> tuple[SitePlan, ...]:
@@ -85,17 +88,18 @@ def _first_rule(site: Site, config: Config) -> int | None:
 def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     dense_bytes = sum(facts.weight_bytes)
     chosen = _first_rule(site, config)
-    if chosen is None:
-        return _dense(site, _why_no_rule(site), dense_bytes)
-    rule = config.rules[chosen]
+    rule = config.rules[chosen] if chosen is not None else _exact_rule(site, facts) if config.exact else None
+    if rule is None:
+        return _dense(site, _why_no_rule(site, facts), dense_bytes)
+    named = "the exact default" if chosen is None else f"rule {chosen}"
     if rule.dense:
-        return _dense(site, f"rule {chosen} says so", dense_bytes)
+        return _dense(site, f"{named} says so", dense_bytes)
     if site.batch > rule.max_batch:
         return _dense(
-            site, f"its batch of {site.batch} rows is more than the rule's max_batch {rule.max_batch}", dense_bytes
+            site, f"its batch of {site.batch} rows is more than the max_batch {rule.max_batch} of {named}", dense_bytes
         )
     assert rule.predictor is not None
-    where = f"rule {chosen} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
+    where = f"{named} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
     group = rule.group if site.kind == "ffn" else 1
     if site.width % group:
         raise ConfigError(
@@ -104,7 +108,9 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     candidates = _candidates(rule, site, group, where)
     if facts.winners_only and candidates < facts.top_k:
         raise ConfigError(f"{where}: {candidates} candidates cannot hold the top {facts.top_k} that the program reads")
-    predictor_bytes = _predictor_bytes(rule.predictor, site, where)
+    if rule.certify and facts.uncertifiable:
+        raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
+    predictor_bytes = _predictor_bytes(rule.predictor, site, where) + (8 * site.width if rule.certify else 0)
     row_bytes = dense_bytes * candidates // site.width
     sparse_bytes = predictor_bytes + row_bytes
     if sparse_bytes >= dense_bytes and candidates < site.width:
@@ -114,7 +120,7 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
             f"dense reads {dense_bytes}: it would lose",
             dense_bytes,
         )
-    reason = f"rule {chosen}"
+    reason = named
     if isinstance(rule.predictor, LowRank) and not facts.calibrated:
         reason += "; not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
     decision = Decision(
@@ -128,9 +134,9 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         dense_bytes=dense_bytes,
         sparse_bytes=sparse_bytes,
         added_bytes=predictor_bytes * site.repeat + facts.copied_bytes,
-        exactness=_exactness(site, candidates, facts),
+        exactness=_exactness(site, candidates, facts, rule.certify),
     )
-    return SitePlan(site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only)
+    return SitePlan(site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only, rule.certify)
 
 
 def _dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
@@ -138,7 +144,22 @@ def _dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
     return SitePlan(site, decision)
 
 
-def _why_no_rule(site: Site) -> str:
+def _exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
+    """The rule for a site that the user's rules leave out: only what never changes the answer."""
+    candidates = max(128, 4 * facts.top_k)
+    if site.kind != "head" or not facts.winners_only or facts.uncertifiable or candidates * 4 > site.width:
+        return None
+    strict = site.consumers == ("argmax",)
+    predictor = Quantized(bits=8)
+    return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
+
+
+def _why_no_rule(site: Site, facts: SiteFacts) -> str:
+    if site.kind == "head" and not facts.winners_only:
+        read = ", ".join(site.consumers)
+        return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
+    if facts.uncertifiable:
+        return f"{facts.uncertifiable}, and no rule asks to approximate it"
     if site.kind == "ffn" and site.activation not in ("relu", "relu2", "relu6"):
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
     return "no rule selects it, and nothing approximate is done unasked"
@@ -163,7 +184,10 @@ def _predictor_bytes(predictor: Predictor, site: Site, where: str) -> int:
     return predictor.rank * (site.width * itemsize(predictor.dtype) + 4 * site.d)
 
 
-def _exactness(site: Site, candidates: int, facts: SiteFacts) -> str:
+def _exactness(site: Site, candidates: int, facts: SiteFacts, certify: bool | str) -> str:
+    if certify:
+        order = "in the order of dense" if certify == "strict" else "up to rounding"
+        return f"certified: the winners are proven {order} at run time, else the dense product runs"
     if candidates == site.width:
         return "exact (full width)"
     if site.kind == "ffn":

@@ -15,7 +15,7 @@ import jax
 import jax.export
 
 from hire_compiler import _mlir
-from hire_compiler.passes.replace import Preparation, Replacement
+from hire_compiler.passes.replacement import Preparation, Replacement
 from hire_compiler.runtime.target import Target
 
 
@@ -36,17 +36,20 @@ class Spliced:
       kept: positions of the original arguments that it still reads.
       prepared: the prepared arrays, in order.
       preparations: by key, everything that has to be prepared.
+      counters: sites whose step returns, after the program's own results, for how many batch rows its
+        certificate held.
     """
 
     module: bytes
     kept: tuple[int, ...]
     prepared: tuple[PreparedArray, ...]
     preparations: dict[str, Preparation]
+    counters: tuple[str, ...] = ()
 
 
 def splice(
     module: Any,
-    replacements: Sequence[Replacement],
+    planned: Sequence[tuple[str, Replacement]],
     arguments: Sequence[tuple[tuple[int, ...], str]],
     target: Target,
 ) -> Spliced:
@@ -54,18 +57,24 @@ def splice(
 
     Args:
       module: whose values the replacements captured.
+      planned: site ids and their replacements.
       arguments: shape and dtype of every argument of ``@main``.
       target: platform the replacements are lowered for.
     """
     function = _mlir.main_function(module)
     block = function.operation.regions[0].blocks[0]
+    replacements = [replacement for _, replacement in planned]
     preparations = {r.preparation.key: r.preparation for r in replacements}
     shapes = {key: _prepared_shapes(p, arguments) for key, p in preparations.items()}
     order = [PreparedArray(key, name) for key, built in shapes.items() for name in sorted(built)]
     added = {entry: _add_argument(block, shapes[entry.preparation][entry.name]) for entry in order}
     lowered: dict[str, tuple[str, Any]] = {}
-    for replacement in replacements:
-        _call_replacement(module, block, replacement, shapes, added, lowered, arguments, target)
+    counters = []
+    for site, replacement in planned:
+        count = _call_replacement(module, block, replacement, shapes, added, lowered, arguments, target)
+        if count is not None and replacement.before.ir.block == block:  # inside a loop nobody could read it
+            _mlir.append_result(block, count)
+            counters.append(site)
     _mlir.set_main_signature(function)
     _mlir.run_passes(module, "trivial-dce")
     kept = tuple(i for i in range(len(arguments)) if _has_uses(block.arguments[i]))
@@ -74,7 +83,7 @@ def splice(
     _mlir.set_main_signature(function)
     if not module.operation.verify():
         raise AssertionError("the spliced module does not verify")
-    return Spliced(_mlir.to_bytecode(module), kept, tuple(order), preparations)
+    return Spliced(_mlir.to_bytecode(module), kept, tuple(order), preparations, tuple(counters))
 
 
 def _prepared_shapes(
@@ -101,7 +110,7 @@ def _call_replacement(
     lowered: dict[str, tuple[str, Any]],
     arguments: Sequence[tuple[tuple[int, ...], str]],
     target: Target,
-) -> None:
+) -> Any | None:
     key = replacement.preparation.key
     names = sorted(shapes[key])
     known = lowered.get(replacement.signature)
@@ -116,8 +125,9 @@ def _call_replacement(
     operands += [value.ir for value in replacement.values]
     with _mlir.ir.InsertionPoint(replacement.before.ir), replacement.before.ir.location:
         results = _mlir.call(*known, operands)
-    for old, new in zip(replacement.results, results, strict=True):
+    for old, new in zip(replacement.results, results, strict=False):
         old.ir.replace_all_uses_with(new)
+    return results[-1] if replacement.counted else None
 
 
 def _lower(

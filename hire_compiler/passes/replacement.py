@@ -1,0 +1,206 @@
+"""What a replacement is: the JAX functions that take the place of one planned site.
+
+A site becomes two functions, both made of ``runtime/``: *prepare*, from the caller's weights to the arrays
+that the step needs, and *step*, from the values captured in the graph to the values it replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hire_compiler.calibration import Calibration
+from hire_compiler.config import LowRank, Predictor
+from hire_compiler.graph import Op, Value
+from hire_compiler.passes.detect import Match
+from hire_compiler.passes.plan import SitePlan
+from hire_compiler.patterns.dots import WeightDot
+from hire_compiler.patterns.ffn import FfnMatch
+from hire_compiler.runtime.certify import prepare_bound
+from hire_compiler.runtime.predictors import Arrays, prepare_low_rank, prepare_quantized
+from hire_compiler.runtime.target import Target, bits_of, store
+from hire_compiler.runtime.weights import materialize, view
+from hire_compiler.weights import Weight
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the prepared arrays of a site come from the caller's weights.
+
+    Attributes:
+      key: equal for sites (of any signature) that can share the arrays.
+      arguments: positions in ``@main`` of the weights that ``build`` takes.
+      build: from those arrays to named arrays.
+      bits: named arrays that are an argument itself, its bytes read as unsigned integers: no copy.
+    """
+
+    key: str
+    arguments: tuple[int, ...]
+    build: Callable[..., Arrays]
+    bits: tuple[tuple[str, int], ...] = ()
+
+    def traced(self, *arrays: jax.Array) -> Arrays:
+        """All named arrays, as a function that JAX can trace."""
+        given = dict(zip(self.arguments, arrays, strict=True))
+        return dict(self.build(*arrays)) | {name: bits_of(given[argument]) for name, argument in self.bits}
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What takes the place of a site.
+
+    Attributes:
+      values: captured values the step function takes, in order.
+      views: weights read straight from their argument: positions in ``@main``.
+      step: ``step(prepared arrays, views, *values)`` -> the values of ``results``, in order.
+      results: the values replaced.
+      before: the operation in front of which the call is put.
+      signature: equal for sites whose step functions are the same function.
+      counted: the step returns one more value: for how many batch rows the certificate held.
+    """
+
+    preparation: Preparation
+    values: tuple[Value, ...]
+    views: tuple[int, ...]
+    step: Callable[..., list[jax.Array]]
+    results: tuple[Value, ...]
+    before: Op
+    signature: str
+    counted: bool = False
+
+
+def site_moment_key(match: Match) -> str:
+    """Under which name a calibration keeps the second moment of the site's input."""
+    weight = match.products[match.activation.gate].weight if isinstance(match, FfnMatch) else match.dot.weight
+    return f"{weight.name}[{weight.shape[1]}]"
+
+
+def copied_bytes(match: Match) -> int:
+    """Bytes of the site's matrices that no argument already holds by rows (all layers)."""
+    return sum(w.nbytes * (w.layers or 1) for w in site_matrices(match) if not w.is_view)
+
+
+def _as_bits(weight: Weight, target: Target) -> bool:
+    """Whether the step takes a weight's argument as bits.
+
+    That is a bfloat16 stack, read inside a loop, where the target would otherwise convert all of it.
+    """
+    return weight.is_view and weight.layers is not None and weight.dtype == "bfloat16" and target.bf16_as_bits
+
+
+def _is_argument(weight: Weight, target: Target) -> bool:
+    return weight.is_view and not _as_bits(weight, target)
+
+
+def site_matrices(match: Match) -> tuple[Weight, ...]:
+    """The matrices of a site, one row per neuron or vocabulary entry."""
+    if isinstance(match, FfnMatch):
+        return (*match.matrices, match.down.columns)
+    return (match.dot.weight,)
+
+
+# --------------------------------------------------------------------------- preparing
+
+
+def make_preparation(
+    match: Match,
+    plan: SitePlan,
+    predicted: Weight,
+    vectors: list[tuple[Weight, np.ndarray]],
+    calibration: Calibration | None,
+    target: Target,
+) -> Preparation:
+    """How a site's arrays are prepared: the predictor of ``predicted``, re-laid-out rows, and vectors.
+
+    Args:
+      predicted: the rows whose products are predicted.
+      vectors: parameters with one entry per row, and the position of every row's entry.
+    """
+    predictor = plan.predictor
+    assert predictor is not None
+    matrices = site_matrices(match)
+    used = sorted({w.argument for w in (predicted, *matrices, *(v for v, _ in vectors))})
+    moment = calibration.moment(site_moment_key(match)) if calibration else None
+    mean = None if moment is None or not isinstance(predictor, LowRank) else moment.mean
+
+    def build(*arrays: jax.Array) -> Arrays:
+        given = dict(zip(used, arrays, strict=True))
+        rows = materialize(predicted, given[predicted.argument])
+        prepared = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
+        if plan.certify:
+            prepared |= prepare_bound(rows, prepared)
+        for i, w in enumerate(matrices):
+            if not w.is_view:
+                prepared[f"rows{i}"] = materialize(w, given[w.argument])
+        for i, (vector, index) in enumerate(vectors):
+            value = materialize(vector, given[vector.argument])
+            prepared[f"vector{i}"] = value.reshape(*value.shape[: value.ndim - len(vector.shape)], -1)[..., index]
+        return {name: store(array, target) for name, array in prepared.items()}
+
+    parts = [predicted.key, *(w.key for w in matrices), *(f"{v.key}@{_digest(i)}" for v, i in vectors)]
+    learned = calibration.digest if mean is not None and calibration else ""
+    options = f"{predictor}{'+bound' if plan.certify else ''}"
+    key = "|".join([plan.site.kind, options, learned, target.platform, *parts])
+    bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if _as_bits(w, target))
+    return Preparation(key, tuple(used), build, bits)
+
+
+def _prepare_predictor(rows: jax.Array, predictor: Predictor, moment: np.ndarray | None, stacked: bool) -> Arrays:
+    if not isinstance(predictor, LowRank):
+        return dict((jax.vmap(prepare_quantized) if stacked else prepare_quantized)(rows))
+    if not stacked:
+        return prepare_low_rank(rows, predictor.rank, _array(moment), predictor.dtype)
+
+    # One layer at a time: the decompositions of a whole stack would multiply their working memory.
+    def one(layer: tuple[jax.Array, ...]) -> Arrays:
+        return prepare_low_rank(layer[0], predictor.rank, layer[1] if len(layer) > 1 else None, predictor.dtype)
+
+    return jax.lax.map(one, (rows,) if moment is None else (rows, jnp.asarray(moment)))
+
+
+def _array(moment: np.ndarray | None) -> jax.Array | None:
+    return None if moment is None else jnp.asarray(moment)
+
+
+def _digest(index: np.ndarray) -> str:
+    return f"{index[0]}:{index[-1]}:{len(index)}:{hash(index.tobytes()) & 0xFFFF:x}"
+
+
+# --------------------------------------------------------------------------- shapes at the border
+
+
+def canonical_input(x: jax.Array, dot: WeightDot) -> jax.Array:
+    """The input of a product as ``[batch, d]``."""
+    return x.transpose(dot.x_free + dot.x_contracting).reshape(dot.batch, dot.d)
+
+
+def restore_result(y: jax.Array, dot: WeightDot) -> jax.Array:
+    """``[batch, rows]`` in the shape and type of the product's result."""
+    free = len(dot.batch_shape)
+    y = y.reshape(dot.batch_shape + dot.row_shape)
+    if dot.rows_first:
+        y = y.transpose(*range(free, y.ndim), *range(free))
+    return y.astype(jnp.dtype(dot.result.dtype))
+
+
+def held_matrices(
+    weights: tuple[Weight, ...], prepared: Arrays, views: tuple[jax.Array, ...], target: Target
+) -> list[jax.Array]:
+    """The matrices of a site inside its step function, from the arguments or from what was prepared."""
+    arguments = iter(views)
+    held = [next(arguments) if _is_argument(w, target) else prepared[f"rows{i}"] for i, w in enumerate(weights)]
+    return [view(w, array) if w.is_view else array for w, array in zip(weights, held, strict=True)]
+
+
+def argument_views(weights: tuple[Weight, ...], target: Target) -> tuple[int, ...]:
+    """The arguments that the step function of a site reads as they are."""
+    return tuple(w.argument for w in weights if _is_argument(w, target))
+
+
+def predictor_arrays(prepared: Arrays) -> Arrays:
+    """Those of the prepared arrays that belong to the predictor."""
+    return {name: prepared[name] for name in ("q", "scale", "a", "b") if name in prepared}
