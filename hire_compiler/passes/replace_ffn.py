@@ -14,6 +14,7 @@ from hire_compiler.passes.replacement import (
     make_preparation,
     predictor_arrays,
     restore_result,
+    site_matrices,
 )
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.runtime.ffn import select_groups, sparse_ffn
