@@ -72,9 +72,12 @@ def parse_any(data: bytes, name: str) -> Any:
 def _parse_any(data: bytes, name: str) -> Any:
     for read in (parse, parse_portable, lambda d: parse_portable(_exported_module(d))):
         try:
-            return read(data)
+            module = read(data)
         except Exception:  # each reader fails in its own way on the others' formats
             continue
+        # Bytes that begin with a zero read as an empty text, and VHLO as a module of another dialect.
+        if any(op.operation.name == "func.func" for op in module.body.operations):
+            return module
     raise HireError(
         f"{name} is no StableHLO this jaxlib can read: expected MLIR text or bytecode, a VHLO portable artifact, "
         "or a serialized jax.export"
@@ -188,6 +191,21 @@ def dot_dimensions(op: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int
         tuple(dims.lhs_contracting_dimensions),
         tuple(dims.rhs_contracting_dimensions),
     )
+
+
+def gathered_dimensions(op: Any) -> tuple[int, ...]:
+    """The dimensions of its operand that a ``gather`` indexes (``start_index_map``)."""
+    return tuple(hlo.GatherDimensionNumbers(op.attributes["dimension_numbers"]).start_index_map)
+
+
+def gather_result_axis(op: Any, axis: int) -> int | None:
+    """The dimension of a ``gather``'s result that holds a dimension of its operand; None if that is collapsed."""
+    dims = hlo.GatherDimensionNumbers(op.attributes["dimension_numbers"])
+    dropped = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
+    if axis in dropped:
+        return None
+    kept = [i for i in range(len(ir.RankedTensorType(op.operands[0].type).shape)) if i not in dropped]
+    return int(tuple(dims.offset_dims)[kept.index(axis)])
 
 
 def integers(op: Any, attribute: str) -> tuple[int, ...]:
@@ -394,6 +412,18 @@ def jit_options(function: Any) -> JitOptions:
 def inner_jaxprs(eqn: Any) -> Iterator[Any]:
     """The jaxprs that an equation holds in its parameters."""
     return iter(jex_core.jaxprs_in_params(eqn.params))
+
+
+def forwarded(jaxpr: Any, var: Any) -> Any:
+    """The input of a jaxpr that ``var`` is, looked up through nested ``jit`` calls; else ``var`` itself."""
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.primitive.name not in ("jit", "pjit") or var not in eqn.outvars:
+            continue
+        inner = eqn.params["jaxpr"].jaxpr
+        source = forwarded(inner, inner.outvars[eqn.outvars.index(var)])
+        if source in inner.invars:
+            var = eqn.invars[inner.invars.index(source)]
+    return var
 
 
 def user_context(eqn: Any) -> Any:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable as Function
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
 from hire_compiler.passes.pipeline import inspect_program, rewrite_program
-from hire_compiler.passes.splice import Spliced
+from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.prepared import Arrays, PreparedCache
 from hire_compiler.program import Argument, Callable, Program, capture, read_module
 from hire_compiler.report import Certificate, Report
@@ -226,25 +227,25 @@ class _Signature:
     def abstract_operands(self, leaves: list[Any]) -> list[Any]:
         """Types of everything the step program takes, for lowering."""
         assert self.spliced is not None
-        types = [(argument.shape, argument.dtype) for argument in self.program.arguments]
         values = [*self.program.constants, *leaves]
-        shapes = {
-            key: jax.eval_shape(p.traced, *(_struct(types[i]) for i in p.arguments))
-            for key, p in self.spliced.preparations.items()
-        }
         kept = [values[i] for i in self.spliced.kept]
-        return [*kept, *(shapes[entry.preparation][entry.name] for entry in self.spliced.prepared)]
+        return [*kept, *(jax.ShapeDtypeStruct(e.shape, jax.numpy.dtype(e.dtype)) for e in self.spliced.prepared)]
 
     def remember(self, leaves: list[Any], prepared: tuple[Any, ...]) -> None:
         """Keep the fast answer to "are these the weights of the last call?"."""
-        import weakref
-
         hidden = len(self.program.constants)
         own = [i - hidden for i in self.weights if i >= hidden]
         if any(not isinstance(leaves[i], jax.Array) or _mlir.is_tracer(leaves[i]) for i in own):
             self._current = None
             return
-        self._current = ([(i, weakref.ref(leaves[i])) for i in own], prepared)
+        mine = weakref.ref(self)
+
+        def forget(_dead: Any) -> None:
+            signature = mine()
+            if signature is not None:
+                signature._current = None
+
+        self._current = ([(i, weakref.ref(leaves[i], forget)) for i in own], prepared)
 
     def current(self, leaves: list[Any]) -> tuple[Any, ...] | None:
         """The prepared arrays of the last call if the weights are the same objects."""
@@ -252,7 +253,8 @@ class _Signature:
         if current is None:
             return None
         for index, reference in current[0]:
-            if reference() is not leaves[index]:
+            leaf = leaves[index]
+            if reference() is not leaf or leaf.is_deleted():
                 return None
         return current[1]
 
@@ -274,13 +276,14 @@ class _Signature:
         flat = []
         for entry in self.spliced.prepared:
             try:
-                flat.append(prepared[entry.preparation][entry.name])
+                array = prepared[entry.preparation][entry.name]
             except (KeyError, TypeError):
+                raise WeightError(f"prepared= lacks {_described(entry)}") from None
+            if array.shape != entry.shape or str(array.dtype) != entry.dtype:
                 raise WeightError(
-                    f"prepared= lacks {entry.name} of {entry.preparation.split('|')[0]} "
-                    f"{entry.preparation.split('|')[4]}: make it with step.prepare(…) of this same step, for a call "
-                    "with the same arguments"
-                ) from None
+                    f"prepared= has the wrong shape or type, {array.dtype}{list(array.shape)}, for {_described(entry)}"
+                )
+            flat.append(array)
         return tuple(flat)
 
 
@@ -315,8 +318,12 @@ class _Counts:
         )
 
 
-def _struct(type_: tuple[tuple[int, ...], str]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(type_[0], jax.numpy.dtype(type_[1]))
+def _described(entry: PreparedArray) -> str:
+    kind, _, _, _, weight, *_ = entry.preparation.split("|")
+    return (
+        f"{entry.name} ({entry.dtype}{list(entry.shape)}) of the {kind} with weight {weight}: make it with "
+        "step.prepare(…) of this same step, for a call with the same arguments"
+    )
 
 
 def _as_array(value: Any) -> Any:

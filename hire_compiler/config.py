@@ -21,6 +21,12 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _require_integer(value: object, name: str) -> None:
+    _require(isinstance(value, int) and not isinstance(value, bool), f"{name} is {value!r}: give a whole number")
+    assert isinstance(value, int)
+    _require(value >= 1, f"{name} is {value}, must be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
     """HiRE-LR: scores from two thin factors, ``z ≈ (x·A)·Bᵀ`` with inner width ``rank``.
@@ -38,7 +44,7 @@ class LowRank:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
     def __post_init__(self) -> None:
-        _require(self.rank >= 1, f"LowRank.rank is {self.rank}: give a rank of at least 1")
+        _require_integer(self.rank, "LowRank.rank")
         _require(
             self.dtype in ("bfloat16", "float32"),
             f"LowRank.dtype is {self.dtype!r}: use 'bfloat16' or 'float32'",
@@ -105,13 +111,14 @@ class Rule:
     def __post_init__(self) -> None:
         where = f"Rule(kind={self.kind!r}, path={self.path!r})"
         _require(self.kind in ("ffn", "head"), f"{where}: kind must be 'ffn' or 'head'")
+        _require(isinstance(self.path, str), f"{where}: path must be a regular expression in a string")
         try:
             re.compile(self.path)
         except re.error as error:
             raise ConfigError(f"{where}: path is not a regular expression: {error}") from None
         _require(self.tail in ("predicted", "dropped"), f"{where}: tail must be 'predicted' or 'dropped'")
-        _require(self.group >= 1, f"{where}: group is {self.group}, must be at least 1")
-        _require(self.max_batch >= 1, f"{where}: max_batch is {self.max_batch}, must be at least 1")
+        _require_integer(self.group, f"{where}: group")
+        _require_integer(self.max_batch, f"{where}: max_batch")
         _require(self.certify in (False, True, "strict"), f"{where}: certify must be False, True or 'strict'")
         if self.dense:
             return
@@ -128,9 +135,11 @@ class Rule:
             f"{where}: give exactly one of density (a share) and candidates (a number of rows)",
         )
         if self.density is not None:
+            number = isinstance(self.density, (int, float)) and not isinstance(self.density, bool)
+            _require(number, f"{where}: density is {self.density!r}, must be a number in (0, 1]")
             _require(0 < self.density <= 1, f"{where}: density is {self.density}, must be in (0, 1]")
         if self.candidates is not None:
-            _require(self.candidates >= 1, f"{where}: candidates is {self.candidates}, must be at least 1")
+            _require_integer(self.candidates, f"{where}: candidates")
 
     def selects(self, kind: str, site_id: str, path: str) -> bool:
         """Whether this rule speaks for a site."""

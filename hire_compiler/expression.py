@@ -8,6 +8,7 @@ wrote on fewer numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,11 @@ class Expression:
             operands = [values[i] for i in instruction.args]
             values.append(_jax(instruction, operands) if exact else _numpy(instruction, operands))
         return values[self.output]
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether a number drawn from all neurons of a row enters: then no neuron can be computed alone."""
+        return any(i.op in ROW_OPERATIONS for i in self.instructions)
 
     @property
     def is_identity(self) -> bool:
@@ -109,16 +115,63 @@ _TABLE: dict[str, tuple[Callable[..., Any], str]] = {
     "chlo.erf": (special("erf"), "erf"),
     "chlo.erfc": (special("erfc"), "erfc"),
     "is_finite": (np.isfinite, "is_finite"),
+    "cbrt": (np.cbrt, "cbrt"),
+    "sine": (np.sin, "sin"),
+    "cosine": (np.cos, "cos"),
+    "floor": (np.floor, "floor"),
+    "ceil": (np.ceil, "ceil"),
+    "remainder": (np.fmod, "rem"),
+    "atan2": (np.arctan2, "atan2"),
+    "chlo.tan": (np.tan, "tan"),
+    "chlo.sinh": (np.sinh, "sinh"),
+    "chlo.cosh": (np.cosh, "cosh"),
+    "chlo.asinh": (np.arcsinh, "asinh"),
 }
 
+_INTEGERS = re.compile(r"u?int")
+
 OPERATIONS = frozenset(_TABLE) | {"compare", "convert", "constant"}
+
+# Numbers drawn from all neurons of a row, as a column: of ``row_sum`` the value is how many neurons the author
+# summed, of ``row_rank`` which share of them is larger.
+ROW_OPERATIONS = frozenset({"row_sum", "row_max", "row_min", "row_rank"})
+
+
+def _numpy_row(instruction: Instruction, x: np.ndarray) -> Any:
+    match instruction.op:
+        case "row_sum":
+            # The samples stand for the author's neurons, of which there may be more or fewer.
+            return np.mean(x, axis=-1, keepdims=True) * float(instruction.value or 0)
+        case "row_max":
+            return np.max(x, axis=-1, keepdims=True)
+        case "row_min":
+            return np.min(x, axis=-1, keepdims=True)
+    rank = min(round(float(instruction.value or 0) * x.shape[-1]), x.shape[-1] - 1)
+    return np.sort(x, axis=-1)[..., ::-1][..., rank : rank + 1]
+
+
+def _jax_row(instruction: Instruction, x: Any) -> Any:
+    import jax.numpy as jnp
+
+    match instruction.op:
+        case "row_sum":
+            return jnp.sum(x, axis=-1, keepdims=True)
+        case "row_max":
+            return jnp.max(x, axis=-1, keepdims=True)
+        case "row_min":
+            return jnp.min(x, axis=-1, keepdims=True)
+    rank = round(float(instruction.value or 0) * x.shape[-1])
+    return jnp.sort(x, axis=-1, descending=True)[..., rank : rank + 1]
 
 
 def _numpy(instruction: Instruction, operands: Sequence[Any]) -> Any:
     if instruction.op == "constant":
         return np.asarray(instruction.value)
     if instruction.op == "convert":
-        return operands[0]
+        whole = _INTEGERS.match(instruction.dtype) and np.issubdtype(np.asarray(operands[0]).dtype, np.floating)
+        return np.trunc(operands[0]) if whole else operands[0]
+    if instruction.op in ROW_OPERATIONS:
+        return _numpy_row(instruction, operands[0])
     if instruction.op == "compare":
         return _COMPARE[str(instruction.value)](*operands)
     with np.errstate(all="ignore"):
@@ -133,6 +186,8 @@ def _jax(instruction: Instruction, operands: Sequence[Any]) -> Any:
         return jnp.asarray(instruction.value, instruction.dtype)
     if instruction.op == "convert":
         return lax.convert_element_type(operands[0], jnp.dtype(instruction.dtype))
+    if instruction.op in ROW_OPERATIONS:
+        return _jax_row(instruction, operands[0])
     shape = np.broadcast_shapes(*(jnp.shape(operand) for operand in operands))
     operands = [jnp.broadcast_to(operand, shape) for operand in operands]
     if instruction.op == "compare":

@@ -95,6 +95,11 @@ class PreparedCache:
         return builder
 
     def _build(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
+        # Concrete weights are prepared now even while an outer jit is being traced.
+        with jax.ensure_compile_time_eval():
+            return self._build_now(preparation, arrays, names, check)
+
+    def _build_now(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
         if check:
             for array, name in zip(arrays, names, strict=True):
                 _check_finite(array, name)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from hire_compiler import _mlir
-from hire_compiler.errors import CaptureError
+from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.hoist import hoist_constants
 
 
@@ -75,19 +75,31 @@ class Callable:
         return jax.tree.flatten((args, kwargs))
 
     def call_flat(self, tree: Any, leaves: Sequence[Any]) -> Any:
-        """Call the function on leaves; refuses functions that change their arguments in place."""
+        """Call the function on leaves."""
+        args, kwargs = self._without_static(jax.tree.unflatten(tree, leaves))
+        return self.function(*args, **kwargs)
+
+    def leaves_after(self, tree: Any, leaves: Sequence[Any]) -> list[Any]:
+        """The leaves of the arguments after a call: other ones where the function changed an object in place."""
         dynamic = jax.tree.unflatten(tree, leaves)
-        args, kwargs = jax.tree.map(lambda n: n.value if _is_static(n) else n, dynamic, is_leaf=_is_static)
-        result = self.function(*args, **kwargs)
-        after = jax.tree.leaves(dynamic) if not self._filters else leaves
-        changed = [i for i, (a, b) in enumerate(zip(leaves, after, strict=False)) if a is not b]
-        if changed or len(after) != len(leaves):
-            where = self.argument_names(tree)[changed[0]] if changed else "its arguments"
-            raise CaptureError(
-                f"{self.name} changes {where} in place; a compiled step must return its new state: "
-                "nnx.split the module outside, nnx.merge it inside, and return the state"
-            )
-        return result
+        args, kwargs = self._without_static(dynamic)
+        self.function(*args, **kwargs)
+        return list(leaves) if self._filters else jax.tree.leaves(dynamic)
+
+    @property
+    def may_mutate(self) -> bool:
+        """Whether the function is of a kind that changes its arguments: an ``nnx`` transform."""
+        return type(self.function).__module__.startswith("flax")
+
+    def _without_static(self, dynamic: Any) -> Any:
+        if self._filters:
+            return jax.tree.map(lambda n: n.value if _is_static(n) else n, dynamic, is_leaf=_is_static)
+        # Whole arguments only, and no copy of the others: a module that changes itself must be caught.
+        args, kwargs = dynamic
+        return (
+            tuple(a.value if _is_static(a) else a for a in args),
+            {k: a.value if _is_static(a) else a for k, a in kwargs.items()},
+        )
 
     def argument_names(self, tree: Any) -> list[str]:
         """A name for every traced leaf: ``params['layers'][0]['w_up']``."""
@@ -184,6 +196,8 @@ def capture(function: Callable, leaves: Sequence[Any], tree: Any) -> Program:
 
     flat.__name__ = function.name
     traced = jax.jit(flat, keep_unused=True).trace(*leaves)
+    if function.may_mutate:
+        _refuse_mutation(function, leaves, tree)
     replay, constants = hoist_constants(traced.jaxpr)
     out_avals = tuple(traced.jaxpr.out_avals)
     refusal = _refusal(traced.jaxpr)
@@ -210,6 +224,17 @@ def capture(function: Callable, leaves: Sequence[Any], tree: Any) -> Program:
         out_tree=out_tree[0],
         refusal=refusal,
     )
+
+
+def _refuse_mutation(function: Callable, leaves: Sequence[Any], tree: Any) -> None:
+    # nnx writes every variable back, also those it never changed: those come out of the jaxpr as they went in.
+    closed = jax.make_jaxpr(lambda *values: function.leaves_after(tree, values))(*leaves)
+    for index, (before, after) in enumerate(zip(closed.jaxpr.invars, closed.jaxpr.outvars, strict=False)):
+        if _mlir.forwarded(closed.jaxpr, after) is not before:
+            raise CaptureError(
+                f"{function.name} changes {function.argument_names(tree)[index]} in place; a compiled step must "
+                "return its new state: nnx.split the module outside, nnx.merge it inside, and return the state"
+            )
 
 
 def _refusal(closed: Any) -> str:
@@ -239,8 +264,9 @@ def read_module(data: bytes, *, name: str) -> Program:
     """
     with _mlir.fresh_context():
         module = _mlir.parse_any(data, name)
-        arguments = tuple(
-            Argument(f"arg{i}", *_mlir.tensor_type(argument.type))
-            for i, argument in enumerate(_mlir.main_function(module).operation.regions[0].blocks[0].arguments)
-        )
+        try:
+            types = _mlir.main_function(module).type.inputs
+        except HireError as error:
+            raise HireError(f"{name}: {error}") from None
+        arguments = tuple(Argument(f"arg{i}", *_mlir.tensor_type(type_)) for i, type_ in enumerate(types))
         return Program(name=name, module=_mlir.to_bytecode(module), arguments=arguments)

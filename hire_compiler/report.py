@@ -18,6 +18,7 @@ class Site:
       path: the model's own scope path, from the locations of the graph.
       activation: of a feed-forward (``relu``, ``silu`` …); None for a head.
       gated: feed-forward with a gate (GLU) beside the up-projection.
+      selection: an explicit choice of neurons that the model makes itself: ``top_k``, ``statistical_top_k``, or ''.
       consumers: of a head: what reads the logits (``argmax``, ``top_k``, ``softmax`` … ``returned``).
       batch: rows of the input that the site sees in one call.
       d: width of the input.
@@ -32,6 +33,7 @@ class Site:
     path: str
     activation: str | None = None
     gated: bool = False
+    selection: str = ""
     consumers: tuple[str, ...] = ()
     batch: int
     d: int
@@ -122,7 +124,7 @@ class Report:
     def __str__(self) -> str:
         lines = [self._headline()]
         lines += _grouped(self._site_lines())
-        lines += [f"  miss  {line}" for line in _grouped(_miss_line(m) for m in self.misses)]
+        lines += [f"  miss  {line}" for line in _miss_lines(self.misses)]
         lines += [f"  proof {_certificate_line(c)}" for c in self.certificates]
         lines += [f"  note  {note}" for note in self.notes]
         if self.seconds:
@@ -146,6 +148,7 @@ def _site_line(site: Site, decision: Decision | None) -> str:
     what = site.activation or "+".join(site.consumers)
     gate = "gated " if site.gated else ""
     loop = f" ×{site.repeat}" if site.repeat > 1 else ""
+    what += f" after an explicit {site.selection}" if site.selection else ""
     shape = f"{site.d}→{site.width} {site.dtype} batch {site.batch}{loop}"
     head = f"  {site.kind:<5} {gate}{what} {shape}"
     if decision is None:
@@ -161,8 +164,15 @@ def _site_line(site: Site, decision: Decision | None) -> str:
     )
 
 
-def _miss_line(miss: Miss) -> str:
-    return miss.reason
+def _miss_lines(misses: tuple[Miss, ...]) -> list[str]:
+    """One line a reason, with the first place where it holds."""
+    places: dict[str, list[str]] = {}
+    for miss in misses:
+        places.setdefault(miss.reason, []).append(miss.path or miss.weight)
+    return [
+        f"{reason}  [{where[0]}]" + (f"  ({len(where)} times)" if len(where) > 1 else "")
+        for reason, where in places.items()
+    ]
 
 
 def _certificate_line(certificate: Certificate) -> str:

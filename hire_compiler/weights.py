@@ -63,11 +63,12 @@ class Weight:
         rows = int(np.prod([self.shape[i] for i in left], dtype=np.int64))
         weight = self
         if order != tuple(range(len(order))):
-            weight = weight.then(Step("transpose", order), tuple(self.shape[i] for i in order))._simplified()
+            weight = weight.then(Step("transpose", order), tuple(self.shape[i] for i in order)).simplified()
         matrix = (rows, self.size // rows)
         return weight if weight.shape == matrix else weight.then(Step("reshape", matrix), matrix)
 
-    def _simplified(self) -> Weight:
+    def simplified(self) -> Weight:
+        """The same weight without two transposes in a row."""
         # ``x @ embed.T`` transposes what the dot then reads by rows: the two cancel, and the rows are a view.
         if len(self.steps) < 2 or {step.op for step in self.steps[-2:]} != {"transpose"}:
             return self

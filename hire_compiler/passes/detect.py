@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hire_compiler.graph import Graph, Op, Value
+from hire_compiler.patterns.computed import computed_weight
+from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.patterns.ffn import FfnMatch, match_ffn
 from hire_compiler.patterns.logits import HeadMatch, match_head
@@ -39,30 +41,31 @@ def detect(graph: Graph, arguments: Sequence[Argument]) -> Detection:
         try:
             ffn = match_ffn(op, provenance, reader)
         except NoMatch as no:
-            reasons[op] = no
+            reasons[op] = _deeper(reasons.get(op), no)
+            for product in no.involved:
+                reasons[product] = _deeper(reasons.get(product), no)
             continue
         matched.append((op, ffn))
         used |= {op, *(dot.op for dot in ffn.products)}
     for op in dots:
-        if op in used:
+        if op in used or reasons[op].final:
             continue
         try:
             matched.append((op, match_head(op, provenance, reader)))
             used.add(op)
         except NoMatch as no:
-            if no.depth >= reasons[op].depth:
-                reasons[op] = no
+            reasons[op] = _deeper(reasons[op], no)
     order = {op: position for position, op in enumerate(dots)}
     matched.sort(key=lambda pair: order[pair[0]])
     misses = [_miss(op, reasons[op], provenance) for op in dots if op not in used]
     return Detection(
-        sites=_number([_site(match) for _, match in matched]),
+        sites=_number([_site(match, provenance.counters) for _, match in matched]),
         matches=tuple(match for _, match in matched),
         misses=tuple(miss for miss in misses if miss is not None),
     )
 
 
-def _site(match: Match) -> Site:
+def _site(match: Match, counters: Counters) -> Site:
     if isinstance(match, FfnMatch):
         return Site(
             id="",
@@ -70,11 +73,12 @@ def _site(match: Match) -> Site:
             path=match.down.op.scope,
             activation=match.activation.name,
             gated=len(match.products) == 2,
+            selection=match.activation.selection,
             batch=match.down.batch,
             d=match.products[0].d,
             width=match.down.d,
             dtype=match.down.weight.dtype,
-            repeat=_trip_count(match.layer, match.down.weight.layers),
+            repeat=_trip_count(match.layer, match.down.weight.layers, counters),
             weights=tuple(w.name for w in (*match.matrices, match.down.weight)),
         )
     dot = match.dot
@@ -100,25 +104,29 @@ def _number(sites: list[Site]) -> tuple[Site, ...]:
     return tuple(numbered)
 
 
-def _trip_count(counter: Value | None, layers: int | None) -> int:
-    """Trips of the loop that picks the layers: its bound where it is a constant, else the stack's length."""
+def _deeper(known: NoMatch | None, new: NoMatch) -> NoMatch:
+    """The reason of the attempt that came further; of two alike, the later one."""
+    return new if known is None or new.depth >= known.depth else known
+
+
+def _trip_count(counter: Value | None, layers: int | None, counters: Counters) -> int:
+    """How often the loop over layers runs: the trips of its counter, else as often as there are layers."""
     if counter is None or layers is None:
         return 1
-    return layers
+    places = counters.values(counter)
+    return layers if places is None else len(places)
 
 
 def _miss(op: Op, no: NoMatch, provenance: Provenance) -> Miss | None:
-    weight = _weight_name(op, provenance)
-    if weight is None:
+    weights = [operand for operand in op.operands if provenance.is_weight(operand)]
+    known = max(weights, key=lambda operand: operand.size, default=None)
+    computed = computed_weight(op, provenance)
+    if computed is not None and (known is None or computed[0].size > known.size):
+        _, name, why = computed
+        return Miss(path=op.scope, reason=f"its weight is no parameter as it stands: {why}", weight=name)
+    if known is None:
         return None  # activations times activations: attention, never a candidate
-    return Miss(path=op.scope, reason=no.reason, weight=weight)
-
-
-def _weight_name(op: Op, provenance: Provenance) -> str | None:
-    for operand in op.operands:
-        if provenance.is_weight(operand):
-            return provenance.weight(operand).weight.name
-    return None
+    return Miss(path=op.scope, reason=no.reason, weight=provenance.weight(known).weight.name)
 
 
 __all__ = ["Detection", "Match", "WeightDot", "detect", "read_weight_dot"]

@@ -15,7 +15,7 @@ from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Detection, Match, detect
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.normalize import normalize
-from hire_compiler.passes.plan import SiteFacts, SitePlan, plan, unused_rules
+from hire_compiler.passes.plan import SiteFacts, SitePlan, check_rules, idle_rules, plan
 from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replacement import copied_bytes, site_matrices, site_moment_key
 from hire_compiler.passes.splice import Spliced, splice
@@ -57,6 +57,7 @@ def rewrite_program(program: Program, config: Config, calibration: Calibration |
         clock.time("normalize", lambda: normalize(module))
         graph = clock.time("read", lambda: read_graph(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments))
+        check_rules(found.sites, config)
         plans = plan(found.sites, _facts(found, calibration, target), config)
         chosen = [(m, p) for m, p in zip(found.matches, plans, strict=True) if p.predictor is not None]
         spliced = None
@@ -68,7 +69,7 @@ def rewrite_program(program: Program, config: Config, calibration: Calibration |
         sites=found.sites,
         misses=found.misses,
         decisions=tuple(p.decision for p in plans),
-        notes=(*unused_rules(found.sites, config), *_nothing_done(found, plans)),
+        notes=(*idle_rules(found.sites, config), *_nothing_done(found, plans)),
         seconds=clock.seconds,
     )
     return Rewritten(report, spliced)

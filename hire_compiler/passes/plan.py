@@ -56,26 +56,37 @@ def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> t
     return tuple(_plan_site(site, fact, config) for site, fact in zip(sites, facts, strict=True))
 
 
-def unused_rules(sites: Sequence[Site], config: Config) -> tuple[str, ...]:
-    """A note for every rule that selected nothing."""
+def check_rules(sites: Sequence[Site], config: Config) -> None:
+    """Refuse rules whose path names no site of a program that has sites.
+
+    A rule without a path is for any program: where its kind does not occur, that is only worth a note.
+
+    Raises:
+      ConfigError: names the rule and lists the sites there are.
+    """
+    for index, rule in enumerate(config.rules):
+        if rule.path and sites and not any(rule.selects(site.kind, site.id, site.path) for site in sites):
+            raise ConfigError(
+                f"rule {index} (kind={rule.kind!r}, path={rule.path!r}) matched nothing; the sites are {_names(sites)}"
+            )
+
+
+def idle_rules(sites: Sequence[Site], config: Config) -> tuple[str, ...]:
+    """A note for every rule that decided nothing."""
     taken = {_first_rule(site, config) for site in sites}
     notes = []
     for index, rule in enumerate(config.rules):
-        if index in taken:
+        if index in taken or not sites:
             continue
         alike = [site.id for site in sites if rule.selects(site.kind, site.id, site.path)]
-        why = (
-            f"earlier rules took its sites ({', '.join(alike[:4])})"
-            if alike
-            else f"no {rule.kind} site matches path {rule.path!r}; sites: {_names(sites)}"
-        )
+        why = f"earlier rules took its sites ({', '.join(alike[:4])})" if alike else f"there is no {rule.kind} site"
         notes.append(f"rule {index} (kind={rule.kind!r}, path={rule.path!r}) matched nothing: {why}")
     return tuple(notes)
 
 
 def _names(sites: Sequence[Site]) -> str:
     names = [f"{site.id} in {site.path!r}" for site in sites[:6]]
-    return ", ".join(names + ["…"] * (len(sites) > 6)) or "none"
+    return ", ".join(names + ["…"] * (len(sites) > 6))
 
 
 def _first_rule(site: Site, config: Config) -> int | None:
@@ -94,6 +105,8 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     named = "the exact default" if chosen is None else f"rule {chosen}"
     if rule.dense:
         return _dense(site, f"{named} says so", dense_bytes)
+    if site.selection:
+        return _dense(site, f"the model chooses neurons itself ({site.selection}), and so reads them all", dense_bytes)
     if site.batch > rule.max_batch:
         return _dense(
             site, f"its batch of {site.batch} rows is more than the max_batch {rule.max_batch} of {named}", dense_bytes

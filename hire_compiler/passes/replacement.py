@@ -139,7 +139,7 @@ def make_preparation(
         for i, (vector, index) in enumerate(vectors):
             value = materialize(vector, given[vector.argument])
             prepared[f"vector{i}"] = value.reshape(*value.shape[: value.ndim - len(vector.shape)], -1)[..., index]
-        return {name: store(array, target) for name, array in prepared.items()}
+        return {name: array if name.startswith("vector") else store(array, target) for name, array in prepared.items()}
 
     parts = [predicted.key, *(w.key for w in matrices), *(f"{v.key}@{_digest(i)}" for v, i in vectors)]
     learned = calibration.digest if mean is not None and calibration else ""

@@ -25,6 +25,8 @@ class PreparedArray:
 
     preparation: str
     name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ def splice(
     replacements = [replacement for _, replacement in planned]
     preparations = {r.preparation.key: r.preparation for r in replacements}
     shapes = {key: _prepared_shapes(p, arguments) for key, p in preparations.items()}
-    order = [PreparedArray(key, name) for key, built in shapes.items() for name in sorted(built)]
-    added = {entry: _add_argument(block, shapes[entry.preparation][entry.name]) for entry in order}
+    order = [
+        PreparedArray(key, name, tuple(built[name].shape), str(built[name].dtype))
+        for key, built in shapes.items()
+        for name in sorted(built)
+    ]
+    added = {(entry.preparation, entry.name): _add_argument(block, entry) for entry in order}
     lowered: dict[str, tuple[str, Any]] = {}
     counters = []
     for site, replacement in planned:
@@ -97,8 +103,8 @@ def _struct(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype))
 
 
-def _add_argument(block: Any, array: jax.ShapeDtypeStruct) -> Any:
-    return block.add_argument(_mlir.make_tensor_type(array.shape, str(array.dtype)), _mlir.ir.Location.unknown())
+def _add_argument(block: Any, array: PreparedArray) -> Any:
+    return block.add_argument(_mlir.make_tensor_type(array.shape, array.dtype), _mlir.ir.Location.unknown())
 
 
 def _call_replacement(
@@ -106,7 +112,7 @@ def _call_replacement(
     block: Any,
     replacement: Replacement,
     shapes: dict[str, dict[str, jax.ShapeDtypeStruct]],
-    added: dict[PreparedArray, Any],
+    added: dict[tuple[str, str], Any],
     lowered: dict[str, tuple[str, Any]],
     arguments: Sequence[tuple[tuple[int, ...], str]],
     target: Target,
@@ -120,7 +126,7 @@ def _call_replacement(
         types += [_struct(value.shape, value.dtype) for value in replacement.values]
         known = _lower(module, replacement, names, types, target)
         lowered[replacement.signature] = known
-    operands = [added[PreparedArray(key, name)] for name in names]
+    operands = [added[key, name] for name in names]
     operands += [block.arguments[i] for i in replacement.views]
     operands += [value.ir for value in replacement.values]
     with _mlir.ir.InsertionPoint(replacement.before.ir), replacement.before.ir.location:

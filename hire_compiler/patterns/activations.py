@@ -1,27 +1,26 @@
-"""Recognise an activation by what it computes, not by how it is spelled.
+"""The activations by definition, and the points on which a region is compared with them (``recognise.py``).
 
-There are at least five spellings of GELU in real graphs and three of ReLU². The region between the dots is
-evaluated on sample points in float64 and compared with the definitions below; the nearest within tolerance
-names it. To add an activation, add one line.
+To add an activation, add one line to the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
 
 import numpy as np
 
 from hire_compiler.expression import Expression, special
-from hire_compiler.patterns.match import NoMatch
+
+Array = np.ndarray
+Definition = Callable[[Array], Array]
 
 _sigmoid, _normal_cdf = special("expit"), special("ndtr")
 
-ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+ACTIVATIONS: dict[str, Definition] = {
     "relu": lambda z: np.maximum(z, 0),
     "relu2": lambda z: np.maximum(z, 0) ** 2,
+    "relu3": lambda z: np.maximum(z, 0) ** 3,
     "relu6": lambda z: np.clip(z, 0, 6),
     "silu": lambda z: z * _sigmoid(z),
     "gelu": lambda z: z * _normal_cdf(z),
@@ -29,12 +28,19 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gelu_sigmoid": lambda z: z * _sigmoid(1.702 * z),
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
+    "elu": lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
+    "selu": lambda z: 1.0507 * np.where(z > 0, z, 1.67326 * np.expm1(np.minimum(z, 0))),
+    "mish": lambda z: z * np.tanh(np.logaddexp(z, 0)),
+    "hard_silu": lambda z: z * np.clip(z + 3, 0, 6) / 6,
     "identity": lambda z: z,
 }
 
-EXACT_ZEROS = frozenset({"relu", "relu2", "relu6"})  # z ≤ 0 gives exactly zero
+EXACT_ZEROS = frozenset({"relu", "relu2", "relu3", "relu6"})  # z ≤ 0 gives exactly zero
 
-_TOLERANCE = 2e-3  # constants rounded to bfloat16 move a GELU by 3e-4; its neighbours are 2e-2 away
+CUSTOM = "custom"  # elementwise, zero at zero, and none of the table
+
+TOLERANCE = 2e-3  # constants rounded to bfloat16 move a GELU by 3e-4; its neighbours are 2e-2 away
 
 
 @dataclass(frozen=True)
@@ -42,47 +48,39 @@ class Activation:
     """A recognised region ``act(gate + bias) [· (up + bias)]``.
 
     Attributes:
-      name: key of :data:`ACTIVATIONS`.
+      name: key of :data:`ACTIVATIONS`, or :data:`CUSTOM`.
       gate: which stream the activation is applied to.
       gate_bias: which parameter is added to that stream, or None.
+      selection: an explicit choice of neurons that the author makes: ``top_k``, ``statistical_top_k``, or ''.
     """
 
     name: str
     gate: int
     gate_bias: int | None
+    selection: str = ""
 
 
-@lru_cache(maxsize=1024)
-def recognise(expression: Expression, streams: int) -> Activation:
-    """Name the activation of a region with one stream, or two (gated).
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Sample points of every stream and parameter, and what the region makes of them."""
 
-    Raises:
-      NoMatch: no activation of the table computes it, or it has more than two streams.
-    """
-    if streams > 2:
-        raise NoMatch(f"{streams} matrix products are combined before the next one, expected 1 or 2", depth=3)
-    parameters = expression.inputs - streams
-    if parameters > 2:
-        raise NoMatch(f"{parameters} parameter vectors enter the activation, expected at most 2", depth=3)
+    streams: list[Array]
+    parameters: list[Array]
+    result: Array
+
+    def shifted(self, owners: tuple[int, ...]) -> list[Array]:
+        """The streams with every parameter added to the stream that owns it."""
+        return [
+            z + sum(b for b, owner in zip(self.parameters, owners, strict=True) if owner == s)
+            for s, z in enumerate(self.streams)
+        ]
+
+
+def sample(expression: Expression, streams: int, count: int, *, grid: bool = True) -> Samples:
+    """Evaluate a region on ``count`` random points (an even grid to ±8 among them)."""
     rng = np.random.default_rng(0)
-    samples = [np.concatenate([np.linspace(-5, 5, 101), rng.normal(size=59)]) for _ in range(streams)]
-    samples[-1] = rng.permutation(samples[-1])
-    biases = [rng.normal(size=160) for _ in range(parameters)]
-    got = expression.evaluate([*samples, *biases])
-    best: Activation | None = None
-    error = np.inf
-    for gate, owners in product(range(streams), product(range(streams), repeat=parameters)):
-        shifted = [z + sum(b for b, owner in zip(biases, owners, strict=True) if owner == s)
-                   for s, z in enumerate(samples)]  # fmt: skip
-        others = np.prod([z for s, z in enumerate(shifted) if s != gate], axis=0) if streams > 1 else 1.0
-        for name, function in ACTIVATIONS.items():
-            scale = max(1.0, float(np.max(np.abs(others))))
-            distance = float(np.max(np.abs(got - function(shifted[gate]) * others))) / scale
-            if distance < error:
-                mine = [p for p, owner in enumerate(owners) if owner == gate]
-                best, error = Activation(name, gate, mine[0] if mine else None), distance
-    if best is None or not error < _TOLERANCE:
-        raise NoMatch(
-            f"the activation is none of {', '.join(ACTIVATIONS)} (nearest: {best.name if best else 'none'})", depth=3
-        )
-    return best
+    even = np.linspace(-8, 8, count * 5 // 8 if grid else 0)
+    points = [np.concatenate([even, rng.normal(size=count - len(even))]) for _ in range(streams)]
+    points[-1] = rng.permutation(points[-1])
+    vectors = [rng.normal(size=count) for _ in range(expression.inputs - streams)]
+    return Samples(points, vectors, np.broadcast_to(expression.evaluate([*points, *vectors]), (count,)))

@@ -110,6 +110,9 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
     rows_first = left_is_weight and not (right_is_weight and right.size >= left.size)
     x, x_contracting = (right, rhs_contracting) if rows_first else (left, lhs_contracting)
     w, w_contracting = (left, lhs_contracting) if rows_first else (right, rhs_contracting)
+    # The pairs of contracted dimensions may stand in any order: take them as the weight stores them.
+    pairs = sorted(zip(w_contracting, x_contracting, strict=True))
+    w_contracting, x_contracting = tuple(i for i, _ in pairs), tuple(i for _, i in pairs)
     origin = provenance.weight(w)
     return WeightDot(
         op=op,

@@ -20,11 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from hire_compiler.graph import Op, Value
-from hire_compiler.patterns.activations import Activation, recognise
+from hire_compiler.patterns.activations import Activation
+from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Origin, Provenance
-from hire_compiler.patterns.region import Region, RegionReader
+from hire_compiler.patterns.recognise import recognise
+from hire_compiler.patterns.region import RegionReader
 from hire_compiler.weights import Weight
 
 
@@ -67,19 +69,27 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
     """
     down = read_weight_dot(down_op, provenance)
     region = reader.read(down.x, down.x_contracting)
-    products = tuple(dot for dot, _ in region.streams)
+    try:
+        return _match_region(down, region)
+    except NoMatch as no:
+        # What keeps this product from being a site keeps those before it, too.
+        raise NoMatch(no.reason, depth=no.depth, involved=tuple(dot.op for dot in region.products)) from None
+
+
+def _match_region(down: WeightDot, region: Region) -> FfnMatch:
+    products = region.products
     _check_same_input(products)
     if not np.array_equal(region.batch_rows, np.arange(down.batch)):
         raise NoMatch("its input rows are a reordering or a part of the block's input rows", depth=3)
-    if region.expression.is_identity and len(products) == 1:
-        raise NoMatch("nothing nonlinear stands between the two products (a low-rank adapter?)", depth=2)
     activation = recognise(region.expression, len(products))
-    if activation.name == "identity" and len(products) == 1:
-        raise NoMatch("nothing nonlinear stands between the two products (a low-rank adapter?)", depth=2)
+    if activation.name == "identity" and len(products) == 1 and not activation.selection:
+        raise NoMatch("nothing nonlinear stands between the two products (a low-rank adapter?)", depth=3)
     width, d = down.d, products[0].d
     if width < d:
         raise NoMatch(f"its {width} neurons are fewer than its {d} inputs (an adapter or a small gate)", depth=4)
     matrices = tuple(_rows(dot, rows) for dot, rows in region.streams)
+    if any(weight.argument == down.weight.argument and weight.steps == down.columns.steps for weight in matrices):
+        raise NoMatch("both products read the same parameter (attention to a memory, not a feed-forward)", depth=4)
     _check_layers(down, products, region)
     return FfnMatch(down, products, matrices, region, activation, region.parameters)
 
@@ -88,7 +98,7 @@ def _check_same_input(products: tuple[WeightDot, ...]) -> None:
     first = products[0]
     for other in products[1:]:
         if other.x is not first.x or other.x_contracting != first.x_contracting:
-            raise NoMatch("gate and up products read different inputs", depth=3)
+            raise NoMatch("the products before it read different inputs (a low-rank adapter beside a weight?)", depth=3)
 
 
 def _rows(dot: WeightDot, rows: np.ndarray) -> Weight:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hire_compiler.graph import Op
+from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.readers import Readers
-from hire_compiler.patterns.region import Region, RegionReader
+from hire_compiler.patterns.region import RegionReader
 
 MINIMUM_ROWS = 1024  # fewer rows that are merely returned are features, not a vocabulary
 
@@ -75,10 +76,10 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     if readers.cut is not None:
         raise NoMatch(f"its {rows} rows are cut into parts (heads, or a fused projection)", depth=1)
     kinds = readers.kinds
-    if not kinds & {"argmax", "top_k", "softmax", "log_softmax", "sort", "sampling", "returned"}:
+    if not kinds & {"argmax", "top_k", "approx_top_k", "softmax", "log_softmax", "sort", "sampling", "returned"}:
         raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
     if rows <= d:
-        raise NoMatch(f"its {rows} rows are no more than its {d} inputs (a router or a projection)", depth=2)
+        raise NoMatch(f"its {rows} rows are no more than its {d} inputs (a router or a projection)", depth=1)
     if kinds <= {"returned", "stored"} and (rows < 2 * d or rows < MINIMUM_ROWS):
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
@@ -97,7 +98,7 @@ def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Wi
         except NoMatch:
             return ()
         whole = len(region.streams) == 1 and np.array_equal(region.streams[0][1], np.arange(dot.rows))
-        if not whole or axis != len(value.shape) - 1:
+        if not whole or axis != len(value.shape) - 1 or region.expression.rowwise:
             return ()
         k = 1 if kind == "argmax" else op.results[0].shape[-1]
         winners.append(Winner(kind, op, region, k))

@@ -7,13 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
+from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.program import Argument
 from hire_compiler.weights import Step, Weight
 
 # Operations that hand their first operand on unchanged.
-TRANSPARENT = frozenset({"optimization_barrier", "sdy.sharding_constraint", "custom_call@Sharding"})
+TRANSPARENT = frozenset(
+    {
+        "optimization_barrier",
+        "sdy.sharding_constraint",
+        "sdy.reshard",
+        "custom_call@Sharding",
+        "custom_call@annotate_device_placement",
+    }
+)
+
+_STORED = ("float32", "bfloat16", "float16")  # storage that rows can be gathered from and summed as they are
 
 
 @dataclass(frozen=True)
@@ -25,9 +37,14 @@ class Origin:
 
 
 class Provenance:
-    """Answers "which weight is this value?", remembering every answer."""
+    """Answers "which weight is this value?", remembering every answer.
+
+    Attributes:
+      counters: what the loop counters run through that pick layers of stacked weights.
+    """
 
     def __init__(self, arguments: Sequence[Argument]) -> None:
+        self.counters = Counters()
         self._arguments = arguments
         self._known: dict[int, Origin | NoMatch] = {}
 
@@ -56,17 +73,75 @@ class Provenance:
             return False
         return True
 
+    def refusal(self, value: Value) -> str:
+        """Why :meth:`weight` has no answer, or ''."""
+        try:
+            self.weight(value)
+        except NoMatch as no:
+            return no.reason
+        return ""
+
+    def argument_of(self, value: Value) -> Argument | None:
+        """The argument of ``@main`` that a value is itself, if it is a matrix and not state."""
+        at_top = value.op is None and value.block is not None and value.block.owner is None
+        argument = self._arguments[value.index] if at_top else None
+        if argument is None or argument.donated or len(argument.shape) < 2:
+            return None
+        return None if argument.dtype in ("int32", "int64", "uint32", "bool") else argument
+
+    def argument_name(self, value: Value) -> str | None:
+        """Its name, if :meth:`argument_of` has an answer."""
+        argument = self.argument_of(value)
+        return argument.name if argument else None
+
     def _trace(self, value: Value) -> Origin:
         op = value.op
         if op is None:
             return self._argument(value)
         if op.name in TRANSPARENT:
             return self.weight(op.operands[value.index])
+        if op.name == "select":
+            return self._checked_gather(op)
+        if op.name in ("dynamic_slice", "gather"):
+            axis, index = (_moving_axis if op.name == "dynamic_slice" else _gathered_axis)(op)
+            return self._layer(self.weight(op.operands[0]), op, axis, index)
         follow = _STEPS.get(op.name)
         if follow is None:
             what = "a constant of the module" if op.name == "constant" else f"computed ({op.name})"
             raise NoMatch(f"it is {what}, not a parameter")
         return follow(self.weight(op.operands[0]), op)
+
+    def _checked_gather(self, op: Op) -> Origin:
+        """``where(index is in range, weights[index], nan)``, which ``jnp.take`` makes: the check always holds."""
+        check, value, fallback = op.operands
+        while check.op is not None and check.op.name == "broadcast_in_dim":
+            check = check.op.operands[0]
+        filled = _splat(fallback)
+        passes = self.counters.values(check) if check.size == 1 else None
+        if filled is None or not np.isnan(filled) or passes is None or not passes.all():
+            raise NoMatch("it is computed (select), not a parameter")
+        return self.weight(value)
+
+    def _layer(self, origin: Origin, op: Op, axis: int | None, index: Value | None) -> Origin:
+        """One entry of a stacked weight, picked by a loop's counter or at a fixed place."""
+        if axis is None or index is None:
+            return _reshape(origin, op)
+        source = op.operands[0].shape
+        kept = (*source[:axis], 1, *source[axis + 1 :])
+        places = self.counters.values(index)
+        if places is not None and len(set(places.tolist())) == 1:
+            # Every trip reads the same entry: a slice like any other.
+            first = min(max(int(places[0]), 0), source[axis] - 1)
+            starts = tuple(first if i == axis else 0 for i in range(len(source)))
+            stops = tuple(first + 1 if i == axis else n for i, n in enumerate(source))
+            cut = origin.weight.then(Step("slice", (starts, stops, (1,) * len(source))), kept)
+            return _reshape(Origin(cut, origin.layer), op)
+        if places is not None and (places.min() < 0 or places.max() >= source[axis]):
+            raise NoMatch("it is picked from a stacked parameter by a counter that leaves its range")
+        if origin.layer is not None:
+            raise NoMatch("it is picked by two loop counters out of a doubly stacked parameter")
+        weight = origin.weight.then(Step("layer", (axis, source[axis])), kept)
+        return _reshape(Origin(weight, index), op)
 
     def _argument(self, value: Value) -> Origin:
         assert value.block is not None
@@ -75,14 +150,20 @@ class Provenance:
         argument = self._arguments[value.index]
         if argument.donated:
             raise NoMatch(f"{argument.name} is donated, so it is state and not a weight")
+        if value.dtype not in _STORED:
+            small = value.dtype.lower().startswith(("int", "uint", "i4", "ui4", "f8", "f4"))
+            raise NoMatch(f"it is stored as {value.dtype}" + (" (quantised)" if small else ""))
         return Origin(Weight(value.index, argument.name, value.shape, value.dtype))
 
 
 def _transpose(origin: Origin, op: Op) -> Origin:
-    return _then(origin, Step("transpose", op.ints("permutation")), op)
+    turned = _then(origin, Step("transpose", op.ints("permutation")), op)
+    return Origin(turned.weight.simplified(), turned.layer)
 
 
 def _reshape(origin: Origin, op: Op) -> Origin:
+    if origin.weight.shape == op.result.shape:
+        return origin
     return _then(origin, Step("reshape", op.result.shape), op)
 
 
@@ -105,21 +186,39 @@ def _broadcast(origin: Origin, op: Op) -> Origin:
     return _then(origin, Step("reshape", shape), op)
 
 
-def _dynamic_slice(origin: Origin, op: Op) -> Origin:
+def _moving_axis(op: Op) -> tuple[int | None, Value | None]:
+    """The axis along which a dynamic slice picks one entry, and what picks it; (None, None) if it takes everything.
+
+    Raises:
+      NoMatch: it cuts more than one axis, or takes more than one entry.
+    """
     source, result = op.operands[0].shape, op.result.shape
-    moving = [i for i, start in enumerate(op.operands[1:]) if source[i] != result[i] or not _is_constant(start)]
-    moving = [i for i in moving if source[i] != result[i] or source[i] != 1]
-    if len(moving) != 1 or result[moving[0]] != 1:
+    moving = [i for i, (before, after) in enumerate(zip(source, result, strict=True)) if before != after]
+    if not moving:
+        return None, None
+    if len(moving) > 1 or result[moving[0]] != 1:
         raise NoMatch("it is a dynamic slice of a parameter that is no single layer")
-    if origin.layer is not None:
-        raise NoMatch("it is picked by two loop counters out of a doubly stacked parameter")
-    axis = moving[0]
-    weight = origin.weight.then(Step("layer", (axis, source[axis])), result)
-    return Origin(weight, op.operands[1 + axis])
+    return moving[0], op.operands[1 + moving[0]]
 
 
-def _is_constant(value: Value) -> bool:
-    return value.op is not None and value.op.name == "constant"
+def _gathered_axis(op: Op) -> tuple[int | None, Value | None]:
+    """The same for a gather with one index: ``jnp.take(weights, i, axis)``.
+
+    Raises:
+      NoMatch: it gathers many rows (an embedding lookup, experts chosen by a router).
+    """
+    source, sizes, index = op.operands[0].shape, op.ints("slice_sizes"), op.operands[1]
+    cut = [i for i, (whole, part) in enumerate(zip(source, sizes, strict=True)) if whole != part]
+    if index.size != 1 or len(cut) != 1 or sizes[cut[0]] != 1 or _mlir.gathered_dimensions(op.ir) != tuple(cut):
+        raise NoMatch("it is computed (gather), not a parameter: its rows are looked up")
+    return cut[0], index
+
+
+def _splat(value: Value) -> float | None:
+    while value.op is not None and value.op.name in ("broadcast_in_dim", "reshape", "convert"):
+        value = value.op.operands[0]
+    constant = value.op.constant() if value.op is not None else None
+    return None if constant is None or constant.size != 1 else float(constant.reshape(()))
 
 
 def _then(origin: Origin, step: Step, op: Op) -> Origin:
@@ -132,5 +231,4 @@ _STEPS = {
     "convert": _convert,
     "slice": _slice,
     "broadcast_in_dim": _broadcast,
-    "dynamic_slice": _dynamic_slice,
 }

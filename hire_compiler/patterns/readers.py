@@ -11,6 +11,7 @@ from math import prod
 
 import numpy as np
 
+from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.provenance import TRANSPARENT
@@ -19,7 +20,7 @@ from hire_compiler.patterns.reducers import is_argmax
 _ELEMENTWISE = frozenset({
     "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "negate", "exponential", "log", "tanh",
     "logistic", "convert", "select", "compare", "and", "or", "not", "clamp", "abs", "log_plus_one",
-    "exponential_minus_one", "is_finite", "sqrt", "rsqrt", "sign", "floor", "reduce_precision",
+    "exponential_minus_one", "is_finite", "sqrt", "rsqrt", "sign", "floor", "reduce_precision", "chlo.square",
 }) | TRANSPARENT  # fmt: skip
 
 
@@ -86,7 +87,13 @@ class Readers:
         if name == "reduce":
             number = _row_number(op, axis)
             return [] if number is None else [(op.result, (None, number))]
-        return []
+        if name in ("dynamic_slice", "gather"):
+            moved = _picked_axis(op, axis) if op.operands[0] is value else None
+            return [] if moved is None else [(op.result, (moved, kind))]
+        if name in ("scatter", "dynamic_update_slice"):
+            # Some entries are changed (a penalty, a forbidden token): still logits.
+            return [(op.result, (axis, kind))] if op.operands[0] is value else []
+        return [(passed, (axis, kind)) for passed in _carried(op, value)]
 
     def _elementwise(self, op: Op) -> tuple[int | None, str]:
         states = [self._known[id(operand)] for operand in op.operands if id(operand) in self._known]
@@ -117,7 +124,7 @@ class Readers:
             and _reshaped_axis(op.operands[0].shape, op.result.shape, axis) is None
         ):
             self.cut = op
-        if axis is None or name in _PASSED:
+        if axis is None or name in _PASSED or any(id(result) in self._known for result in op.results):
             return
         if name == "slice":
             self.cut = op if op.result.shape[axis] * 2 <= op.operands[0].shape[axis] else self.cut
@@ -129,9 +136,15 @@ class Readers:
             self.kinds.add("top_k")
             self.winners.append(("top_k", op, axis))
         elif name in ("func.return", "return"):
+            if op.block.owner is not None:
+                return  # followed to where the loop or the branch hands it on
             # Probabilities that leave were counted where they were made.
             self.kinds |= {"returned"} if kind in ("logits", "noisy") else set()
-        elif name.startswith(("dynamic_update", "concatenate", "pad")):
+        elif name in ("custom_call@ApproxTopK", "custom_call@PartialReduce", "custom_call@approx_top_k"):
+            self.kinds.add("approx_top_k")
+        elif name == "while":
+            return  # followed into its body
+        elif name.startswith(("scatter", "dynamic_update", "concatenate", "pad")):
             self.kinds.add("stored")
         else:
             self.kinds.add({"reduce_window": "cumsum"}.get(name, name))
@@ -167,6 +180,30 @@ def _reshaped_axis(before: tuple[int, ...], after: tuple[int, ...], axis: int) -
         if size == before[axis] and prod(after[:candidate]) == leading:
             return candidate
     return None
+
+
+def _picked_axis(op: Op, axis: int) -> int | None:
+    """Where the axis stands after a slice or a gather that takes all of it: one position of a sequence."""
+    whole = op.operands[0].shape[axis]
+    if op.name == "dynamic_slice":
+        return axis if op.result.shape[axis] == whole else None
+    if op.ints("slice_sizes")[axis] != whole:
+        return None
+    return _mlir.gather_result_axis(op.ir, axis)
+
+
+def _carried(op: Op, value: Value) -> list[Value]:
+    """Where a value goes that a loop carries or a branch returns."""
+    positions = [i for i, operand in enumerate(op.operands) if operand is value]
+    if op.name == "while":
+        return [block.args[i] for i in positions for block in op.blocks] + [op.results[i] for i in positions]
+    owner = op.block.owner
+    if op.name != "return" or owner is None or owner.name not in ("while", "case", "if"):
+        return []
+    found = [owner.results[i] for i in positions if i < len(owner.results)]
+    if owner.name == "while" and op.block is owner.blocks[1]:
+        found += [block.args[i] for i in positions for block in owner.blocks]
+    return found
 
 
 def _is_simple(value: Value) -> bool:

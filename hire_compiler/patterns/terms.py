@@ -1,0 +1,126 @@
+"""What stands between two matrix products, as a tree: products' elements, parameters, constants, operations.
+
+Every leaf carries index arrays that say *which weight row*, *which input row* or *which entry* each of its elements
+is, in the shape of the tensor at hand; a layout operation is applied to them by NumPy (views, not copies).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hire_compiler.patterns.dots import WeightDot
+from hire_compiler.patterns.provenance import Origin
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Elements of a weight dot's result, possibly sliced, reshaped or transposed."""
+
+    dot: WeightDot
+    rows: np.ndarray
+    batch: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """Elements of a parameter vector broadcast over the batch: a bias, a scale."""
+
+    origin: Origin
+    index: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Scalar:
+    """One constant for all elements."""
+
+    value: float | bool
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """An elementwise operation; ``size`` counts the operations below it, shared ones as often as they are used."""
+
+    op: str
+    args: tuple[Term, ...]
+    dtype: str
+    value: str | None = None
+    size: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class RowNumber:
+    """Numbers drawn from all neurons of a batch row: their sum, their largest, the k-th largest, the whole ranking.
+
+    Attributes:
+      op: ``row_sum``, ``row_max``, ``row_min``, ``row_rank``.
+      arg: the term reduced; its own index arrays are in the shape that was reduced.
+      columns: dimensions of that shape that hold the neurons, and the shape: where ``arg`` becomes canonical.
+      batch: which batch row of the canonical ``arg`` an element belongs to.
+      rank: of a ``row_rank``, which place (0 is the largest) an element holds; else zeros.
+    """
+
+    op: str
+    arg: Term
+    shape: tuple[int, ...]
+    columns: tuple[int, ...]
+    dtype: str
+    batch: np.ndarray
+    rank: np.ndarray
+
+
+Term = Stream | Parameter | Scalar | Node | RowNumber
+
+
+def map_indices(term: Term, apply: Callable[[np.ndarray], np.ndarray]) -> Term:
+    """The term after a layout operation, which ``apply`` performs on index arrays."""
+    done: dict[int, Term] = {}
+    for part in topological(term):
+        done[id(part)] = _mapped(part, apply, done)
+    return done[id(term)]
+
+
+def _mapped(term: Term, apply: Callable[[np.ndarray], np.ndarray], done: dict[int, Term]) -> Term:
+    match term:
+        case Stream(dot, rows, batch):
+            return Stream(dot, apply(rows), apply(batch))
+        case Parameter(origin, index):
+            return Parameter(origin, apply(index))
+        case Node(op, args, dtype, value, size):
+            return Node(op, tuple(done[id(arg)] for arg in args), dtype, value, size)
+        case RowNumber(op, arg, shape, columns, dtype, batch, rank):
+            return RowNumber(op, arg, shape, columns, dtype, apply(batch), apply(rank))
+    return term
+
+
+def topological(term: Term) -> list[Term]:
+    """Every term below (operands of a row number excluded), arguments before what uses them."""
+    order: list[Term] = []
+    seen: set[int] = set()
+    stack: list[tuple[Term, bool]] = [(term, False)]
+    while stack:
+        top, ready = stack.pop()
+        if ready:
+            order.append(top)
+        elif id(top) not in seen:
+            seen.add(id(top))
+            stack.append((top, True))
+            if isinstance(top, Node):
+                stack += [(arg, False) for arg in top.args[::-1]]
+    return order
+
+
+def products_of(term: Term) -> list[WeightDot]:
+    """Every matrix product with a weight below, those behind row numbers included."""
+    found = []
+    stack = [term]
+    while stack:
+        for part in topological(stack.pop()):
+            if isinstance(part, Stream):
+                found.append(part.dot)
+            elif isinstance(part, RowNumber):
+                stack.append(part.arg)
+    return found
