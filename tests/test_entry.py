@@ -660,11 +660,11 @@ def test_a_function_without_site_keeps_its_gradient(rng: np.random.Generator) ->
     np.testing.assert_allclose(jax.grad(step)(x), jnp.cos(x), rtol=1e-6)
 
 
-def test_without_rules_nothing_is_rewritten_and_every_site_says_why(
+def test_with_neither_rules_nor_exact_defaults_nothing_is_rewritten_and_every_site_says_why(
     params: dict[str, Any], rng: np.random.Generator
 ) -> None:
     dense, t = jax.jit(decode), tokens(rng)
-    step = hire.transform(dense)
+    step = hire.transform(dense, hire.Config(exact=False))
     np.testing.assert_array_equal(step(params, t), dense(params, t))
     assert [decision.action for decision in step.report().decisions] == ["dense", "dense"]
     assert "no rule selects it" in str(step.report())

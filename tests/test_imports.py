@@ -25,6 +25,7 @@ FLOORS = {
     "_mlir": 0,
     "weights": 1,
     "expression": 1,
+    "monotone": 2,
     "config": 1,
     "report": 1,
     "graph": 1,
