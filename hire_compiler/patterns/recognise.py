@@ -41,14 +41,14 @@ def recognise(expression: Expression, streams: int) -> Activation:
         return best
     if _is_affine(expression, samples):
         raise NoMatch("nothing nonlinear stands between the two products (a low-rank adapter?)", depth=3)
-    gate = _vanishing(expression, samples)
-    if gate is None:
+    vanishing = _vanishing(expression, samples)
+    if vanishing is None:
         raise NoMatch(
             f"the activation is none of {', '.join(ACTIVATIONS)} (nearest: {best.name}), and it is not zero at zero, "
             "so no neuron can be left out",
             depth=3,
         )
-    return Activation(CUSTOM, gate, None)
+    return vanishing
 
 
 def _nearest(samples: Samples) -> tuple[Activation, float]:
@@ -90,10 +90,12 @@ def _is_affine(expression: Expression, samples: Samples) -> bool:
     return bool(np.max(np.abs(bend)) < 1e-6 * max(1.0, float(np.max(np.abs(samples.result)))))
 
 
-def _vanishing(expression: Expression, samples: Samples) -> int | None:
-    """A stream at whose zero the region is zero, whatever the others are; None if there is none."""
-    for position in range(len(samples.streams)):
-        at_zero = [z * 0 if s == position else z for s, z in enumerate(samples.streams)]
+def _vanishing(expression: Expression, samples: Samples) -> Activation | None:
+    """A stream at whose zero (biases added) the region is zero, whatever the others are; None if there is none."""
+    parameters = len(samples.parameters)
+    for gate, owned in product(range(len(samples.streams)), product((False, True), repeat=parameters)):
+        bias = sum(b for b, mine in zip(samples.parameters, owned, strict=True) if mine)
+        at_zero = [z * 0 - bias if s == gate else z for s, z in enumerate(samples.streams)]
         if np.max(np.abs(expression.evaluate([*at_zero, *samples.parameters]))) < 1e-6:
-            return position
+            return Activation(CUSTOM, gate, owned.index(True) if sum(owned) == 1 else None)
     return None

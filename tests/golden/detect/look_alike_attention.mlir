@@ -14,4 +14,4 @@ func.func public @main(%x: tensor<1x8xf32>, %wq: tensor<8x8xf32>, %keys: tensor<
 
 // ===== report
 hire_compiler: 0 sites, 0 rewritten, 1 misses
-  miss  its result goes into another product (attention/scores)
+  miss  its result goes into another product (attention/scores)  [attention/q_proj]

@@ -13,5 +13,6 @@ func.func public @main(%x: tensor<2x8xf32>, %up: tensor<8x32xf32>, %update: tens
 }
 
 // ===== report
-hire_compiler: 0 sites, 0 rewritten, 1 misses
-  miss  its up-projection is computed (add), not a parameter
+hire_compiler: 0 sites, 0 rewritten, 2 misses
+  miss  its weight is no parameter as it stands: it is computed (add), not a parameter  [mlp/up]
+  miss  in the product before it, arg2 is no parameter: it is computed (add), not a parameter  [mlp/down]
