@@ -149,7 +149,9 @@ class HireFunction:
         start = time.perf_counter()
         program = capture(self._function, leaves, tree)
         captured = time.perf_counter() - start
-        outcome = rewrite_program(program, self._config, self._calibration, jax.default_backend())
+        outcome = rewrite_program(
+            program, self._config, self._calibration, jax.default_backend(), _device_count(leaves)
+        )
         seconds = {"capture": captured, **outcome.report.seconds}
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})
         return _Signature(avals, program, outcome.spliced, report)
@@ -316,6 +318,11 @@ class _Counts:
             Certificate(site=site, rows=batch * self._calls, proven=proven)
             for (site, batch), proven in zip(self._sites, self._proven, strict=True)
         )
+
+
+def _device_count(leaves: list[Any]) -> int:
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array) and not _mlir.is_tracer(leaf)]
+    return max((len(array.sharding.device_set) for array in arrays), default=1)
 
 
 def _described(entry: PreparedArray) -> str:

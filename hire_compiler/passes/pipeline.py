@@ -46,8 +46,10 @@ def inspect_program(program: Program) -> Report:
     return Report(sites=found.sites, misses=found.misses)
 
 
-def rewrite_program(program: Program, config: Config, calibration: Calibration | None, platform: str) -> Rewritten:
-    """Run every stage on a program."""
+def rewrite_program(
+    program: Program, config: Config, calibration: Calibration | None, platform: str, devices: int = 1
+) -> Rewritten:
+    """Run every stage on a program whose arguments are spread over so many devices."""
     if program.refusal:
         return Rewritten(Report(notes=(f"{program.name} is not rewritten: {program.refusal}",)), None)
     target = target_for(platform)
@@ -58,7 +60,7 @@ def rewrite_program(program: Program, config: Config, calibration: Calibration |
         graph = clock.time("read", lambda: read_graph(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments))
         check_rules(found.sites, config)
-        plans = plan(found.sites, _facts(found, calibration, target), config)
+        plans = plan(found.sites, _facts(found, calibration, target, devices), config)
         chosen = [(m, p) for m, p in zip(found.matches, plans, strict=True) if p.predictor is not None]
         spliced = None
         if chosen:
@@ -75,8 +77,8 @@ def rewrite_program(program: Program, config: Config, calibration: Calibration |
     return Rewritten(report, spliced)
 
 
-def _facts(found: Detection, calibration: Calibration | None, target: Target) -> list[SiteFacts]:
-    return [_site_facts(match, calibration, target) for match in found.matches]
+def _facts(found: Detection, calibration: Calibration | None, target: Target, devices: int) -> list[SiteFacts]:
+    return [_site_facts(match, calibration, target, devices) for match in found.matches]
 
 
 def _uncertifiable(match: HeadMatch, target: Target) -> str:
@@ -92,7 +94,7 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
     return ""
 
 
-def _site_facts(match: Match, calibration: Calibration | None, target: Target) -> SiteFacts:
+def _site_facts(match: Match, calibration: Calibration | None, target: Target, devices: int) -> SiteFacts:
     winners = match.winners if isinstance(match, HeadMatch) else ()
     return SiteFacts(
         weight_bytes=tuple(weight.nbytes for weight in site_matrices(match)),
@@ -101,6 +103,7 @@ def _site_facts(match: Match, calibration: Calibration | None, target: Target) -
         uncertifiable=_uncertifiable(match, target) if isinstance(match, HeadMatch) and winners else "",
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
+        devices=devices,
     )
 
 

@@ -23,6 +23,7 @@ class SiteFacts:
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
       calibrated: a second moment of the site's input is at hand.
+      devices: over how many devices the program's arguments are spread.
     """
 
     weight_bytes: tuple[int, ...]
@@ -31,6 +32,7 @@ class SiteFacts:
     top_k: int = 1
     uncertifiable: str = ""
     calibrated: bool = False
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
             dense_bytes,
         )
     reason = named
+    if facts.devices > 1:
+        reason += f"; sharded over {facts.devices} devices, where XLA's partitioner may gather scores and rows"
     if isinstance(rule.predictor, LowRank) and not facts.calibrated:
         reason += "; not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
     decision = Decision(
@@ -162,6 +166,8 @@ def _exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     candidates = max(128, 4 * facts.top_k)
     if site.kind != "head" or not facts.winners_only or facts.uncertifiable or candidates * 4 > site.width:
         return None
+    if facts.devices > 1:
+        return None  # left to XLA's partitioner, the gathers may cost more than the product
     strict = site.consumers == ("argmax",)
     predictor = Quantized(bits=8)
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
@@ -171,6 +177,8 @@ def _why_no_rule(site: Site, facts: SiteFacts) -> str:
     if site.kind == "head" and not facts.winners_only:
         read = ", ".join(site.consumers)
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
+    if site.kind == "head" and facts.devices > 1:
+        return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
     if facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
     if site.kind == "ffn" and site.activation not in ("relu", "relu2", "relu6"):
