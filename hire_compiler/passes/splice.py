@@ -119,13 +119,16 @@ def _call_replacement(
 ) -> Any | None:
     key = replacement.preparation.key
     names = sorted(shapes[key])
-    known = lowered.get(replacement.signature)
+    types = [shapes[key][name] for name in names]
+    types += [_struct(*arguments[i]) for i in replacement.views]
+    types += [_struct(value.shape, value.dtype) for value in replacement.values]
+    # Prefill and decode of one block differ in nothing but these.
+    out = [(value.shape, value.dtype) for value in replacement.results]
+    signature = repr((replacement.signature, types, out))
+    known = lowered.get(signature)
     if known is None:
-        types = [shapes[key][name] for name in names]
-        types += [_struct(*arguments[i]) for i in replacement.views]
-        types += [_struct(value.shape, value.dtype) for value in replacement.values]
         known = _lower(module, replacement, names, types, target)
-        lowered[replacement.signature] = known
+        lowered[signature] = known
     operands = [added[key, name] for name in names]
     operands += [block.arguments[i] for i in replacement.views]
     operands += [value.ir for value in replacement.values]

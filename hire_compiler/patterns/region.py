@@ -119,7 +119,7 @@ class RegionReader:
         try:
             return read_row_operation(op, value.index, term)
         except NoMatch as no:
-            depth = max(no.depth, 3 if products_of(term) else 1)
+            depth = max(no.depth, 3) if products_of(term) else 1
             raise NoMatch(f"{no.reason} ({_describe(op)})", depth=depth) from None
 
     def _layout(self, op: Op) -> Term:
