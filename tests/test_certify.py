@@ -1,0 +1,147 @@
+"""Certified heads: never another winner than dense's, whatever the weights look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hire_compiler as hire
+
+D, VOCABULARY = 32, 2048
+
+
+def argmax(embed: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.argmax(x @ embed.T, axis=-1)
+
+
+def softcapped(embed: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.argmax(30 * jnp.tanh((x @ embed.T) / 30), axis=-1)
+
+
+def biased(embed: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.argmax(x @ embed.T + embed[:, 0], axis=-1)
+
+
+def gaussian(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(size=(VOCABULARY, D))
+
+
+def near_ties(rng: np.random.Generator) -> np.ndarray:
+    return np.repeat(gaussian(rng)[: VOCABULARY // 4], 4, axis=0) * (1 + 1e-7 * rng.normal(size=(VOCABULARY, 1)))
+
+
+def exact_ties(rng: np.random.Generator) -> np.ndarray:
+    return np.concatenate([gaussian(rng)[: VOCABULARY // 2]] * 2)
+
+
+def huge_norms(rng: np.random.Generator) -> np.ndarray:
+    return gaussian(rng) * np.exp(rng.normal(size=(VOCABULARY, 1)) * 8)
+
+
+def denormals(rng: np.random.Generator) -> np.ndarray:
+    return gaussian(rng) * 1e-40
+
+
+def zeros_and_spikes(rng: np.random.Generator) -> np.ndarray:
+    return gaussian(rng) * (rng.random(size=(VOCABULARY, D)) < 0.02) * 50
+
+
+WEIGHTS = [gaussian, near_ties, exact_ties, huge_norms, denormals, zeros_and_spikes]
+
+
+@pytest.mark.parametrize("make", WEIGHTS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("head", [argmax, softcapped], ids=lambda head: head.__name__)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_strict_winners_are_those_of_dense(
+    make: Callable[[np.random.Generator], np.ndarray], head: Callable[..., Any], dtype: str
+) -> None:
+    rng = np.random.default_rng(1)
+    embed = jnp.asarray(make(rng), dtype)
+    step, dense = hire.transform(jax.jit(head)), jax.jit(head)
+    for _ in range(40):
+        x = jnp.asarray(rng.normal(size=(2, D)), dtype)
+        np.testing.assert_array_equal(step(embed, x), dense(embed, x))
+    (certificate,) = step.report().certificates
+    assert certificate.rows == 80
+    if make is gaussian and dtype == "float32":
+        assert certificate.proven >= 78  # a head that never proves anything would pass the rest of this test
+
+
+def test_a_bias_takes_part_in_the_proof() -> None:
+    rng = np.random.default_rng(2)
+    embed = jnp.asarray(gaussian(rng), jnp.float32)
+    bias = jnp.asarray(rng.normal(size=VOCABULARY) * 20, jnp.float32)  # the bias decides, not the product
+
+    def head(embed: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.argmax(x @ embed.T + bias, axis=-1)
+
+    step = hire.transform(jax.jit(head))
+    for _ in range(30):
+        x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+        np.testing.assert_array_equal(step(embed, bias, x), jax.jit(head)(embed, bias, x))
+    assert "certified" in step.report().decisions[0].exactness
+
+
+def test_inputs_that_are_not_finite_get_what_dense_gives() -> None:
+    rng = np.random.default_rng(3)
+    embed = jnp.asarray(gaussian(rng), jnp.float32)
+    step = hire.transform(jax.jit(argmax))
+    for bad in (np.nan, np.inf, -np.inf):
+        x = jnp.asarray(rng.normal(size=(3, D)), jnp.float32).at[1, 4].set(bad)
+        np.testing.assert_array_equal(step(embed, x), jax.jit(argmax)(embed, x))
+    (certificate,) = step.report().certificates
+    assert certificate.proven <= certificate.rows - 3
+
+
+def test_top_k_is_a_valid_top_k_up_to_rounding() -> None:
+    rng = np.random.default_rng(4)
+    embed = jnp.asarray(gaussian(rng), jnp.float32)
+
+    def head(embed: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return tuple(jax.lax.top_k(x @ embed.T, 8))
+
+    step = hire.transform(jax.jit(head))
+    for _ in range(30):
+        x = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+        values, ids = step(embed, x)
+        logits = np.asarray(x, np.float64) @ np.asarray(embed, np.float64).T
+        kept = np.take_along_axis(logits, np.asarray(ids), axis=1)
+        np.testing.assert_allclose(values, kept, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(np.sort(kept)[:, ::-1], np.sort(logits)[:, ::-1][:, :8], rtol=1e-5, atol=1e-5)
+
+
+def test_a_function_that_may_turn_the_order_around_is_not_certified() -> None:
+    def head(embed: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.argmax(-jnp.abs(x @ embed.T), axis=-1)
+
+    rng = np.random.default_rng(5)
+    embed, x = jnp.asarray(gaussian(rng), jnp.float32), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    step = hire.transform(jax.jit(head))
+    np.testing.assert_array_equal(step(embed, x), jax.jit(head)(embed, x))
+    assert "not known to rise" in step.report().decisions[0].reason
+    rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=64, certify=True)
+    with pytest.raises(hire.ConfigError, match=r"certify=True is impossible.*rise"):
+        hire.transform(jax.jit(head), hire.Config(rules=(rule,)))(embed, x)
+
+
+def test_other_predictors_and_blocks_cannot_be_certified() -> None:
+    with pytest.raises(hire.ConfigError, match="certify needs"):
+        hire.Rule(kind="head", predictor=hire.LowRank(rank=4), candidates=8, certify=True)
+    with pytest.raises(hire.ConfigError, match="certify needs"):
+        hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), density=0.5, certify=True)
+
+
+def test_logits_that_escape_are_left_dense_by_default() -> None:
+    def head(embed: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.nn.softmax(x @ embed.T, axis=-1)
+
+    rng = np.random.default_rng(6)
+    embed, x = jnp.asarray(gaussian(rng), jnp.float32), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    step = hire.transform(jax.jit(head))
+    np.testing.assert_array_equal(step(embed, x), jax.jit(head)(embed, x))
+    assert "logits escape (softmax)" in step.report().decisions[0].reason
