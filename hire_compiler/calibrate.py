@@ -75,7 +75,8 @@ def _compile(
     instrumented = instrument_program(program, kind, jax.default_backend())
     if not instrumented.probes:
         raise CaptureError(
-            f"{program.name} has no {kind + " " if kind else ""}site to calibrate; hire.inspect(…) says what was found and what missed"
+            f"{program.name} has no {'' if kind is None else kind + ' '}site to calibrate; "
+            "hire.inspect(…) says what was found and what missed"
         )
     extra = [jax.core.ShapedArray(shape, np.dtype(np.float32)) for shape in instrumented.shapes]
     out_avals = (*program.out_avals, *extra)

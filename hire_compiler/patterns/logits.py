@@ -27,6 +27,10 @@ from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.readers import Readers
 from hire_compiler.patterns.region import RegionReader
 
+LOGIT_READERS = frozenset({
+    "argmax", "top_k", "approx_top_k", "beam_search", "softmax", "log_softmax", "sort", "sampling", "returned",
+})  # fmt: skip
+
 MINIMUM_ROWS = 1024  # fewer rows that are merely returned are features, not a vocabulary
 
 
@@ -76,7 +80,7 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     if readers.cut is not None:
         raise NoMatch(f"its {rows} rows are cut into parts (heads, or a fused projection)", depth=1)
     kinds = readers.kinds
-    if not kinds & {"argmax", "top_k", "approx_top_k", "softmax", "log_softmax", "sort", "sampling", "returned"}:
+    if not kinds & LOGIT_READERS:
         raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
     if rows <= d:
         raise NoMatch(f"its {rows} rows are no more than its {d} inputs (a router or a projection)", depth=1)

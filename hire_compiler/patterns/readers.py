@@ -123,7 +123,12 @@ class Readers:
             and axis is not None
             and _reshaped_axis(op.operands[0].shape, op.result.shape, axis) is None
         ):
-            self.cut = op
+            # A beam search flattens beams and vocabulary into one axis; anything else splits the rows.
+            rows = op.operands[0].shape[axis]
+            if any(size > rows and size % rows == 0 for size in op.result.shape):
+                self.kinds.add("beam_search")
+            else:
+                self.cut = op
         if axis is None or name in _PASSED or any(id(result) in self._known for result in op.results):
             return
         if name == "slice":
