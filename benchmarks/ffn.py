@@ -40,7 +40,7 @@ def main() -> None:
     forms = relu_forms(layers)
     runs = {name: (lambda f=f, w=w: f(w, x)) for name, (f, w) in forms.items()}
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-    for density in (0.05, 0.09, 0.2):
+    for density in (0.05, 0.09, 0.2, 0.5):
         rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=options.rank, dtype=options.dtype), density=density)
         step = hire.transform(jax.jit(relu_as_written), hire.Config(rules=(rule,)))
         began = time.perf_counter()

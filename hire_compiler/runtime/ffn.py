@@ -93,7 +93,9 @@ def sparse_ffn(
 
     products = [rows_dot(x, pick(matrix), precise=precise).astype(product_dtype) for matrix in matrices]
     h = activation(*products, *(pick(bias[..., None])[:, 0] for bias in biases))
-    return columns_dot(h, pick(down), precise=precise)
+    if h.shape[1] * down.shape[-1] * 4 <= target.gather_limit:
+        return columns_dot(h, pick(down), precise=precise)
+    return _chunked_down(h, down, groups, group, target, layer, precise)
 
 
 def _take_groups(stack: jax.Array, groups: jax.Array, group: int, layer: jax.Array | None, target: Target) -> jax.Array:
@@ -101,3 +103,31 @@ def _take_groups(stack: jax.Array, groups: jax.Array, group: int, layer: jax.Arr
     blocks = stack.reshape(-1, group, width)
     index = groups if layer is None else groups + layer.astype(jnp.int32) * (m // group)
     return take_rows(blocks, index, target).reshape(-1, width)
+
+
+def _chunked_down(
+    h: jax.Array,
+    down: jax.Array,
+    groups: jax.Array,
+    group: int,
+    target: Target,
+    layer: jax.Array | None,
+    precise: bool,
+) -> jax.Array:
+    """The second product a few groups at a time, so that the gathered rows stay in cache.
+
+    The first product needs no such care: there XLA fuses the gather into the dot. The last chunk is filled up with
+    group 0 times zero.
+    """
+    chunk = max(1, min(len(groups), 128 // group))
+    count = -(-len(groups) // chunk)
+    missing = count * chunk - len(groups)
+    index = jnp.pad(groups, (0, missing)).reshape(count, chunk)
+    weights = jnp.pad(h.astype(jnp.float32), ((0, 0), (0, missing * group)))
+    weights = weights.reshape(h.shape[0], count, chunk * group)
+
+    def add(i: jax.Array, total: jax.Array) -> jax.Array:
+        rows = _take_groups(down, index[i], group, layer, target)
+        return total + columns_dot(weights[:, i], rows, precise=precise)
+
+    return lax.fori_loop(0, count, add, jnp.zeros((h.shape[0], down.shape[-1]), jnp.float32))
