@@ -7,7 +7,7 @@
 from hire_compiler.api import HireFunction, inspect, transform
 from hire_compiler.calibrate import calibrate
 from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, LowRank, Quantized, Rule
+from hire_compiler.config import Config, Exact, LowRank, Quantized, Rule
 from hire_compiler.errors import (
     CaptureError,
     ConfigError,
@@ -25,6 +25,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Decision",
+    "Exact",
     "HireError",
     "HireFunction",
     "HireWarning",

@@ -71,7 +71,19 @@ class Quantized:
         return f"Quantized(bits={self.bits})"
 
 
-Predictor = LowRank | Quantized
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """No prediction: the gate (or a ReLU up-projection) is computed dense, as the author wrote it.
+
+    What it makes exactly zero is skipped in the other matrices. Where more neurons are active than the rule's
+    budget (``density`` or ``candidates``), the dense block runs. Feed-forward blocks with ReLU-like activations only.
+    """
+
+    def __str__(self) -> str:
+        return "Exact()"
+
+
+Predictor = LowRank | Quantized | Exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +139,17 @@ class Rule:
             f"{where}: certify needs kind='head' and predictor=Quantized(bits=8); other bounds prove nothing",
         )
         _require(
-            isinstance(self.predictor, (LowRank, Quantized)),
-            f"{where}: predictor is {self.predictor!r}; give LowRank(rank=…) or Quantized(bits=8), or dense=True",
+            isinstance(self.predictor, (LowRank, Quantized, Exact)),
+            f"{where}: predictor is {self.predictor!r}; give LowRank(rank=…), Quantized(bits=8) or Exact(), "
+            "or dense=True",
         )
         _require(
             (self.density is None) != (self.candidates is None),
             f"{where}: give exactly one of density (a share) and candidates (a number of rows)",
+        )
+        _require(
+            self.kind == "ffn" or not isinstance(self.predictor, Exact),
+            f"{where}: Exact() is for feed-forward blocks; a head is exact with Quantized(bits=8) and certify",
         )
         if self.density is not None:
             number = isinstance(self.density, (int, float)) and not isinstance(self.density, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hire_compiler.runtime.ffn import relevance, select_groups, sparse_ffn
+from hire_compiler.runtime.ffn import Form, relevance, select_groups, sparse_ffn
 from hire_compiler.runtime.logits import candidate_logits, exact_logits, sparse_logits
 from hire_compiler.runtime.predictors import predict, prepare_low_rank, prepare_quantized
 from hire_compiler.runtime.target import Target, columns_dot, for_each_row, load, rows_dot, store, take_rows, target_for
@@ -235,7 +236,7 @@ def test_a_sparse_block_is_the_dense_block_of_its_neurons(
     layer = jnp.int32(2) if stacked else None
     got = sparse_ffn(
         x, [store(gate, target), store(up, target)], store(down, target), [store(bias, target)],
-        lambda g, u, b: jax.nn.relu(g + b) * u, groups, group, target, layer=layer,
+        groups, Form(lambda g, u, b: jax.nn.relu(g + b) * u, group, target, layer),
     )  # fmt: skip
     neurons = (np.asarray(groups)[:, None] * group + np.arange(group)).ravel()
     g, u, v, b = (wide(a)[2][neurons] if stacked else wide(a)[neurons] for a in (gate, up, down, bias))
@@ -244,12 +245,23 @@ def test_a_sparse_block_is_the_dense_block_of_its_neurons(
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("group", [1, 4])
+def test_long_second_products_in_chunks_are_the_same(group: int, rng: np.random.Generator) -> None:
+    chunked = dataclasses.replace(target_for("cpu"), gather_limit=0)
+    x, up, down = (random(rng, *shape) for shape in ((2, D), (4 * N, D), (4 * N, D)))
+    groups = jnp.asarray(np.sort(rng.choice(4 * N // group, 4 * N // group - 3, replace=False)), jnp.int32)
+    neurons = (np.asarray(groups)[:, None] * group + np.arange(group)).ravel()
+    got = sparse_ffn(x, [up], down, [], groups, Form(jax.nn.relu, group, chunked))
+    wanted = relu64(wide(x) @ wide(up)[neurons].T) @ wide(down)[neurons]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
 @on_every_target
 def test_products_are_rounded_as_the_author_rounded_them(target: Target, rng: np.random.Generator) -> None:
     """A bf16 program sees bf16 products before its activation; the exact rows must see the same."""
     x, up, down = random(rng, 1, D), random(rng, N, D), random(rng, N, D)
     every = jnp.arange(N, dtype=jnp.int32)
-    got = sparse_ffn(x, [up], down, [], jax.nn.relu, every, 1, target, product_dtype="bfloat16")
+    got = sparse_ffn(x, [up], down, [], every, Form(jax.nn.relu, 1, target, product_dtype="bfloat16"))
     z = jnp.asarray(wide(x) @ wide(up).T, jnp.float32).astype(jnp.bfloat16)
     np.testing.assert_allclose(got, relu64(wide(z)) @ wide(down), rtol=1e-2, atol=1e-2)
     unrounded = relu64(wide(x) @ wide(up).T) @ wide(down)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from hire_compiler.config import Config, LowRank, Predictor, Quantized, Rule
+from hire_compiler.config import Config, Exact, LowRank, Predictor, Quantized, Rule
 from hire_compiler.errors import ConfigError
+from hire_compiler.patterns.activations import EXACT_ZEROS
 from hire_compiler.report import Decision, Site
 from hire_compiler.weights import itemsize
 
@@ -126,7 +127,13 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     if rule.certify and facts.uncertifiable:
         raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
     predictor_bytes = _predictor_bytes(rule.predictor, site, where) + (8 * site.width if rule.certify else 0)
-    row_bytes = dense_bytes * candidates // site.width
+    gathered = dense_bytes
+    if isinstance(rule.predictor, Exact):
+        if site.activation not in EXACT_ZEROS:
+            raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
+        predictor_bytes = facts.weight_bytes[0]  # the gate, or the only up-projection, whole
+        gathered -= predictor_bytes
+    row_bytes = gathered * candidates // site.width
     sparse_bytes = predictor_bytes + row_bytes
     if sparse_bytes >= dense_bytes and candidates < site.width:
         return _dense(
@@ -150,8 +157,8 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         tail="" if site.kind == "ffn" or facts.winners_only else rule.tail,
         dense_bytes=dense_bytes,
         sparse_bytes=sparse_bytes,
-        added_bytes=predictor_bytes * site.repeat + facts.copied_bytes,
-        exactness=_exactness(site, candidates, facts, rule.certify),
+        added_bytes=(0 if isinstance(rule.predictor, Exact) else predictor_bytes * site.repeat) + facts.copied_bytes,
+        exactness=_exactness(site, candidates, facts, rule),
     )
     return SitePlan(site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only, rule.certify)
 
@@ -181,7 +188,7 @@ def _why_no_rule(site: Site, facts: SiteFacts) -> str:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
     if facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
-    if site.kind == "ffn" and site.activation not in ("relu", "relu2", "relu6"):
+    if site.kind == "ffn" and site.activation not in EXACT_ZEROS:
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
     return "no rule selects it, and nothing approximate is done unasked"
 
@@ -198,6 +205,8 @@ def _candidates(rule: Rule, site: Site, group: int, where: str) -> int:
 
 
 def _predictor_bytes(predictor: Predictor, site: Site, where: str) -> int:
+    if isinstance(predictor, Exact):
+        return 0
     if isinstance(predictor, Quantized):
         return site.width * (site.d + 4)
     if predictor.rank > site.d:
@@ -205,9 +214,11 @@ def _predictor_bytes(predictor: Predictor, site: Site, where: str) -> int:
     return predictor.rank * (site.width * itemsize(predictor.dtype) + 4 * site.d)
 
 
-def _exactness(site: Site, candidates: int, facts: SiteFacts, certify: bool | str) -> str:
-    if certify:
-        order = "in the order of dense" if certify == "strict" else "up to rounding"
+def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str:
+    if isinstance(rule.predictor, Exact):
+        return "exact: only zeros are skipped, and where more neurons are active the dense block runs"
+    if rule.certify:
+        order = "in the order of dense" if rule.certify == "strict" else "up to rounding"
         return f"certified: the winners are proven {order} at run time, else the dense product runs"
     if candidates == site.width:
         return "exact (full width)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from hire_compiler.calibration import Calibration
+from hire_compiler.config import Exact
 from hire_compiler.passes.plan import SitePlan
 from hire_compiler.passes.replacement import (
     Replacement,
@@ -17,7 +18,7 @@ from hire_compiler.passes.replacement import (
     site_matrices,
 )
 from hire_compiler.patterns.ffn import FfnMatch
-from hire_compiler.runtime.ffn import select_groups, sparse_ffn
+from hire_compiler.runtime.ffn import Form, exact_ffn, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.target import Target
 
@@ -35,6 +36,19 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         layer = layers[0].reshape(()) if stacked else None
         rows = canonical_input(x, up)
         biases = [prepared[f"vector{i}"] for i in range(len(vectors))]
+        *inputs, down = held_matrices(weights, prepared, views, target)
+        form = Form(
+            activation=lambda *values: match.region.expression.evaluate(values, exact=True),
+            group=plan.group,
+            target=target,
+            layer=layer,
+            product_dtype=up.result.dtype,
+            precise=up.precise,
+        )
+        if isinstance(plan.predictor, Exact):
+            budget = plan.candidates // plan.group
+            y, held = exact_ffn(rows, inputs, down, biases, activation.gate, activation.gate_bias, budget, form)
+            return [restore_result(y, match.down), held]
         groups = select_groups(
             rows,
             predictor_arrays(prepared),
@@ -45,20 +59,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
             target,
             layer,
         )
-        *inputs, down = held_matrices(weights, prepared, views, target)
-        y = sparse_ffn(
-            rows,
-            inputs,
-            down,
-            biases,
-            lambda *values: match.region.expression.evaluate(values, exact=True),
-            groups,
-            plan.group,
-            target,
-            layer=layer,
-            product_dtype=up.result.dtype,
-            precise=up.precise,
-        )
+        y = sparse_ffn(rows, inputs, down, biases, groups, form)
         return [restore_result(y, match.down)]
 
     return Replacement(
@@ -71,4 +72,5 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         signature=repr((plan.predictor, plan.candidates, plan.group, activation, match.region.expression,
                         up.x_free, up.x_contracting, match.down.row_shape, match.down.rows_first,
                         [(w.shape, w.layers, w.is_view) for w in weights], len(vectors))),
+        counted=isinstance(plan.predictor, Exact),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.calibration import Calibration
-from hire_compiler.config import LowRank, Predictor
+from hire_compiler.config import Exact, LowRank, Predictor
 from hire_compiler.graph import Op, Value
 from hire_compiler.passes.detect import Match
 from hire_compiler.passes.plan import SitePlan
@@ -150,6 +150,8 @@ def make_preparation(
 
 
 def _prepare_predictor(rows: jax.Array, predictor: Predictor, moment: np.ndarray | None, stacked: bool) -> Arrays:
+    if isinstance(predictor, Exact):
+        return {}
     if not isinstance(predictor, LowRank):
         return dict((jax.vmap(prepare_quantized) if stacked else prepare_quantized)(rows))
     if not stacked:

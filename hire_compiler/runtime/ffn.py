@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.runtime.predictors import Arrays, predict
-from hire_compiler.runtime.target import Target, columns_dot, rows_dot, take_rows
+from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, take_rows
 from hire_compiler.runtime.topk import top_groups
 
 
@@ -57,19 +58,54 @@ _SIZES: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a block is written, beside its arrays.
+
+    Attributes:
+      activation: the author's elementwise code on (products…, biases…).
+      group: adjacent neurons chosen together.
+      layer: which layer of stacked weights; gathers index it directly, because slicing the layer first makes a
+        TPU copy all of it.
+      product_dtype: type in which the author's products came out, before the activation.
+      precise: the author asked for full precision.
+    """
+
+    activation: Callable[..., jax.Array]
+    group: int
+    target: Target
+    layer: jax.Array | None = None
+    product_dtype: str = "float32"
+    precise: bool = False
+
+    def product(self, x: jax.Array, rows: jax.Array) -> jax.Array:
+        """One of the first products, in the author's type."""
+        return rows_dot(x, rows, precise=self.precise).astype(self.product_dtype)
+
+    def take(self, stack: jax.Array, groups: jax.Array) -> jax.Array:
+        """The rows of the chosen groups: ``[k · group, …]``."""
+        m, width = stack.shape[-2:]
+        blocks = stack.reshape(-1, self.group, width)
+        index = groups if self.layer is None else groups + self.layer.astype(jnp.int32) * (m // self.group)
+        return take_rows(blocks, index, self.target).reshape(-1, width)
+
+    def take_vector(self, stack: jax.Array, groups: jax.Array) -> jax.Array:
+        """The entries of the chosen groups of a vector: ``[k · group]``."""
+        return self.take(stack[..., None], groups)[:, 0]
+
+    def whole(self, stack: jax.Array, rank: int) -> jax.Array:
+        """All rows of the layer."""
+        one = stack if stack.ndim == rank else lax.dynamic_index_in_dim(stack, self.layer, keepdims=False)
+        return load(one)
+
+
 def sparse_ffn(
     x: jax.Array,
     matrices: Sequence[jax.Array],
     down: jax.Array,
     biases: Sequence[jax.Array],
-    activation: Callable[..., jax.Array],
     groups: jax.Array,
-    group: int,
-    target: Target,
-    *,
-    layer: jax.Array | None = None,
-    product_dtype: str = "float32",
-    precise: bool = False,
+    form: Form,
 ) -> jax.Array:
     """A feed-forward block on the chosen groups of neurons only.
 
@@ -78,56 +114,76 @@ def sparse_ffn(
       matrices: rows ``[m, d]`` of up (or gate and up), or stacked ``[layers, m, d]``.
       down: ``[m, d_out]``, or stacked.
       biases: ``[m]`` (or stacked) parameters of the activation, one entry per neuron.
-      activation: the author's elementwise code on (products…, biases…).
       groups: int32 ``[k]``.
-      layer: which layer of stacked weights; the gather indexes it directly, because slicing the layer
-        first makes a TPU copy all of it.
-      product_dtype: type in which the author's products came out, before the activation.
 
     Returns:
       ``[b, d_out]`` float32.
     """
-
-    def pick(stack: jax.Array) -> jax.Array:
-        return _take_groups(stack, groups, group, layer, target)
-
-    products = [rows_dot(x, pick(matrix), precise=precise).astype(product_dtype) for matrix in matrices]
-    h = activation(*products, *(pick(bias[..., None])[:, 0] for bias in biases))
-    if h.shape[1] * down.shape[-1] * 4 <= target.gather_limit:
-        return columns_dot(h, pick(down), precise=precise)
-    return _chunked_down(h, down, groups, group, target, layer, precise)
+    products = [form.product(x, form.take(matrix, groups)) for matrix in matrices]
+    h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
+    return _down_product(h, down, groups, form)
 
 
-def _take_groups(stack: jax.Array, groups: jax.Array, group: int, layer: jax.Array | None, target: Target) -> jax.Array:
-    m, width = stack.shape[-2:]
-    blocks = stack.reshape(-1, group, width)
-    index = groups if layer is None else groups + layer.astype(jnp.int32) * (m // group)
-    return take_rows(blocks, index, target).reshape(-1, width)
-
-
-def _chunked_down(
-    h: jax.Array,
+def exact_ffn(
+    x: jax.Array,
+    matrices: Sequence[jax.Array],
     down: jax.Array,
-    groups: jax.Array,
-    group: int,
-    target: Target,
-    layer: jax.Array | None,
-    precise: bool,
-) -> jax.Array:
-    """The second product a few groups at a time, so that the gathered rows stay in cache.
+    biases: Sequence[jax.Array],
+    gate: int,
+    gate_bias: int | None,
+    budget: int,
+    form: Form,
+) -> tuple[jax.Array, jax.Array]:
+    """A ReLU-like block of which only what its gate leaves non-zero is computed further.
 
-    The first product needs no such care: there XLA fuses the gather into the dot. The last chunk is filled up with
-    group 0 times zero.
+    Args:
+      gate: which of the matrices is computed whole; where its product plus bias is ≤ 0, h is exactly zero.
+      gate_bias: which of the biases belongs to it.
+      budget: groups that fit; where more are active, the dense block runs.
+
+    Returns:
+      ``[b, d_out]`` float32, and int32 the number of batch rows for which the budget held.
     """
-    chunk = max(1, min(len(groups), 128 // group))
+    z = form.product(x, form.whole(matrices[gate], 2))
+    shifted = z if gate_bias is None else z + form.whole(biases[gate_bias], 1)
+    batch, m = z.shape
+    active = jnp.logical_not(shifted <= 0).reshape(batch, m // form.group, form.group).any(axis=(0, 2))  # NaN counts
+    count = jnp.sum(active, dtype=jnp.int32)
+
+    def sparse() -> jax.Array:
+        groups = lax.top_k(active.astype(jnp.float32), budget)[1]  # the active ones first, in ascending order
+        kept = z.reshape(batch, -1, form.group)[:, groups].reshape(batch, -1)
+        products = [
+            kept if i == gate else form.product(x, form.take(matrix, groups)) for i, matrix in enumerate(matrices)
+        ]
+        h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
+        used = jnp.repeat(jnp.arange(budget) < count, form.group)
+        return _down_product(jnp.where(used, h, jnp.zeros_like(h)), down, groups, form)
+
+    def dense() -> jax.Array:
+        products = [z if i == gate else form.product(x, form.whole(matrix, 2)) for i, matrix in enumerate(matrices)]
+        h = form.activation(*products, *(form.whole(bias, 1) for bias in biases))
+        return columns_dot(h, form.whole(down, 2), precise=form.precise)
+
+    held = count <= budget
+    return lax.cond(held, sparse, dense), jnp.where(held, batch, 0).astype(jnp.int32)
+
+
+def _down_product(h: jax.Array, down: jax.Array, groups: jax.Array, form: Form) -> jax.Array:
+    """The second product on the gathered rows, a few groups at a time where they would leave the cache.
+
+    The first products need no such care: there XLA fuses the gather into the dot.
+    """
+    if h.shape[1] * down.shape[-1] * 4 <= form.target.gather_limit:
+        return columns_dot(h, form.take(down, groups), precise=form.precise)
+    chunk = max(1, min(len(groups), 128 // form.group))
     count = -(-len(groups) // chunk)
-    missing = count * chunk - len(groups)
+    missing = count * chunk - len(groups)  # the last chunk is filled up with group 0 times zero
     index = jnp.pad(groups, (0, missing)).reshape(count, chunk)
-    weights = jnp.pad(h.astype(jnp.float32), ((0, 0), (0, missing * group)))
-    weights = weights.reshape(h.shape[0], count, chunk * group)
+    weights = jnp.pad(h.astype(jnp.float32), ((0, 0), (0, missing * form.group)))
+    weights = weights.reshape(h.shape[0], count, chunk * form.group)
 
     def add(i: jax.Array, total: jax.Array) -> jax.Array:
-        rows = _take_groups(down, index[i], group, layer, target)
-        return total + columns_dot(weights[:, i], rows, precise=precise)
+        return total + columns_dot(weights[:, i], form.take(down, index[i]), precise=form.precise)
 
     return lax.fori_loop(0, count, add, jnp.zeros((h.shape[0], down.shape[-1]), jnp.float32))

@@ -1,0 +1,90 @@
+"""``Exact()``: only zeros are skipped; where too many neurons are active, the dense block runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hire_compiler as hire
+
+D, WIDTH = 32, 256
+Params = dict[str, jax.Array]
+
+
+def plain(w: Params, x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x @ w["up"] + w["bias"]) @ w["down"]
+
+
+def squared(w: Params, x: jax.Array) -> jax.Array:
+    return jnp.square(jax.nn.relu(x @ w["up"] + w["bias"])) @ w["down"]
+
+
+def gated(w: Params, x: jax.Array) -> jax.Array:
+    return (jax.nn.relu(x @ w["gate"] + w["bias"]) * (x @ w["up"])) @ w["down"]
+
+
+def scanned(w: Params, x: jax.Array) -> jax.Array:
+    return jax.lax.scan(lambda x, w: (x + gated(w, x), None), x, w)[0]
+
+
+def weights(rng: np.random.Generator, bias: float, dtype: str) -> Params:
+    def random(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]), dtype)
+
+    return {
+        "up": random(D, WIDTH),
+        "gate": random(D, WIDTH),
+        "down": random(WIDTH, D),
+        "bias": jnp.full(WIDTH, bias, dtype),
+    }
+
+
+@pytest.mark.parametrize("block", [plain, squared, gated, scanned], ids=lambda block: block.__name__)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("group", [1, 8])
+@pytest.mark.parametrize(("bias", "fits"), [(-2.5, True), (0.0, False)], ids=["few active", "half active"])
+def test_the_block_equals_dense(block: Callable[..., Any], dtype: str, group: int, bias: float, fits: bool) -> None:
+    rng = np.random.default_rng(0)
+    w = weights(rng, bias, dtype)
+    if block is scanned:
+        w = jax.tree.map(lambda a: jnp.stack([a, a[::-1], a / 2]), w)
+    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3, group=group)
+    step, dense = hire.transform(jax.jit(block), hire.Config(rules=(rule,))), jax.jit(block)
+    tolerance = 64 * float(jnp.finfo(dtype).eps)
+    for batch in (1, 1, 2):
+        x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+        got, want = (np.asarray(f(w, x), np.float64) for f in (step, dense))
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(np.abs(want).max(), 0.1))
+    assert step.report().rewritten
+    if block is not scanned:
+        (certificate,) = step.report().certificates
+        if group == 1:
+            assert (certificate.proven == certificate.rows) == fits
+
+
+def test_an_infinite_neuron_counts_as_active() -> None:
+    rng = np.random.default_rng(1)
+    w = weights(rng, -2.5, "float32")
+    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3, group=1)
+    step = hire.transform(jax.jit(plain), hire.Config(rules=(rule,)))
+    for bad in (np.nan, np.inf):
+        x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32).at[0, 0].set(bad)
+        np.testing.assert_array_equal(np.isnan(step(w, x)), np.isnan(jax.jit(plain)(w, x)))
+
+
+def test_activations_without_exact_zeros_are_refused() -> None:
+    w = weights(np.random.default_rng(2), 0.0, "float32")
+    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3)
+    step = hire.transform(lambda w, x: jax.nn.silu(x @ w["up"]) @ w["down"], hire.Config(rules=(rule,)))
+    with pytest.raises(hire.ConfigError, match=r"Exact\(\) needs exact zeros, which silu does not give"):
+        step(w, jnp.ones((1, D)))
+
+
+def test_a_head_is_not_for_exact() -> None:
+    with pytest.raises(hire.ConfigError, match="certify"):
+        hire.Rule(kind="head", predictor=hire.Exact(), candidates=8)
