@@ -68,7 +68,13 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
       NoMatch: with the reason.
     """
     down = read_weight_dot(down_op, provenance)
-    region = reader.read(down.x, down.x_contracting)
+    try:
+        region = reader.read(down.x, down.x_contracting)
+    except NoMatch as no:
+        if any(op.result.size % down.d == 0 and op.result.size >= down.d * down.batch for op in no.involved):
+            raise
+        # What stands there is no concern of this product: it came in through the residual stream.
+        raise NoMatch(no.reason, depth=min(no.depth, 1)) from None
     try:
         return _match_region(down, region)
     except NoMatch as no:

@@ -31,6 +31,7 @@ LOGIT_READERS = frozenset({
     "argmax", "top_k", "approx_top_k", "beam_search", "softmax", "log_softmax", "sort", "sampling", "returned",
 })  # fmt: skip
 
+MINIMUM_INPUTS = 4
 MINIMUM_ROWS = 1024  # fewer rows that are merely returned are features, not a vocabulary
 
 
@@ -82,9 +83,11 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     kinds = readers.kinds
     if not kinds & LOGIT_READERS:
         raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
+    if d < MINIMUM_INPUTS:
+        raise NoMatch(f"it contracts {d} numbers only (a table of positions or frequencies?)", depth=2)
     if rows <= d:
         raise NoMatch(f"its {rows} rows are no more than its {d} inputs (a router or a projection)", depth=1)
-    if kinds <= {"returned", "stored"} and (rows < 2 * d or rows < MINIMUM_ROWS):
+    if kinds <= {"returned", "stored", "beam_search"} and (rows < 2 * d or rows < MINIMUM_ROWS):
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
         raise NoMatch("it stands in a loop over layers", depth=2)

@@ -120,7 +120,8 @@ class RegionReader:
             return read_row_operation(op, value.index, term)
         except NoMatch as no:
             depth = max(no.depth, 3) if products_of(term) else 1
-            raise NoMatch(f"{no.reason} ({_describe(op)})", depth=depth) from None
+            before = tuple(dict.fromkeys(dot.op for dot in products_of(term)))
+            raise NoMatch(f"{no.reason} ({_describe(op)})", depth=depth, involved=before) from None
 
     def _layout(self, op: Op) -> Term:
         value = op.operands[0]

@@ -1,0 +1,87 @@
+"""What every model of the zoo is made of: a function, random arguments, and what a perfect detector finds in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hire_compiler as hire
+
+VOCABULARY, D, LAYERS = 2048, 64, 2
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Sites of a model: feed-forward blocks (with what they compute), heads, and how often a loop repeats a block."""
+
+    blocks: int
+    activation: str = ""
+    gated: bool = False
+    heads: int = 1
+    repeat: int = 1
+    width: int = 256
+
+
+@dataclass(frozen=True)
+class Model:
+    """One third-party model.
+
+    Attributes:
+      family: whose code it is.
+      name: of the model, unique in its family.
+      build: returns the function and its arguments; imports the package.
+      expected: what has to be found.
+      note: what is special about its graph.
+    """
+
+    family: str
+    name: str
+    build: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
+    expected: Expected
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.family}-{self.name}".replace(" ", "_")
+
+
+def random_like(tree: Any, seed: int = 0) -> Any:
+    """Random arrays of the shapes of ``tree``; matrices scaled so that activations stay of size one."""
+    rng = np.random.default_rng(seed)
+
+    def one(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        scale = 1 / np.sqrt(leaf.shape[-1]) if len(leaf.shape) > 1 else 1.0
+        return jnp.asarray(rng.normal(size=leaf.shape) * scale, leaf.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def full_width(function: Callable[..., Any]) -> hire.HireFunction:
+    """The function with every site rewritten and every row kept."""
+    rules = (
+        hire.Rule(kind="ffn", predictor=hire.Quantized(), density=1.0, group=1, max_batch=4096),
+        hire.Rule(kind="head", predictor=hire.Quantized(), density=1.0, max_batch=4096),
+    )
+    return hire.transform(function, hire.Config(rules=rules))
+
+
+def error(got: Any, wanted: Any) -> float:
+    """The largest difference of any floating output, relative to its largest number; inf if an integer differs."""
+    worst = 0.0
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        if not jnp.issubdtype(other.dtype, jnp.floating):
+            worst = worst if bool(jnp.array_equal(one, other)) else np.inf
+            continue
+        a, b = (np.asarray(v.astype(jnp.float32), np.float64) for v in (one, other))
+        finite = np.isfinite(b)
+        if not np.array_equal(finite, np.isfinite(a)):
+            return np.inf
+        worst = max(worst, float(np.abs(a - b)[finite].max(initial=0) / max(np.abs(b[finite]).max(initial=0), 1e-30)))
+    return worst

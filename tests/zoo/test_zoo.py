@@ -1,0 +1,55 @@
+"""Models nobody here wrote, lowered from their own packages: every site is found, and full width is identity.
+
+Needs ``pip install -e ".[zoo]"``; a family whose package is missing is skipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import hf_flax
+import jax
+import keras_models
+import pytest
+import torch_models
+from lowered import Model, error, full_width
+
+import hire_compiler as hire
+
+FAMILIES = (hf_flax, torch_models, keras_models)
+QUICK = {"HF_Flax-OPT", "HF_Flax-Llama"}
+
+
+def _cases() -> list[object]:
+    cases = []
+    for family in FAMILIES:
+        missing = importlib.util.find_spec(family.PACKAGE) is None
+        for model in family.MODELS:
+            marks = [pytest.mark.skipif(missing, reason=f"{family.PACKAGE} is not installed")]
+            marks += [] if model.id in QUICK else [pytest.mark.slow]
+            cases.append(pytest.param(model, id=model.id, marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize("model", _cases())
+def test_every_site_is_found_and_full_width_is_identity(model: Model) -> None:
+    function, arguments = model.build()
+    step, expected = full_width(function), model.expected
+    got = step(*arguments)
+    report = step.report()
+    blocks = [site for site in report.sites if site.kind == "ffn"]
+    heads = [site for site in report.sites if site.kind == "head"]
+    assert (len(blocks), len(heads)) == (expected.blocks, expected.heads), f"{report}"
+    assert {(b.activation, b.gated, b.width, b.repeat) for b in blocks} <= {
+        (expected.activation, expected.gated, expected.width, expected.repeat)
+    }
+    assert all(miss.reason and miss.weight for miss in report.misses)
+    assert len(report.rewritten) == len(report.sites), f"{report}"
+    dense = jax.jit(model.build()[0])(*arguments)  # built anew: some modules remember what they were traced with
+    assert error(got, dense) < (2e-2 if heads[0].dtype == "bfloat16" else 1e-5)
+
+
+def test_every_model_has_a_name_of_its_own() -> None:
+    names = [model.id for family in FAMILIES for model in family.MODELS]
+    assert len(names) == len(set(names))
+    assert hire.__version__

@@ -1,0 +1,112 @@
+"""PyTorch models of Hugging Face, lowered through torchax: one forward pass, logits returned."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import jax.numpy as jnp
+from lowered import LAYERS, VOCABULARY, D, Expected, Model
+
+PACKAGE = "torchax"
+LLAMA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": D,
+    "intermediate_size": 4 * D,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": LAYERS,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def _import_torchax() -> Any:
+    """Import torchax; it names overloads of named tensors, which newer PyTorch no longer has."""
+    import torch._ops
+
+    known = torch._ops.OpOverloadPacket.__getattr__
+
+    def tolerant(self: Any, key: str) -> Any:
+        try:
+            return known(self, key)
+        except AttributeError:
+            if "ame" in key:  # dim_Dimname, names_ScalarOpt_dim, …
+                return str(self), key
+            raise
+
+    torch._ops.OpOverloadPacket.__getattr__ = tolerant
+    try:
+        import torchax
+        import torchax.interop
+
+        torchax.default_env()
+    finally:
+        torch._ops.OpOverloadPacket.__getattr__ = known
+    return torchax
+
+
+def build(name: str, config: str, dtype: str = "float32", **options: Any) -> Any:
+    """A module as a function of its parameters."""
+    os.environ.setdefault("USE_TF", "0")
+    torchax = _import_torchax()
+    import torch
+    import transformers
+
+    settings = getattr(transformers, config)(**{**LLAMA, **options})
+    settings.use_cache, settings._attn_implementation = False, "eager"
+    torch.manual_seed(0)
+    module = getattr(transformers, name)(settings).to(getattr(torch, dtype)).eval()
+    environment = torchax.default_env()
+    torchax.enable_globally()
+    try:
+        module = module.to("jax")
+        params = {k: v.jax() for k, v in (*module.named_parameters(), *module.named_buffers())}
+    finally:
+        torchax.disable_globally()
+
+    def step(params: Any, ids: Any) -> Any:
+        with environment:
+            tensors, tokens = torchax.interop.torch_view(params), torchax.interop.torch_view(ids)
+            out = torch.func.functional_call(module, tensors, (), {"input_ids": tokens})
+            return torchax.interop.jax_view(out.logits)
+
+    return step, (params, jnp.ones((1, 1), jnp.int32))
+
+
+def _entry(name: str, expected: Expected, note: str = "", model: str = "", **options: Any) -> Model:
+    model = model or name
+    make = functools.partial(build, f"{model}ForCausalLM", f"{model}Config", **options)
+    return Model("PyTorch (torchax)", name, make, expected, note)
+
+
+SWIGLU, GEGLU = Expected(LAYERS, "silu", True), Expected(LAYERS, "gelu_tanh", True)
+MODELS = (
+    *(_entry(name, SWIGLU) for name in ("Llama", "Qwen2", "Olmo", "Olmo2", "StableLm", "SmolLM3")),
+    _entry("Llama, bf16", SWIGLU, "logits from bfloat16", "Llama", dtype="bfloat16"),
+    _entry("Llama, biases", SWIGLU, "biases on all products", "Llama", mlp_bias=True, attention_bias=True),
+    _entry("Llama, relu²", Expected(LAYERS, "relu2", True), "", "Llama", hidden_act="relu2"),
+    _entry("Qwen3", SWIGLU, "normalised queries and keys", head_dim=16),
+    _entry("Phi3", SWIGLU, "gate and up in one [2ff,d] weight"),
+    _entry("Glm", SWIGLU, "gate and up in one weight", head_dim=16),
+    _entry("Helium", SWIGLU, head_dim=16),
+    _entry("Granite", SWIGLU, "logits and residuals scaled"),
+    _entry("Cohere", SWIGLU, "parallel attention + MLP; logits scaled"),
+    _entry("Gemma", GEGLU, head_dim=16),
+    _entry("Starcoder2", Expected(LAYERS, "gelu_tanh"), "biases"),
+    _entry("Phi", Expected(LAYERS, "gelu_tanh"), "parallel attention + MLP; head with bias"),
+    _entry("Persimmon", Expected(LAYERS, "relu2"), "ReLU²"),
+    _entry("Nemotron", Expected(LAYERS, "relu2"), "ReLU²"),
+    _entry("GPTNeoX", Expected(LAYERS, "gelu"), "erf-GELU; parallel attention + MLP"),
+    _entry("Falcon", Expected(LAYERS, "gelu"), "erf-GELU; parallel attention + MLP"),
+    _entry("Mpt", Expected(LAYERS, "gelu"), d_model=D, n_heads=4, n_layers=LAYERS),
+    _entry("OPT", Expected(LAYERS, "relu"), ffn_dim=4 * D, word_embed_proj_dim=D),
+    _entry("Bloom", Expected(LAYERS, "gelu_tanh"), n_head=4, n_layer=LAYERS),
+    _entry("CodeGen", Expected(LAYERS, "gelu_tanh"), n_embd=D, n_head=4, n_layer=LAYERS, rotary_dim=8),
+    _entry("RecurrentGemma", Expected(LAYERS, "gelu_tanh", True, width=128), "recurrent blocks are misses"),
+    _entry("Mamba", Expected(0), "no feed-forward blocks at all", intermediate_size=2 * D),
+    _entry("BitNet", Expected(0), "a norm between the products is a miss", "BitNet"),
+)
