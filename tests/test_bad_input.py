@@ -41,7 +41,7 @@ def rule(**fields: Any) -> Rule:
         (lambda: rule(group=0), "group is 0, must be at least 1"),
         (lambda: rule(group=1.5), "group is 1.5"),
         (lambda: rule(tail="cut"), "tail must be 'predicted' or 'dropped'"),
-        (lambda: rule(predictor=None), r"predictor is None; give LowRank\(rank=…\) or Quantized\(bits=8\)"),
+        (lambda: rule(predictor=None), r"predictor is None; give LowRank\(rank=…\).*Quantized\(bits=8\).*dense=True"),
         (lambda: rule(predictor="int8"), "predictor is 'int8'"),
         (lambda: rule(predictor=LowRank), "predictor is"),
         (lambda: LowRank(rank=0), "LowRank.rank is 0"),
