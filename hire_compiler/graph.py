@@ -7,6 +7,7 @@ operations that ``splice`` edits later.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,7 +136,14 @@ def read_graph(module: Any) -> Graph:
             op.blocks = [read_block(b, op) for region in ir_op.regions for b in region.blocks]
         return block
 
-    return Graph(read_block(function.regions[0].blocks[0], None))
+    # A hundred thousand new objects, none of them garbage: collections would only walk them again and again.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return Graph(read_block(function.regions[0].blocks[0], None))
+    finally:
+        if collecting:
+            gc.enable()
 
 
 # Custom calls by which producers spell an operation that has a name of its own.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hire_compiler.graph import Graph, Op, Value
 from hire_compiler.patterns.computed import computed_weight
 from hire_compiler.patterns.counters import Counters
-from hire_compiler.patterns.dots import WeightDot, read_weight_dot
+from hire_compiler.patterns.dots import WeightDot, contracted_size, read_weight_dot
 from hire_compiler.patterns.ffn import FfnMatch, match_ffn
 from hire_compiler.patterns.logits import HeadMatch, match_head
 from hire_compiler.patterns.match import NoMatch
@@ -118,6 +118,8 @@ def _trip_count(counter: Value | None, layers: int | None, counters: Counters) -
 
 
 def _miss(op: Op, no: NoMatch, provenance: Provenance) -> Miss | None:
+    if contracted_size(op) == 1:
+        return None  # an elementwise product that an einsum spelled as a dot
     weights = [operand for operand in op.operands if provenance.is_weight(operand)]
     known = max(weights, key=lambda operand: operand.size, default=None)
     computed = computed_weight(op, provenance)

@@ -90,6 +90,11 @@ class WeightDot:
         return np.broadcast_to(rows.reshape(shape), self.result.shape)
 
 
+def contracted_size(op: Op) -> int:
+    """How many numbers each result of a ``dot_general`` sums."""
+    return prod(op.operands[0].shape[i] for i in _mlir.dot_dimensions(op.ir)[2])
+
+
 def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
     """Read a ``dot_general`` one of whose operands is a weight.
 
@@ -103,6 +108,8 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
         raise NoMatch("neither operand is a parameter")
     if op.result.dtype not in SUPPORTED:
         raise NoMatch(f"it is a {op.result.dtype} product; only float32, bfloat16 and float16 are rewritten", depth=1)
+    if op.result.size == 0:
+        raise NoMatch("its batch is empty", depth=1)
     if lhs_batch:
         count = prod(left.shape[i] for i in lhs_batch)
         raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)

@@ -10,13 +10,15 @@ import importlib.util
 import hf_flax
 import jax
 import keras_models
+import penzai_models
 import pytest
 import torch_models
+import tunix_models
 from lowered import Model, error, full_width
 
 import hire_compiler as hire
 
-FAMILIES = (hf_flax, torch_models, keras_models)
+FAMILIES = (hf_flax, torch_models, keras_models, tunix_models, penzai_models)
 QUICK = {"HF_Flax-OPT", "HF_Flax-Llama"}
 
 
