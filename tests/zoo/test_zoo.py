@@ -16,8 +16,6 @@ import torch_models
 import tunix_models
 from lowered import Model, error, full_width
 
-import hire_compiler as hire
-
 FAMILIES = (hf_flax, torch_models, keras_models, tunix_models, penzai_models)
 QUICK = {"HF_Flax-OPT", "HF_Flax-Llama"}
 
@@ -54,4 +52,10 @@ def test_every_site_is_found_and_full_width_is_identity(model: Model) -> None:
 def test_every_model_has_a_name_of_its_own() -> None:
     names = [model.id for family in FAMILIES for model in family.MODELS]
     assert len(names) == len(set(names))
-    assert hire.__version__
+
+
+def test_the_page_of_models_is_up_to_date() -> None:
+    import table
+
+    page = table.PAGE.read_text()
+    assert table.updated(page) == page, "run python tests/zoo/table.py"
