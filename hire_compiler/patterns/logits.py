@@ -59,12 +59,15 @@ class HeadMatch:
     Attributes:
       dot: the product; its result is what a rewrite replaces when full logits are read.
       consumers: names of the readers.
-      winners: the readers, when all of them keep only the best; else empty.
+      winners: the readers, when all of them keep only the best of the same values; else empty.
+      compared: from the product to what its readers compare, in coordinates ``[batch, vocabulary]``; without
+        repetitions, and without those that are not elementwise.
     """
 
     dot: WeightDot
     consumers: tuple[str, ...]
     winners: tuple[Winner, ...]
+    compared: tuple[Region, ...] = ()
 
 
 def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatch:
@@ -91,7 +94,7 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
         raise NoMatch("it stands in a loop over layers", depth=2)
-    return HeadMatch(dot, tuple(sorted(kinds)), _winners(readers, reader, dot))
+    return HeadMatch(dot, tuple(sorted(kinds)), _winners(readers, reader, dot), _compared(readers, reader, dot))
 
 
 def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Winner, ...]:
@@ -110,7 +113,29 @@ def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Wi
         k = 1 if kind == "argmax" else op.results[0].shape[-1]
         winners.append(Winner(kind, op, region, k))
     together = len({id(winner.op.block) for winner in winners}) == 1
-    return tuple(winners) if together else ()
+    alike = all(_same(winner.region, winners[0].region) for winner in winners)
+    return tuple(winners) if together and alike else ()
+
+
+def _compared(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Region, ...]:
+    found: list[Region] = []
+    for value, axis in readers.read:
+        try:
+            region = reader.read(value, (axis,))
+        except NoMatch:
+            continue
+        whole = len(region.streams) == 1 and np.array_equal(region.streams[0][1], np.arange(dot.rows))
+        if whole and not region.expression.rowwise and not any(_same(region, other) for other in found):
+            found.append(region)
+    return tuple(found)
+
+
+def _same(one: Region, other: Region) -> bool:
+    """Whether two regions compute the same numbers from the logits."""
+    return one.expression == other.expression and all(
+        a.weight == b.weight and np.array_equal(i, j)
+        for (a, i), (b, j) in zip(one.parameters, other.parameters, strict=True)
+    )
 
 
 def _names(kinds: set[str]) -> str:

@@ -150,7 +150,7 @@ class Provenance:
         argument = self._arguments[value.index]
         if argument.donated:
             raise NoMatch(f"{argument.name} is donated, so it is state and not a weight")
-        if value.dtype not in _STORED:
+        if value.dtype not in _STORED and not (value.dtype == "bool" and len(value.shape) == 1):  # a vocabulary mask
             small = value.dtype.lower().startswith(("int", "uint", "i4", "ui4", "f8", "f4"))
             raise NoMatch(f"it is stored as {value.dtype}" + (" (quantised)" if small else ""))
         return Origin(Weight(value.index, argument.name, value.shape, value.dtype))

@@ -31,6 +31,7 @@ class Readers:
       kinds: names of the readers: ``argmax``, ``top_k``, ``softmax``, ``log_softmax``, ``sort``, ``sampling``,
         ``returned``, or the name of another operation.
       winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k.
+      read: the values that something reads while they are still logits, and their vocabulary axes.
       contracted: a product that contracts the result again, if there is one.
       cut: a slice that takes less than half of the rows, or what splits them into
         several dimensions, if there is one.
@@ -39,6 +40,7 @@ class Readers:
     def __init__(self, dot: WeightDot) -> None:
         self.kinds: set[str] = set()
         self.winners: list[tuple[str, Op, int]] = []
+        self.read: list[tuple[Value, int]] = []
         self.contracted: Op | None = None
         self.cut: Op | None = None
         # axis (None once reduced) and kind of every value on the way
@@ -50,6 +52,9 @@ class Readers:
             for value in self._follow(dot.result, axis):
                 for op, _ in value.uses:
                     self._end(op, *self._known[id(value)])
+                at, kind = self._known[id(value)]
+                if at is not None and kind == "logits" and any(op.name not in _PASSED for op, _ in value.uses):
+                    self.read.append((value, at))
 
     def _follow(self, logits: Value, axis: int) -> list[Value]:
         """Find the kind of every value on the way; a kind may change while more of its operands become known."""

@@ -89,7 +89,8 @@ class RegionReader:
             computed = computed_weight(op, self._provenance)
             if computed is None:
                 raise
-            raise NoMatch(f"in the product before it, {computed[1]} is no parameter: {computed[2]}", depth=2) from None
+            reason = f"in the product before it, {computed[1]} is no parameter: {computed[2]}"
+            raise NoMatch(reason, depth=2, involved=(op,)) from None
         return Stream(dot, dot.row_index(), dot.batch_index())
 
     def _node(self, op: Op, value: Value) -> Term:
