@@ -414,6 +414,14 @@ def inner_jaxprs(eqn: Any) -> Iterator[Any]:
     return iter(jex_core.jaxprs_in_params(eqn.params))
 
 
+def scan_arity(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants and how many carries a ``scan`` equation has; JAX 0.12 says it in trees."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
 def forwarded(jaxpr: Any, var: Any) -> Any:
     """The input of a jaxpr that ``var`` is, looked up through nested ``jit`` calls; else ``var`` itself."""
     for eqn in reversed(jaxpr.eqns):

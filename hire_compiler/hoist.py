@@ -94,7 +94,7 @@ def _holds(closed: Any, hoisted: dict[int, Any]) -> bool:
 
 
 def _replay_scan(params: dict[str, Any], operands: list[Any], hoisted: dict[int, Any]) -> Sequence[Any]:
-    n_consts, n_carry = params["num_consts"], params["num_carry"]
+    n_consts, n_carry = _mlir.scan_arity(params)
     consts, carry, xs = operands[:n_consts], operands[n_consts : n_consts + n_carry], operands[n_consts + n_carry :]
 
     def body(carry: Any, x: Any) -> Any:

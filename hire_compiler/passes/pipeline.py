@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
@@ -19,6 +21,9 @@ from hire_compiler.passes.plan import SiteFacts, SitePlan, check_rules, idle_rul
 from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replacement import copied_bytes, site_matrices, site_moment_key
 from hire_compiler.passes.splice import Spliced, splice
+from hire_compiler.patterns.activations import EXACT_ZEROS
+from hire_compiler.patterns.canonical import Region
+from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.program import Program
 from hire_compiler.report import Report
@@ -94,6 +99,11 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
     return ""
 
 
+def _keeps_minus_infinity(region: Region) -> bool:
+    below = [np.asarray(-np.inf), *(np.asarray(0.0) for _ in region.parameters)]
+    return bool(np.all(region.expression.evaluate(below) == -np.inf))
+
+
 def _site_facts(match: Match, calibration: Calibration | None, target: Target, devices: int) -> SiteFacts:
     winners = match.winners if isinstance(match, HeadMatch) else ()
     return SiteFacts(
@@ -104,6 +114,8 @@ def _site_facts(match: Match, calibration: Calibration | None, target: Target, d
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         devices=devices,
+        exact_zeros=isinstance(match, FfnMatch) and match.activation.name in EXACT_ZEROS,
+        drops=not isinstance(match, HeadMatch) or all(_keeps_minus_infinity(r) for r in match.compared),
     )
 
 

@@ -8,7 +8,6 @@ from math import ceil
 
 from hire_compiler.config import Config, Exact, LowRank, Predictor, Quantized, Rule
 from hire_compiler.errors import ConfigError
-from hire_compiler.patterns.activations import EXACT_ZEROS
 from hire_compiler.report import Decision, Site
 from hire_compiler.weights import itemsize
 
@@ -24,6 +23,8 @@ class SiteFacts:
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
       calibrated: a second moment of the site's input is at hand.
+      exact_zeros: the activation makes neurons exactly zero.
+      drops: a logit of −inf is −inf still where it is read.
       devices: over how many devices the program's arguments are spread.
     """
 
@@ -34,6 +35,8 @@ class SiteFacts:
     uncertifiable: str = ""
     calibrated: bool = False
     devices: int = 1
+    exact_zeros: bool = False
+    drops: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,11 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         return _dense(site, f"{named} says so", dense_bytes)
     if site.selection:
         return _dense(site, f"the model chooses neurons itself ({site.selection}), and so reads them all", dense_bytes)
+    if rule.tail == "dropped" and not facts.winners_only and not facts.drops:
+        raise ConfigError(
+            f"{named} on {site.id}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
+            "−inf does not stay −inf; use tail='predicted'"
+        )
     if site.batch > rule.max_batch:
         return _dense(
             site, f"its batch of {site.batch} rows is more than the max_batch {rule.max_batch} of {named}", dense_bytes
@@ -129,7 +137,7 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     predictor_bytes = _predictor_bytes(rule.predictor, site, where) + (8 * site.width if rule.certify else 0)
     gathered = dense_bytes
     if isinstance(rule.predictor, Exact):
-        if site.activation not in EXACT_ZEROS:
+        if not facts.exact_zeros:
             raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
         predictor_bytes = facts.weight_bytes[0]  # the gate, or the only up-projection, whole
         gathered -= predictor_bytes
@@ -188,7 +196,7 @@ def _why_no_rule(site: Site, facts: SiteFacts) -> str:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
     if facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
-    if site.kind == "ffn" and site.activation not in EXACT_ZEROS:
+    if site.kind == "ffn" and not facts.exact_zeros:
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
     return "no rule selects it, and nothing approximate is done unasked"
 

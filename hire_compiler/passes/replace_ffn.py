@@ -44,6 +44,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
             layer=layer,
             product_dtype=up.result.dtype,
             precise=up.precise,
+            down_precise=match.down.precise,
         )
         if isinstance(plan.predictor, Exact):
             budget = plan.candidates // plan.group
@@ -69,8 +70,10 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         step=step,
         results=(match.down.result,),
         before=match.down.op,
-        signature=repr((plan.predictor, plan.candidates, plan.group, activation, match.region.expression,
-                        up.x_free, up.x_contracting, match.down.row_shape, match.down.rows_first,
-                        [(w.shape, w.layers, w.is_view) for w in weights], len(vectors))),
+        signature=repr((
+            plan.predictor, plan.candidates, plan.group, activation, match.region.expression, up.x_free,
+            up.x_contracting, match.down.row_shape, match.down.rows_first, len(vectors), up.precise,
+            match.down.precise, [(w.shape, w.layers, w.is_view) for w in weights],
+        )),
         counted=isinstance(plan.predictor, Exact),
     )  # fmt: skip

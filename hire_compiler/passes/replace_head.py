@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import jax
@@ -22,6 +22,7 @@ from hire_compiler.passes.replacement import (
     restore_result,
     site_matrices,
 )
+from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.runtime.certify import rounding_slack, upper_bounds, winners_proven
@@ -37,7 +38,9 @@ def replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | No
         return _replace_winners(match, plan, calibration, target)
     dot = match.dot
     weights = site_matrices(match)
-    preparation = make_preparation(match, plan, dot.weight, [], calibration, target)
+    vectors = [(origin.weight, index) for region in match.compared for origin, index in region.parameters]
+    preparation = make_preparation(match, plan, dot.weight, vectors, calibration, target)
+    owners = np.cumsum([0, *(len(region.parameters) for region in match.compared)])
 
     def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array) -> list[jax.Array]:
         (rows,) = held_matrices(weights, prepared, views, target)
@@ -48,6 +51,10 @@ def replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | No
             plan.candidates,
             plan.tail,
             target,
+            compared=[
+                _comparison(region, [prepared[f"vector{i}"] for i in range(first, last)], dot)
+                for region, (first, last) in zip(match.compared, pairwise(owners), strict=True)
+            ],
             precise=dot.precise,
         )
         return [restore_result(logits, dot)]
@@ -81,7 +88,10 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
 
         small, predictor = canonical_input(x, dot), predictor_arrays(prepared)
         if not plan.certify:
-            ids, exact = candidate_logits(small, rows, predictor, plan.candidates, target, precise=dot.precise)
+            ids, exact = candidate_logits(
+                small, rows, predictor, plan.candidates, target,
+                compared=[_comparison(match.winners[0].region, by_winner[0], dot)], precise=dot.precise,
+            )  # fmt: skip
             return pick(exact.astype(jnp.dtype(dot.result.dtype)), ids)
         upper = upper_bounds(predict(small, predictor, target), prepared["bound"], small)
         ids = top_candidates(upper, plan.candidates)
@@ -120,6 +130,16 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
         signature=repr(("head", id(match))),
         counted=bool(plan.certify),
     )
+
+
+def _comparison(region: Region, vectors: Sequence[jax.Array], dot: WeightDot) -> Callable[[jax.Array], jax.Array]:
+    """From predicted logits of the whole vocabulary to what the program would compare."""
+
+    def compared(scores: jax.Array) -> jax.Array:
+        rounded = scores.astype(jnp.dtype(dot.result.dtype))
+        return region.expression.evaluate([rounded, *vectors], exact=True).astype(jnp.float32)
+
+    return compared
 
 
 def _dense_logits(x: jax.Array, rows: jax.Array, dot: WeightDot) -> jax.Array:

@@ -68,7 +68,7 @@ class Form:
       layer: which layer of stacked weights; gathers index it directly, because slicing the layer first makes a
         TPU copy all of it.
       product_dtype: type in which the author's products came out, before the activation.
-      precise: the author asked for full precision.
+      precise, down_precise: the author asked for full precision, in the first products or in the last.
     """
 
     activation: Callable[..., jax.Array]
@@ -77,6 +77,7 @@ class Form:
     layer: jax.Array | None = None
     product_dtype: str = "float32"
     precise: bool = False
+    down_precise: bool = False
 
     def product(self, x: jax.Array, rows: jax.Array) -> jax.Array:
         """One of the first products, in the author's type."""
@@ -163,7 +164,7 @@ def exact_ffn(
     def dense() -> jax.Array:
         products = [z if i == gate else form.product(x, form.whole(matrix, 2)) for i, matrix in enumerate(matrices)]
         h = form.activation(*products, *(form.whole(bias, 1) for bias in biases))
-        return columns_dot(h, form.whole(down, 2), precise=form.precise)
+        return columns_dot(h, form.whole(down, 2), precise=form.down_precise)
 
     held = count <= budget
     return lax.cond(held, sparse, dense), jnp.where(held, batch, 0).astype(jnp.int32)
@@ -175,7 +176,7 @@ def _down_product(h: jax.Array, down: jax.Array, groups: jax.Array, form: Form) 
     The first products need no such care: there XLA fuses the gather into the dot.
     """
     if h.shape[1] * down.shape[-1] * 4 <= form.target.gather_limit:
-        return columns_dot(h, form.take(down, groups), precise=form.precise)
+        return columns_dot(h, form.take(down, groups), precise=form.down_precise)
     chunk = max(1, min(len(groups), 128 // form.group))
     count = -(-len(groups) // chunk)
     missing = count * chunk - len(groups)  # the last chunk is filled up with group 0 times zero
@@ -184,6 +185,6 @@ def _down_product(h: jax.Array, down: jax.Array, groups: jax.Array, form: Form) 
     weights = weights.reshape(h.shape[0], count, chunk * form.group)
 
     def add(i: jax.Array, total: jax.Array) -> jax.Array:
-        return total + columns_dot(weights[:, i], form.take(down, index[i]), precise=form.precise)
+        return total + columns_dot(weights[:, i], form.take(down, index[i]), precise=form.down_precise)
 
     return lax.fori_loop(0, count, add, jnp.zeros((h.shape[0], down.shape[-1]), jnp.float32))

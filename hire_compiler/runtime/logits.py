@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 
 from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.target import Target, for_each_row, rows_dot, take_rows
-from hire_compiler.runtime.topk import top_candidates
+from hire_compiler.runtime.topk import compared_candidates
+
+Compared = Sequence[Callable[[jax.Array], jax.Array]]  # from logits to what the program compares
 
 
 def exact_logits(x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, *, precise: bool = False) -> jax.Array:
@@ -25,10 +29,17 @@ def exact_logits(x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, 
 
 
 def candidate_logits(
-    x: jax.Array, rows: jax.Array, prepared: Arrays, k: int, target: Target, *, precise: bool = False
+    x: jax.Array,
+    rows: jax.Array,
+    prepared: Arrays,
+    k: int,
+    target: Target,
+    *,
+    compared: Compared = (),
+    precise: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """The ``k`` most promising rows and their exact logits: ``(ids [b, k] ascending, logits [b, k])``."""
-    ids = top_candidates(predict(x, prepared, target), k)
+    ids = compared_candidates(predict(x, prepared, target), k, compared)
     return ids, exact_logits(x, rows, ids, target, precise=precise)
 
 
@@ -40,6 +51,7 @@ def sparse_logits(
     tail: str,
     target: Target,
     *,
+    compared: Compared = (),
     precise: bool = False,
 ) -> jax.Array:
     """Full-width logits: exact on the ``k`` candidates of every batch row.
@@ -52,7 +64,7 @@ def sparse_logits(
       ``[b, n]`` float32.
     """
     scores = predict(x, prepared, target)
-    ids = top_candidates(scores, k)
+    ids = compared_candidates(scores, k, compared)
     exact = exact_logits(x, rows, ids, target, precise=precise)
     rest = scores if tail == "predicted" else jnp.full_like(scores, -jnp.inf)
-    return rest.at[jnp.arange(x.shape[0])[:, None], ids].set(exact, unique_indices=True)
+    return rest.at[jnp.arange(x.shape[0])[:, None], ids].set(exact)
