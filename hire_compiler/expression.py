@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,15 @@ class Expression:
             operands = [values[i] for i in instruction.args]
             values.append(_jax(instruction, operands) if exact else _numpy(instruction, operands))
         return values[self.output]
+
+    @property
+    def widened(self) -> Expression:
+        """The same code with every narrow float kept in float32: for ranking, where rounding would only make ties."""
+        narrow = ("bfloat16", "float16")
+        return replace(
+            self,
+            instructions=tuple(replace(i, dtype="float32") if i.dtype in narrow else i for i in self.instructions),
+        )
 
     @property
     def rowwise(self) -> bool:

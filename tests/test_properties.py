@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from programs import ACTIVATIONS_JAX, TOP, WINNERS, Ffn, Head, ffns, heads, random_array, rounding, wide
 
@@ -211,17 +211,21 @@ def check_full_width_head(program: Head, predictor: object, tail: str) -> None:
 
 
 def check_small_width_head(program: Head, predictor: object, tail: str) -> None:
+    winners_only = set(program.consumers) <= set(WINNERS)
+    assume(winners_only or not (tail == "dropped" and program.softcap))  # refused: tests/test_heads.py
     params, x = program.arguments()
     step = compiled(program.function, "head", predictor=predictor, candidates=64, tail=tail)
     result = step(params, x)
     the_rewrite(step)
     arrays = predictor_arrays(step.prepare(params, x))
     scores = predict(program.inputs(params, x), arrays, CPU)
+    # Candidates are those with the best predicted values of what the program compares.
+    ranking = jnp.asarray(program.finish(wide(scores), params), jnp.float32)
     kept = np.zeros(scores.shape, bool)
-    np.put_along_axis(kept, np.asarray(top_candidates(scores, 64)), True, axis=1)
+    np.put_along_axis(kept, np.asarray(top_candidates(ranking, 64)), True, axis=1)
     raw, size = program.products(params, x)
     seen = program.read_rows()
-    if set(program.consumers) <= set(WINNERS):
+    if winners_only:
         logits = program.finish(raw, params)
         ids = {kind: np.asarray(r if kind == "argmax" else r[1]).reshape(len(seen), -1) for kind, r in result.items()}
         if program.bias:

@@ -113,11 +113,6 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         return _dense(site, f"{named} says so", dense_bytes)
     if site.selection:
         return _dense(site, f"the model chooses neurons itself ({site.selection}), and so reads them all", dense_bytes)
-    if rule.tail == "dropped" and not facts.winners_only and not facts.drops:
-        raise ConfigError(
-            f"{named} on {site.id}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
-            "−inf does not stay −inf; use tail='predicted'"
-        )
     if site.batch > rule.max_batch:
         return _dense(
             site, f"its batch of {site.batch} rows is more than the max_batch {rule.max_batch} of {named}", dense_bytes
@@ -132,6 +127,11 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     candidates = _candidates(rule, site, group, where)
     if facts.winners_only and candidates < facts.top_k:
         raise ConfigError(f"{where}: {candidates} candidates cannot hold the top {facts.top_k} that the program reads")
+    if rule.tail == "dropped" and not facts.winners_only and not facts.drops and candidates < site.width:
+        raise ConfigError(
+            f"{where}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
+            "−inf does not stay −inf; use tail='predicted'"
+        )
     if rule.certify and facts.uncertifiable:
         raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
     predictor_bytes = _predictor_bytes(rule.predictor, site, where) + (8 * site.width if rule.certify else 0)

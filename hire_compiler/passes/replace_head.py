@@ -52,7 +52,7 @@ def replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | No
             plan.tail,
             target,
             compared=[
-                _comparison(region, [prepared[f"vector{i}"] for i in range(first, last)], dot)
+                _comparison(region, [prepared[f"vector{i}"] for i in range(first, last)])
                 for region, (first, last) in zip(match.compared, pairwise(owners), strict=True)
             ],
             precise=dot.precise,
@@ -90,7 +90,7 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
         if not plan.certify:
             ids, exact = candidate_logits(
                 small, rows, predictor, plan.candidates, target,
-                compared=[_comparison(match.winners[0].region, by_winner[0], dot)], precise=dot.precise,
+                compared=[_comparison(match.winners[0].region, by_winner[0])], precise=dot.precise,
             )  # fmt: skip
             return pick(exact.astype(jnp.dtype(dot.result.dtype)), ids)
         upper = upper_bounds(predict(small, predictor, target), prepared["bound"], small)
@@ -132,14 +132,11 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
     )
 
 
-def _comparison(region: Region, vectors: Sequence[jax.Array], dot: WeightDot) -> Callable[[jax.Array], jax.Array]:
-    """From predicted logits of the whole vocabulary to what the program would compare."""
-
-    def compared(scores: jax.Array) -> jax.Array:
-        rounded = scores.astype(jnp.dtype(dot.result.dtype))
-        return region.expression.evaluate([rounded, *vectors], exact=True).astype(jnp.float32)
-
-    return compared
+def _comparison(region: Region, vectors: Sequence[jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """From predicted logits of the whole vocabulary to what the program would compare, in float32."""
+    ranking = region.expression.widened
+    floats = [v.astype(jnp.float32) if jnp.issubdtype(v.dtype, jnp.floating) else v for v in vectors]
+    return lambda scores: ranking.evaluate([scores, *floats], exact=True).astype(jnp.float32)
 
 
 def _dense_logits(x: jax.Array, rows: jax.Array, dot: WeightDot) -> jax.Array:
