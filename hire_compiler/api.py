@@ -22,7 +22,7 @@ from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightE
 from hire_compiler.passes.pipeline import inspect_program, rewrite_program
 from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.prepared import Arrays, PreparedCache
-from hire_compiler.program import Argument, Callable, Program, capture, read_module
+from hire_compiler.program import Callable, Program, capture, read_module
 from hire_compiler.report import Certificate, Report
 
 Prepared = dict[str, Arrays]
@@ -38,7 +38,8 @@ def transform(
 
     Args:
       function: a ``jax.jit``, ``nnx.jit`` or ``eqx.filter_jit`` function, or any function ``jax.jit`` takes.
-      config: rules that say which sites to rewrite and how; without rules nothing is rewritten.
+      config: rules that say which sites to rewrite and how. Without rules only what is provably exact is done: heads
+        of which winners alone are read are certified.
       calibration: what :func:`hire_compiler.calibrate` learned; ``LowRank`` predictors need it.
 
     Returns:
@@ -350,6 +351,3 @@ def _aval(leaf: Any) -> Any:
             f"an argument holds a {type(leaf).__name__}, which is no array: mark it static in jax.jit "
             "(static_argnames), or close over it"
         ) from None
-
-
-__all__ = ["Argument", "HireFunction", "inspect", "transform"]

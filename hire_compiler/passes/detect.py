@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hire_compiler.graph import Graph, Op, Value
 from hire_compiler.patterns.computed import computed_weight
 from hire_compiler.patterns.counters import Counters
-from hire_compiler.patterns.dots import WeightDot, contracted_size, read_weight_dot
+from hire_compiler.patterns.dots import contracted_size
 from hire_compiler.patterns.ffn import FfnMatch, match_ffn
 from hire_compiler.patterns.logits import HeadMatch, match_head
 from hire_compiler.patterns.match import NoMatch
@@ -129,6 +129,3 @@ def _miss(op: Op, no: NoMatch, provenance: Provenance) -> Miss | None:
     if known is None:
         return None  # activations times activations: attention, never a candidate
     return Miss(path=op.scope, reason=no.reason, weight=provenance.weight(known).weight.name)
-
-
-__all__ = ["Detection", "Match", "WeightDot", "detect", "read_weight_dot"]

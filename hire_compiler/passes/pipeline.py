@@ -89,9 +89,6 @@ def _facts(found: Detection, calibration: Calibration | None, target: Target, de
 def _uncertifiable(match: HeadMatch, target: Target) -> str:
     """Why the winners of a head cannot be proven, or ''."""
     first = match.winners[0].region
-    if any(w.region.expression != first.expression or len(w.region.parameters) != len(first.parameters)
-           for w in match.winners):  # fmt: skip
-        return "its readers compare different functions of the logits"
     if not is_increasing(first.expression):
         return "what is compared is not known to rise with the logits"
     if target.platform != "cpu" and not match.dot.precise:
