@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -187,3 +190,23 @@ def test_an_empty_batch_is_served(rng: np.random.Generator) -> None:
     up, down = pair(rng)
     assert hire.transform(ffn, CONFIG)(array(rng, 0, D), up, down).shape == (0, D)
     assert hire.transform(head, CONFIG)(array(rng, 0, D), array(rng, VOCABULARY, D)).shape == (0,)
+
+
+def test_the_key_of_a_preparation_is_the_same_in_every_process() -> None:
+    """Python's own hash is not: keys are saved with the weights they belong to."""
+    program = """
+import sys; sys.path.insert(0, "tests")
+import jax, jax.numpy as jnp, hire_compiler as hire
+from test_splice import splice, FULL
+step = lambda x, w, b: jnp.argmax(x @ w.T + b, axis=-1)
+shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 16), (512, 16), (512,))]
+print(sorted(splice(step, *shapes)[0].preparations))
+"""
+    keys = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        keys.add(done.stdout)
+    assert len(keys) == 1
+    assert "@" in keys.pop()

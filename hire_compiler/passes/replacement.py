@@ -6,6 +6,7 @@ that the step needs, and *step*, from the values captured in the graph to the va
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -169,7 +170,8 @@ def _array(moment: np.ndarray | None) -> jax.Array | None:
 
 
 def _digest(index: np.ndarray) -> str:
-    return f"{index[0]}:{index[-1]}:{len(index)}:{hash(index.tobytes()) & 0xFFFF:x}"
+    # Not Python's ``hash``: it differs from process to process, and keys are saved with the weights.
+    return hashlib.sha256(np.ascontiguousarray(index, np.int64).tobytes()).hexdigest()[:16]
 
 
 # --------------------------------------------------------------------------- shapes at the border
