@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 
 from hire_compiler import _mlir
@@ -24,8 +25,10 @@ from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.prepared import Arrays, PreparedCache
 from hire_compiler.program import Callable, Program, capture, read_module
 from hire_compiler.report import Certificate, Report
+from hire_compiler.runtime.target import lowering_platform, target_for
 
 Prepared = dict[str, Arrays]
+PLATFORMS = ("cpu", "gpu", "tpu")
 
 
 def transform(
@@ -33,6 +36,7 @@ def transform(
     config: Config | None = None,
     *,
     calibration: Calibration | None = None,
+    platform: str | None = None,
 ) -> HireFunction:
     """Rewrite a decode step so that it computes only the rows that matter.
 
@@ -41,6 +45,8 @@ def transform(
       config: rules that say which sites to rewrite and how. Without rules only what is provably exact is done: heads
         of which winners alone are read are certified.
       calibration: what :func:`hire_compiler.calibrate` learned; ``LowRank`` predictors need it.
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``, the machine to rewrite for; JAX's default backend if None. A step
+        for another platform than this machine's is prepared, lowered and exported here, and runs there.
 
     Returns:
       A function with the same signature. Its first call for each input signature lowers, rewrites,
@@ -50,7 +56,9 @@ def transform(
         raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")
     if calibration is not None and not isinstance(calibration, Calibration):
         raise ConfigError(f"calibration is a {type(calibration).__name__}: pass what hire.calibrate returned")
-    return HireFunction(function, config or Config(), calibration)
+    if platform not in (None, *PLATFORMS):
+        raise ConfigError(f"platform {platform!r} is unknown: use one of {', '.join(PLATFORMS)}")
+    return HireFunction(function, config or Config(), calibration, platform)
 
 
 def inspect(target: Any, *args: Any, **kwargs: Any) -> Report:
@@ -79,10 +87,13 @@ class HireFunction:
       __wrapped__: the original function.
     """
 
-    def __init__(self, function: Function[..., Any], config: Config, calibration: Calibration | None) -> None:
+    def __init__(
+        self, function: Function[..., Any], config: Config, calibration: Calibration | None, platform: str | None = None
+    ) -> None:
         self._function = Callable(function)
         self._config = config
         self._calibration = calibration
+        self._platform = platform
         self._cache = PreparedCache()
         self._lock = threading.RLock()
         self._signatures: dict[Any, list[_Signature]] = {}
@@ -95,6 +106,7 @@ class HireFunction:
 
     def __call__(self, *args: Any, prepared: Prepared | None = None, **kwargs: Any) -> Any:
         """Call it like the original; ``prepared`` is what :meth:`prepare` returned."""
+        self._check_runs_here()
         leaves, tree = self._function.flatten(args, kwargs)
         signature = self._signature(leaves, tree)
         if signature.compiled is None:
@@ -124,12 +136,48 @@ class HireFunction:
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """Lower the step program for these arguments: a ``jax.stages.Lowered`` with ``as_text()``, ``compile()``."""
+        if self._platform is not None:
+            step, operands = self._step_program(args, kwargs)
+            return step.trace(*operands).lower(lowering_platforms=(lowering_platform(self._platform),))
         leaves, tree = self._function.flatten(args, kwargs)
         signature = self._signature(leaves, tree)
         if signature.compiled is None:
             function = self._function.function
             return getattr(function, "lower", jax.jit(function).lower)(*args, **kwargs)
         return signature.compiled.lower(*signature.abstract_operands(leaves))
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """The step program as a ``jax.export.Exported``, for the platform of this function.
+
+        Its flat arguments are those of the original that the step still reads, in order, then the prepared arrays.
+        A function of which nothing is rewritten is exported as it is.
+        """
+        step, operands = self._step_program(args, kwargs)
+        platform = lowering_platform(self._platform or jax.default_backend())
+        return jax.export.export(step, platforms=[platform])(*operands)
+
+    def _step_program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+        """A jitted function and the abstract operands to lower it with."""
+        leaves, tree = self._function.flatten(args, kwargs)
+        signature = self._signature(leaves, tree)
+        if signature.compiled is not None:
+            return signature.compiled, signature.abstract_operands(leaves)
+        return self._unchanged(tree), [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in signature.avals]
+
+    def _unchanged(self, tree: Any) -> Any:
+        def flat(*leaves: Any) -> Any:
+            return self._function.call_flat(tree, leaves)
+
+        flat.__name__ = self._function.name
+        return jax.jit(flat, keep_unused=True)
+
+    def _check_runs_here(self) -> None:
+        here = target_for(jax.default_backend()).platform
+        if self._platform is not None and self._platform != here:
+            raise CaptureError(
+                f"{self._function.name} was rewritten for platform {self._platform!r} and this process runs on "
+                f"{here!r}: prepare(), lower() and export() work here, calling works there; leave platform= out to run here"
+            )
 
     def _signature(self, leaves: list[Any], tree: Any) -> _Signature:
         avals = [_aval(leaf) for leaf in leaves]
@@ -148,11 +196,10 @@ class HireFunction:
 
     def _make_signature(self, leaves: list[Any], tree: Any, avals: list[Any]) -> _Signature:
         start = time.perf_counter()
-        program = capture(self._function, leaves, tree)
+        platform = self._platform or jax.default_backend()
+        program = capture(self._function, leaves, tree, platform=self._platform and lowering_platform(self._platform))
         captured = time.perf_counter() - start
-        outcome = rewrite_program(
-            program, self._config, self._calibration, jax.default_backend(), _device_count(leaves)
-        )
+        outcome = rewrite_program(program, self._config, self._calibration, platform, _device_count(leaves))
         seconds = {"capture": captured, **outcome.report.seconds}
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})
         return _Signature(avals, program, outcome.spliced, report)

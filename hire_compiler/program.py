@@ -182,8 +182,15 @@ class Program:
     refusal: str = ""
 
 
-def capture(function: Callable, leaves: Sequence[Any], tree: Any) -> Program:
+def capture(function: Callable, leaves: Sequence[Any], tree: Any, *, platform: str | None = None) -> Program:
     """Lower a function for the types of ``leaves``; its own lowering cache is never touched.
+
+    Args:
+      function: what to lower.
+      leaves: arrays or ``jax.ShapeDtypeStruct``, the traced arguments.
+      tree: their structure, static values inside.
+      platform: lower for this one (JAX's name: ``cuda``, ``tpu``) rather than for the default backend; what a
+        function computes per platform (``lax.platform_dependent``) must be what that platform would run.
 
     Errors of the function itself (wrong shapes, wrong dtypes) are JAX's own and pass through unchanged.
     """
@@ -214,7 +221,7 @@ def capture(function: Callable, leaves: Sequence[Any], tree: Any) -> Program:
             strict=True,
         )
     ]
-    module = b"" if refusal else _mlir.to_bytecode(traced.lower().compiler_ir("stablehlo"))
+    module = b"" if refusal else _mlir.to_bytecode(_lower(traced, platform).compiler_ir("stablehlo"))
     return Program(
         name=function.name,
         module=module,
@@ -224,6 +231,10 @@ def capture(function: Callable, leaves: Sequence[Any], tree: Any) -> Program:
         out_tree=out_tree[0],
         refusal=refusal,
     )
+
+
+def _lower(traced: Any, platform: str | None) -> Any:
+    return traced.lower() if platform is None else traced.lower(lowering_platforms=(platform,))
 
 
 def _refuse_mutation(function: Callable, leaves: Sequence[Any], tree: Any) -> None:

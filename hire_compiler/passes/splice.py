@@ -16,7 +16,7 @@ import jax.export
 
 from hire_compiler import _mlir
 from hire_compiler.passes.replacement import Preparation, Replacement
-from hire_compiler.runtime.target import Target
+from hire_compiler.runtime.target import Target, lowering_platform
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def merge_jax_function(
 
     Through ``jax.export``, because a plain lowering of ``top_k`` does not serialize.
     """
-    platform = {"gpu": "cuda"}.get(target.platform, target.platform)
+    platform = lowering_platform(target.platform)
     exported = jax.export.export(jax.jit(function, keep_unused=True), platforms=[platform])(*types)
     return _mlir.merge_function(module, name, _mlir.parse_portable(exported.mlir_module_serialized))
 

@@ -45,6 +45,11 @@ def target_for(platform: str) -> Target:
     return _TARGETS.get({"cuda": "gpu", "rocm": "gpu"}.get(platform, platform), _TARGETS["gpu"])
 
 
+def lowering_platform(platform: str) -> str:
+    """The name under which JAX lowers for a platform: ``gpu`` means CUDA there."""
+    return {"gpu": "cuda"}.get(platform, platform)
+
+
 def store(matrix: jax.Array, target: Target) -> jax.Array:
     """The form in which a prepared matrix is kept: bfloat16 as ``uint16`` bits where the target wants it.
 
