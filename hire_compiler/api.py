@@ -176,7 +176,8 @@ class HireFunction:
         if self._platform is not None and self._platform != here:
             raise CaptureError(
                 f"{self._function.name} was rewritten for platform {self._platform!r} and this process runs on "
-                f"{here!r}: prepare(), lower() and export() work here, calling works there; leave platform= out to run here"
+                f"{here!r}: prepare(), lower() and export() work here, calling works there; "
+                "leave platform= out to run here"
             )
 
     def _signature(self, leaves: list[Any], tree: Any) -> _Signature:

@@ -28,6 +28,7 @@ FLOORS = {
     "monotone": 2,
     "config": 1,
     "report": 1,
+    "hlo": 1,
     "graph": 1,
     "calibration": 1,
     "hoist": 2,
