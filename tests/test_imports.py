@@ -33,6 +33,7 @@ FLOORS = {
     "calibration": 1,
     "hoist": 2,
     "program": 2,
+    "communication": 2,
     "patterns.match": 2,
     "runtime": 2,
     "patterns": 3,
