@@ -22,7 +22,7 @@ from jax.extend import core as jex_core
 from jax.interpreters import ad, batching
 from jax.interpreters import mlir as jax_mlir
 from jaxlib.mlir import ir, passmanager
-from jaxlib.mlir._mlir_libs import _mosaic_gpu_ext
+from jaxlib.mlir._mlir_libs import _jax_mlir_ext
 from jaxlib.mlir.dialects import func
 from jaxlib.mlir.dialects import stablehlo as hlo
 
@@ -37,7 +37,6 @@ __all__ = ["ir"]
 def fresh_context() -> Iterator[Any]:
     """An MLIR context of our own with every dialect JAX knows, left again on exit (never leaked)."""
     ctx = jax_mlir.make_ir_context()
-    _mosaic_gpu_ext.register_inliner_extensions(ctx)
     with ctx, ir.Location.unknown(ctx):
         yield ctx
 
@@ -109,11 +108,55 @@ def run_passes(module: Any, pipeline: str) -> None:
 
 
 def inline_calls(module: Any) -> None:
-    """Flatten every private function into ``@main``, scan bodies included.
+    """Flatten every private function into its callers, scan bodies included, in linear time.
 
-    Without the registered inliner extension (see :func:`fresh_context`) this silently does nothing.
+    MLIR's own inliner splits and joins the caller's block at every call, which is quadratic in a long block.
+    Here callees come first, so that each is flat when it is copied to its callers.
     """
-    run_passes(module, "inline{default-pipeline=},symbol-dce,cse")
+    functions = {_symbol(view): view.operation for view in module.body.operations if _is_flat_function(view.operation)}
+    flattened: set[str] = set()
+    for name in functions:
+        _flatten(name, functions, flattened, ())
+    run_passes(module, "symbol-dce,cse")
+
+
+def _flatten(name: str, functions: dict[str, Any], flattened: set[str], callers: tuple[str, ...]) -> None:
+    if name in callers:
+        raise HireError(f"@{name} calls itself, through @{' -> @'.join(callers)}: StableHLO has no recursion")
+    if name in flattened:
+        return
+    for op in operations_named(functions[name], "func.call"):
+        callee = ir.FlatSymbolRefAttr(op.attributes["callee"]).value
+        if callee not in functions:
+            continue
+        _flatten(callee, functions, flattened, (*callers, name))
+        with ir.InsertionPoint(op):
+            copied = _jax_mlir_ext.inlined_func_call(functions[callee], list(op.operands), op.location)
+        for old, new in zip(op.results, copied, strict=True):
+            old.replace_all_uses_with(new)
+        op.erase()
+    flattened.add(name)
+
+
+def operations_named(function: Any, name: str) -> list[Any]:
+    """Every operation of a name inside a function, in program order, outer ones before those in their regions."""
+    found: list[Any] = []
+
+    def note(op: Any) -> Any:
+        if op.name == name:
+            found.append(op)
+        return ir.WalkResult.ADVANCE
+
+    function.walk(note, ir.WalkOrder.PRE_ORDER)
+    return found
+
+
+def _symbol(view: Any) -> str:
+    return str(ir.StringAttr(view.operation.attributes["sym_name"]).value)
+
+
+def _is_flat_function(op: Any) -> bool:
+    return op.name == "func.func" and len(op.regions[0].blocks) == 1
 
 
 def main_function(module: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +22,20 @@ from hire_compiler import _mlir
 class Value:
     """A tensor in the graph: the result of an operation, or an argument of a block."""
 
-    ir: Any
     shape: tuple[int, ...]
     dtype: str
     op: Op | None
     block: Block | None
     index: int
     uses: list[tuple[Op, int]] = field(default_factory=list)
+
+    @property
+    def ir(self) -> Any:
+        """The MLIR value; made anew each time, because a hundred thousand handles would outweigh the module."""
+        if self.op is not None:
+            return self.op.ir.results[self.index]
+        assert self.block is not None
+        return self.block.ir.arguments[self.index]
 
     @property
     def size(self) -> int:
@@ -39,12 +47,13 @@ class Value:
 class Block:
     """A straight line of operations: the body of ``@main``, of a loop, of a reducer."""
 
+    ir: Any
     owner: Op | None
-    args: list[Value]
+    args: tuple[Value, ...]
     ops: list[Op]
 
     @property
-    def returned(self) -> list[Value]:
+    def returned(self) -> tuple[Value, ...]:
         """The values that leave the block."""
         return self.ops[-1].operands
 
@@ -57,9 +66,9 @@ class Op:
     name: str
     block: Block
     position: int
-    operands: list[Value] = field(default_factory=list)
-    results: list[Value] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
+    operands: tuple[Value, ...] = ()
+    results: tuple[Value, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
     @property
     def result(self) -> Value:
@@ -109,38 +118,52 @@ def _walk(block: Block) -> Iterator[Op]:
 def read_graph(module: Any) -> Graph:
     """Take the picture of a parsed, inlined module."""
     function = _mlir.main_function(module).operation
-    types: dict[Any, tuple[tuple[int, ...], str]] = {}
-    values: dict[Any, Value] = {}
+    return Graph(_GraphReader().block(function.regions[0].blocks[0], None))
 
-    def value(ir_value: Any, op: Op | None, block: Block | None, index: int) -> Value:
-        type_ = ir_value.type
-        shape_dtype = types.get(type_)
-        if shape_dtype is None:
-            shape_dtype = types[type_] = _mlir.tensor_type(type_)
-        made = Value(ir_value, *shape_dtype, op, block, index)
-        values[ir_value] = made
-        return made
 
-    def read_block(ir_block: Any, owner: Op | None) -> Block:
-        block = Block(owner, [], [])
-        block.args = [value(a, None, block, i) for i, a in enumerate(ir_block.arguments)]
+class _GraphReader:
+    """One walk over the module; what it needs only meanwhile goes with it."""
+
+    def __init__(self) -> None:
+        self._types: dict[Any, tuple[tuple[int, ...], str]] = {}
+        self._values: dict[Any, Value] = {}
+        self._names: dict[str, str] = {}
+
+    def block(self, ir_block: Any, owner: Op | None) -> Block:
+        block = Block(ir_block, owner, (), [])
+        block.args = tuple(self._value(a, None, block, i) for i, a in enumerate(ir_block.arguments))
         for position, view in enumerate(ir_block.operations):
             ir_op = view.operation
-            op = Op(ir_op, _name(ir_op), block, position)
+            name = _name(ir_op)
+            op = Op(ir_op, self._names.setdefault(name, name), block, position)
             block.ops.append(op)
-            for i, operand in enumerate(ir_op.operands):
-                known = values[operand]
-                known.uses.append((op, i))
-                op.operands.append(known)
-            op.results = [value(r, op, None, i) for i, r in enumerate(ir_op.results)]
-            op.blocks = [read_block(b, op) for region in ir_op.regions for b in region.blocks]
+            op.operands = tuple(self._values[operand] for operand in ir_op.operands)
+            for i, operand in enumerate(op.operands):
+                operand.uses.append((op, i))
+            op.results = tuple(self._value(r, op, None, i) for i, r in enumerate(ir_op.results))
+            op.blocks = tuple(self.block(b, op) for region in ir_op.regions for b in region.blocks)
         return block
 
-    # A hundred thousand new objects, none of them garbage: collections would only walk them again and again.
+    def _value(self, ir_value: Any, op: Op | None, block: Block | None, index: int) -> Value:
+        type_ = ir_value.type
+        shape_dtype = self._types.get(type_)
+        if shape_dtype is None:
+            shape_dtype = self._types[type_] = _mlir.tensor_type(type_)
+        made = self._values[ir_value] = Value(*shape_dtype, op, block, index)
+        return made
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection while a graph is built and read.
+
+    A large module is some hundred thousand objects of which none is garbage; every full collection walks them all,
+    which at a hundred thousand operations takes longer than the detection itself.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return Graph(read_block(function.regions[0].blocks[0], None))
+        yield
     finally:
         if collecting:
             gc.enable()

@@ -25,31 +25,21 @@ def drop_invariant_carries(module: Any) -> int:
 
     StableHLO's regions may use values from outside, so the body reads the initial value itself.
     """
-    return _drop_in_block(_mlir.main_function(module).operation.regions[0].blocks[0])
+    loops = _mlir.operations_named(_mlir.main_function(module).operation, "stablehlo.while")
+    # Innermost first: rebuilding a loop moves what is inside it, and would leave older handles to it behind.
+    return sum(_drop_in_loop(loop) for loop in reversed(loops))
 
 
-def _drop_in_block(block: Any) -> int:
-    dropped = 0
-    for view in list(block.operations):
-        op = view.operation
-        if op.name == "stablehlo.while":
-            op, count = _drop_in_loop(op)
-            dropped += count
-        for region in op.regions:
-            dropped += sum(_drop_in_block(inner) for inner in region.blocks)
-    return dropped
-
-
-def _drop_in_loop(loop: Any) -> tuple[Any, int]:
+def _drop_in_loop(loop: Any) -> int:
     cond, body = (region.blocks[0] for region in loop.regions)
     returned = list(body.operations)[-1].operation.operands
     invariant = [i for i, argument in enumerate(body.arguments) if returned[i] == argument]
     if not invariant:
-        return loop, 0
+        return 0
     for i in invariant:
         initial = loop.operands[i]
         for user in (cond.arguments[i], body.arguments[i], loop.results[i]):
             user.replace_all_uses_with(initial)
     keep = [i for i in range(len(body.arguments)) if i not in set(invariant)]
-    new, _ = _mlir.rebuild_while(loop, keep)
-    return new, len(invariant)
+    _mlir.rebuild_while(loop, keep)
+    return len(invariant)

@@ -12,7 +12,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
-from hire_compiler.graph import read_graph
+from hire_compiler.graph import collection_paused, read_graph
 from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Detection, Match, detect
 from hire_compiler.passes.instrument import Instrumented, instrument
@@ -44,7 +44,7 @@ def inspect_program(program: Program) -> Report:
     """Sites and misses of a program, nothing decided."""
     if program.refusal:
         return Report(notes=(f"{program.name} cannot be rewritten: {program.refusal}",))
-    with _mlir.fresh_context():
+    with _mlir.fresh_context(), collection_paused():
         module = _mlir.parse(program.module)
         normalize(module)
         found = detect(read_graph(module), program.arguments)
@@ -59,7 +59,7 @@ def rewrite_program(
         return Rewritten(Report(notes=(f"{program.name} is not rewritten: {program.refusal}",)), None)
     target = target_for(platform)
     clock = _Clock()
-    with _mlir.fresh_context():
+    with _mlir.fresh_context(), collection_paused():
         module = clock.time("parse", lambda: _mlir.parse(program.module))
         clock.time("normalize", lambda: normalize(module))
         graph = clock.time("read", lambda: read_graph(module))

@@ -61,9 +61,9 @@ def _source(value: Value, provenance: Provenance) -> str | None:
 _KNOWN = _JOINING | TRANSPARENT
 
 
-def _inputs(op: Op, value: Value) -> list[Value]:
+def _inputs(op: Op, value: Value) -> tuple[Value, ...]:
     if op.name in TRANSPARENT:
-        return [op.operands[value.index]]
+        return (op.operands[value.index],)
     if op.name in ("dynamic_slice", "gather"):
         return op.operands[:1] if op.name == "dynamic_slice" or op.operands[1].size == 1 else op.operands
     return op.operands

@@ -149,15 +149,15 @@ class RegionReader:
         return tuple(dict.fromkeys(found))
 
 
-def _read_operands(value: Value) -> list[Value]:
+def _read_operands(value: Value) -> tuple[Value, ...]:
     op = value.op
     if op is None or op.name in ("dot_general", "constant"):
-        return []
+        return ()
     if op.name in TRANSPARENT:
-        return [op.operands[value.index]]
+        return (op.operands[value.index],)
     if op.name in LAYOUT or op.name in ROW_OPERATIONS:
         return op.operands[:1]
-    return list(op.operands)
+    return op.operands
 
 
 def _scalar(op: Op) -> Scalar:
