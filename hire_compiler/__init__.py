@@ -7,7 +7,7 @@
 from hire_compiler.api import HireFunction, inspect, transform
 from hire_compiler.calibrate import calibrate
 from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, Exact, LowRank, Quantized, Rule
+from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
 from hire_compiler.errors import (
     CaptureError,
     ConfigError,
@@ -22,6 +22,7 @@ from hire_compiler.version import __version__
 __all__ = [
     "Calibration",
     "CaptureError",
+    "Cascade",
     "Config",
     "ConfigError",
     "Decision",

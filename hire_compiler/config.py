@@ -7,7 +7,7 @@ not a surprise at the first decode step.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from hire_compiler.errors import ConfigError
@@ -27,7 +27,7 @@ def _require_integer(value: object, name: str) -> None:
     _require(value >= 1, f"{name} is {value}, must be at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LowRank:
     """HiRE-LR: scores from two thin factors, ``z ≈ (x·A)·Bᵀ`` with inner width ``rank``.
 
@@ -37,38 +37,88 @@ class LowRank:
 
     Attributes:
       rank: inner width r; 1 ≤ r ≤ d.
-      dtype: storage of the factors; scores are always summed in float32.
+      dtype: storage of the long factor B; ``"int8"`` has a scale per row, on columns of equal size. Scores are
+        always summed in float32.
     """
 
     rank: int
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    _: KW_ONLY
+    dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
 
     def __post_init__(self) -> None:
         _require_integer(self.rank, "LowRank.rank")
         _require(
-            self.dtype in ("bfloat16", "float32"),
-            f"LowRank.dtype is {self.dtype!r}: use 'bfloat16' or 'float32'",
+            self.dtype in ("bfloat16", "float32", "int8"),
+            f"LowRank.dtype is {self.dtype!r}: use 'bfloat16' or 'float32' or 'int8'",
         )
 
     def __str__(self) -> str:
         return f"LowRank(rank={self.rank}, {self.dtype})"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Quantized:
-    """HiRE-Q: scores from an integer copy of the weight with one scale per row.
+    """HiRE-Q: scores from an integer copy of the weight.
 
     Attributes:
-      bits: width of the copy; 8.
+      bits: width of the copy: 8, with one scale per row, or 4, with one scale per row and block of columns.
+      columns: of a 4-bit copy: how many columns share a scale; divides d, 64 is a good choice.
     """
 
     bits: int = 8
+    _: KW_ONLY
+    columns: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.bits == 8, f"Quantized.bits is {self.bits}: only 8 is supported")
+        _require(self.bits in (4, 8), f"Quantized.bits is {self.bits}: only 8 and 4 are supported")
+        if self.bits == 8:
+            _require(
+                self.columns is None,
+                f"Quantized.columns is {self.columns}, but an 8-bit copy has one scale per row: leave columns out",
+            )
+            return
+        _require(
+            self.columns is not None,
+            "Quantized(4) needs a scale per block of columns: give columns=64, or another divisor of d",
+        )
+        _require_integer(self.columns, "Quantized.columns")
 
     def __str__(self) -> str:
-        return f"Quantized(bits={self.bits})"
+        return f"Quantized(bits={self.bits})" if self.bits == 8 else f"Quantized(bits=4, columns={self.columns})"
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Two predictors, the second only where the first saw promise: heads only.
+
+    A coarse pass scores every row and leaves ``survivors``; a finer pass scores those; the rule's candidates among
+    them are computed exactly. The survivors are the best of as many buckets of rows, so the best row of the coarse
+    pass always survives, and no sort of the vocabulary is needed. A low-rank bound proves nothing: not certifiable.
+
+    Attributes:
+      coarse: scores all rows.
+      fine: scores the survivors; larger than ``coarse``.
+      survivors: rows that reach the second pass; from the rule's candidates to all rows.
+    """
+
+    coarse: LowRank
+    fine: Quantized
+    _: KW_ONLY
+    survivors: int = 4096
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.coarse, LowRank),
+            f"Cascade.coarse is {self.coarse!r}: the first pass is a LowRank(…), the cheaper of the two",
+        )
+        _require(
+            isinstance(self.fine, Quantized) and self.fine.bits == 8,
+            f"Cascade.fine is {self.fine!r}: the second pass is Quantized(8)",
+        )
+        _require_integer(self.survivors, "Cascade.survivors")
+
+    def __str__(self) -> str:
+        return f"Cascade({self.coarse}, {self.fine}, survivors={self.survivors})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +133,7 @@ class Exact:
         return "Exact()"
 
 
-Predictor = LowRank | Quantized | Exact
+Predictor = LowRank | Quantized | Cascade | Exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +184,20 @@ class Rule:
         _require(self.certify in (False, True, "strict"), f"{where}: certify must be False, True or 'strict'")
         if self.dense:
             return
+        certifiable = isinstance(self.predictor, Quantized) and self.predictor.bits == 8
         _require(
-            not self.certify or (self.kind == "head" and isinstance(self.predictor, Quantized)),
-            f"{where}: certify needs kind='head' and predictor=Quantized(bits=8); other bounds prove nothing",
+            not self.certify or (self.kind == "head" and certifiable),
+            f"{where}: certify needs kind='head' and predictor=Quantized(bits=8); the bounds of 4-bit copies, low-rank "
+            "factors and cascades are too wide to prove anything",
         )
         _require(
-            isinstance(self.predictor, (LowRank, Quantized, Exact)),
-            f"{where}: predictor is {self.predictor!r}; give LowRank(rank=…), Quantized(bits=8) or Exact(), "
-            "or dense=True",
+            isinstance(self.predictor, (LowRank, Quantized, Cascade, Exact)),
+            f"{where}: predictor is {self.predictor!r}; give LowRank(rank=…), Quantized(bits=8), "
+            "Quantized(bits=4, columns=64), Cascade(LowRank(rank=…), Quantized(bits=8)) or Exact(), or dense=True",
+        )
+        _require(
+            self.kind == "head" or not isinstance(self.predictor, Cascade),
+            f"{where}: Cascade is for heads; a feed-forward block has too few rows to score them twice",
         )
         _require(
             (self.density is None) != (self.candidates is None),

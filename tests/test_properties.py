@@ -21,7 +21,7 @@ from programs import ACTIVATIONS_JAX, TOP, WINNERS, Ffn, Head, ffns, heads, rand
 
 import hire_compiler as hire
 from hire_compiler.runtime.ffn import select_groups
-from hire_compiler.runtime.predictors import predict
+from hire_compiler.runtime.predictors import PREDICTOR_ARRAYS, predict
 from hire_compiler.runtime.target import target_for
 from hire_compiler.runtime.topk import top_candidates
 
@@ -33,7 +33,13 @@ FAST = settings(max_examples=14, derandomize=True, **COMMON)  # the same program
 SLOW = settings(max_examples=400, **COMMON)  # new ones in every run
 
 predictors = st.sampled_from(
-    (hire.Quantized(bits=8), hire.LowRank(rank=3, dtype="float32"), hire.LowRank(rank=2, dtype="bfloat16"))
+    (
+        hire.Quantized(bits=8),
+        hire.Quantized(bits=4, columns=4),
+        hire.LowRank(rank=3, dtype="float32"),
+        hire.LowRank(rank=2, dtype="bfloat16"),
+        hire.LowRank(rank=3, dtype="int8"),
+    )
 )
 
 
@@ -50,7 +56,7 @@ def the_rewrite(step: hire.HireFunction) -> hire.Decision:
 
 def predictor_arrays(prepared: dict[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
     (arrays,) = prepared.values()
-    return {name: array for name, array in arrays.items() if name in ("q", "scale", "a", "b")}
+    return {name: array for name, array in arrays.items() if name in PREDICTOR_ARRAYS}
 
 
 def assert_close(got: object, wanted: Array, slack: Array, what: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from hire_compiler.config import Config, Exact, LowRank, Predictor, Quantized, Rule
+from hire_compiler.config import Cascade, Config, Exact, LowRank, Predictor, Quantized, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.report import Decision, Site
 from hire_compiler.weights import itemsize
@@ -51,6 +51,11 @@ class SitePlan:
     tail: str = "predicted"
     winners_only: bool = False
     certify: bool | str = False
+
+    @property
+    def survivors(self) -> int:
+        """Rows that the finer pass of a cascade scores; 0 without one."""
+        return min(self.predictor.survivors, self.site.width) if isinstance(self.predictor, Cascade) else 0
 
 
 def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> tuple[SitePlan, ...]:
@@ -134,7 +139,7 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         )
     if rule.certify and facts.uncertifiable:
         raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
-    predictor_bytes = _predictor_bytes(rule.predictor, site, where) + (8 * site.width if rule.certify else 0)
+    predictor_bytes = _stored_bytes(rule.predictor, site, where) + (8 * site.width if rule.certify else 0)
     gathered = dense_bytes
     if isinstance(rule.predictor, Exact):
         if not facts.exact_zeros:
@@ -142,7 +147,7 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         predictor_bytes = facts.weight_bytes[0]  # the gate, or the only up-projection, whole
         gathered -= predictor_bytes
     row_bytes = gathered * candidates // site.width
-    sparse_bytes = predictor_bytes + row_bytes
+    sparse_bytes = _read_bytes(rule.predictor, predictor_bytes, candidates, site, where) + row_bytes
     if sparse_bytes >= dense_bytes and candidates < site.width:
         return _dense(
             site,
@@ -153,7 +158,7 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     reason = named
     if facts.devices > 1:
         reason += f"; sharded over {facts.devices} devices, where XLA's partitioner may gather scores and rows"
-    if isinstance(rule.predictor, LowRank) and not facts.calibrated:
+    if isinstance(rule.predictor, (LowRank, Cascade)) and not facts.calibrated:
         reason += "; not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
     decision = Decision(
         site=site.id,
@@ -212,14 +217,45 @@ def _candidates(rule: Rule, site: Site, group: int, where: str) -> int:
     return min(ceil(wanted / group) * group, site.width)
 
 
-def _predictor_bytes(predictor: Predictor, site: Site, where: str) -> int:
+def _stored_bytes(predictor: Predictor, site: Site, where: str) -> int:
+    """Bytes that a predictor keeps for one layer."""
     if isinstance(predictor, Exact):
         return 0
+    if isinstance(predictor, Cascade):
+        return _stored_bytes(predictor.coarse, site, where) + _stored_bytes(predictor.fine, site, where)
     if isinstance(predictor, Quantized):
-        return site.width * (site.d + 4)
+        if predictor.columns is None:
+            return site.width * (site.d + 4)
+        if site.d % predictor.columns:
+            near = [c for c in (16, 32, 48, 64, 80, 96, 128) if site.d % c == 0]
+            raise ConfigError(
+                f"{where}: columns {predictor.columns} of {predictor} do not divide the input width d = {site.d}; "
+                f"use one of {near or [site.d]}"
+            )
+        blocks = site.d // predictor.columns
+        return site.width * (blocks + blocks % 2) * (predictor.columns // 2 + 2)
     if predictor.rank > site.d:
         raise ConfigError(f"{where}: rank {predictor.rank} is more than the input width d = {site.d}")
-    return predictor.rank * (site.width * itemsize(predictor.dtype) + 4 * site.d)
+    row = predictor.rank + 4 if predictor.dtype == "int8" else predictor.rank * itemsize(predictor.dtype)
+    return site.width * row + 4 * predictor.rank * site.d
+
+
+def _read_bytes(predictor: Predictor, stored: int, candidates: int, site: Site, where: str) -> int:
+    """Bytes of a predictor that one call reads."""
+    if not isinstance(predictor, Cascade):
+        return stored
+    coarse, fine = (_stored_bytes(stage, site, where) for stage in (predictor.coarse, predictor.fine))
+    if not candidates <= predictor.survivors <= site.width:
+        raise ConfigError(
+            f"{where}: a cascade narrows, but {site.width} rows → {predictor.survivors} survivors → {candidates} "
+            "candidates does not; choose survivors in between"
+        )
+    if coarse >= fine:
+        raise ConfigError(
+            f"{where}: a cascade's first pass is the cheaper one, but {predictor.coarse} reads {coarse} bytes and "
+            f"{predictor.fine} {fine}; lower the rank"
+        )
+    return coarse + fine * predictor.survivors // site.width
 
 
 def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str:

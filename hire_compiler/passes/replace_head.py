@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import jax
@@ -29,7 +29,7 @@ from hire_compiler.runtime.certify import rounding_slack, upper_bounds, winners_
 from hire_compiler.runtime.logits import candidate_logits, exact_logits, sparse_logits
 from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.target import Target
-from hire_compiler.runtime.topk import top_candidates
+from hire_compiler.runtime.topk import Compare, top_candidates
 
 
 def replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
@@ -55,6 +55,7 @@ def replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | No
                 _comparison(region, [prepared[f"vector{i}"] for i in range(first, last)])
                 for region, (first, last) in zip(match.compared, pairwise(owners), strict=True)
             ],
+            survivors=plan.survivors,
             precise=dot.precise,
         )
         return [restore_result(logits, dot)]
@@ -90,11 +91,12 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
         if not plan.certify:
             ids, exact = candidate_logits(
                 small, rows, predictor, plan.candidates, target,
-                compared=[_comparison(match.winners[0].region, by_winner[0])], precise=dot.precise,
+                compared=[_comparison(match.winners[0].region, by_winner[0])], survivors=plan.survivors,
+                precise=dot.precise,
             )  # fmt: skip
             return pick(exact.astype(jnp.dtype(dot.result.dtype)), ids)
         upper = upper_bounds(predict(small, predictor, target), prepared["bound"], small)
-        ids = top_candidates(upper, plan.candidates)
+        ids = top_candidates(upper, plan.candidates, target)
         exact = exact_logits(small, rows, ids, target, precise=dot.precise)
         first = match.winners[0].region
 
@@ -132,11 +134,16 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
     )
 
 
-def _comparison(region: Region, vectors: Sequence[jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """From predicted logits of the whole vocabulary to what the program would compare, in float32."""
+def _comparison(region: Region, vectors: Sequence[jax.Array]) -> Compare:
+    """From predicted logits to what the program would compare, in float32."""
     ranking = region.expression.widened
     floats = [v.astype(jnp.float32) if jnp.issubdtype(v.dtype, jnp.floating) else v for v in vectors]
-    return lambda scores: ranking.evaluate([scores, *floats], exact=True).astype(jnp.float32)
+
+    def compare(scores: jax.Array, ids: jax.Array | None) -> jax.Array:
+        own = floats if ids is None else [vector[ids] for vector in floats]
+        return ranking.evaluate([scores, *own], exact=True).astype(jnp.float32)
+
+    return compare
 
 
 def _dense_logits(x: jax.Array, rows: jax.Array, dot: WeightDot) -> jax.Array:

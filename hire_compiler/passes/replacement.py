@@ -9,20 +9,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.calibration import Calibration
-from hire_compiler.config import Exact, LowRank, Predictor
+from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
 from hire_compiler.passes.detect import Match
 from hire_compiler.passes.plan import SitePlan
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.runtime.certify import prepare_bound
-from hire_compiler.runtime.predictors import Arrays, prepare_low_rank, prepare_quantized
+from hire_compiler.runtime.predictors import (
+    PREDICTOR_ARRAYS,
+    Arrays,
+    prepare_int4,
+    prepare_low_rank,
+    prepare_quantized,
+)
 from hire_compiler.runtime.target import Target, bits_of, store
 from hire_compiler.runtime.weights import materialize, view
 from hire_compiler.weights import Weight
@@ -126,7 +133,7 @@ def make_preparation(
     matrices = site_matrices(match)
     used = sorted({w.argument for w in (predicted, *matrices, *(v for v, _ in vectors))})
     moment = calibration.moment(site_moment_key(match)) if calibration else None
-    mean = None if moment is None or not isinstance(predictor, LowRank) else moment.mean
+    mean = None if moment is None or not isinstance(predictor, (LowRank, Cascade)) else moment.mean
 
     def build(*arrays: jax.Array) -> Arrays:
         given = dict(zip(used, arrays, strict=True))
@@ -153,8 +160,12 @@ def make_preparation(
 def _prepare_predictor(rows: jax.Array, predictor: Predictor, moment: np.ndarray | None, stacked: bool) -> Arrays:
     if isinstance(predictor, Exact):
         return {}
-    if not isinstance(predictor, LowRank):
-        return dict((jax.vmap(prepare_quantized) if stacked else prepare_quantized)(rows))
+    if isinstance(predictor, Cascade):
+        coarse = _prepare_predictor(rows, predictor.coarse, moment, stacked)
+        return coarse | _prepare_predictor(rows, predictor.fine, None, stacked)
+    if isinstance(predictor, Quantized):
+        prepare = prepare_quantized if predictor.columns is None else partial(prepare_int4, columns=predictor.columns)
+        return dict((jax.vmap(prepare) if stacked else prepare)(rows))
     if not stacked:
         return prepare_low_rank(rows, predictor.rank, _array(moment), predictor.dtype)
 
@@ -207,4 +218,4 @@ def argument_views(weights: tuple[Weight, ...], target: Target) -> tuple[int, ..
 
 def predictor_arrays(prepared: Arrays) -> Arrays:
     """Those of the prepared arrays that belong to the predictor."""
-    return {name: prepared[name] for name in ("q", "scale", "a", "b") if name in prepared}
+    return {name: prepared[name] for name in PREDICTOR_ARRAYS if name in prepared}

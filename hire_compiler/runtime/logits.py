@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from hire_compiler.runtime.predictors import Arrays, predict
+from hire_compiler.runtime.predictors import Arrays, is_cascade, predict, refine
 from hire_compiler.runtime.target import Target, for_each_row, rows_dot, take_rows
-from hire_compiler.runtime.topk import compared_candidates
+from hire_compiler.runtime.topk import Compare, bucket_winners, compared_candidates
 
-Compared = Sequence[Callable[[jax.Array], jax.Array]]  # from logits to what the program compares
+Compared = Sequence[Compare]
 
 
 def exact_logits(x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, *, precise: bool = False) -> jax.Array:
@@ -28,6 +28,38 @@ def exact_logits(x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, 
     return for_each_row(lambda row, chosen: rows_dot(row, take_rows(rows, chosen[0], target), precise=precise), x, ids)
 
 
+def select_candidates(
+    x: jax.Array,
+    prepared: Arrays,
+    k: int,
+    target: Target,
+    *,
+    compared: Compared = (),
+    survivors: int = 0,
+) -> tuple[jax.Array, jax.Array]:
+    """The ``k`` most promising rows by a predictor.
+
+    Args:
+      x: ``[b, d]``.
+      prepared: the arrays of the predictor.
+      compared: from logits to what the program compares.
+      survivors: of a cascade: how many rows the finer copy scores.
+
+    Returns:
+      ``(ids [b, k] ascending, scores [b, n])``; of a cascade the scores are the finer ones on the survivors.
+    """
+    scores = predict(x, prepared, target)
+    if not is_cascade(prepared) or k == scores.shape[1]:
+        return compared_candidates(scores, k, compared, target), scores
+    share = survivors // max(len(compared), 1)
+    passed = [bucket_winners(f(scores, None), share) for f in compared] or [bucket_winners(scores, share)]
+    left = passed[0] if len(passed) == 1 else jnp.concatenate(passed, axis=1)
+    fine = refine(x, prepared, left, target)
+    at = compared_candidates(fine, k, compared, target, left)
+    batch = jnp.arange(x.shape[0])[:, None]
+    return jnp.sort(jnp.take_along_axis(left, at, axis=1), axis=1), scores.at[batch, left].set(fine)
+
+
 def candidate_logits(
     x: jax.Array,
     rows: jax.Array,
@@ -36,10 +68,11 @@ def candidate_logits(
     target: Target,
     *,
     compared: Compared = (),
+    survivors: int = 0,
     precise: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """The ``k`` most promising rows and their exact logits: ``(ids [b, k] ascending, logits [b, k])``."""
-    ids = compared_candidates(predict(x, prepared, target), k, compared)
+    ids, _ = select_candidates(x, prepared, k, target, compared=compared, survivors=survivors)
     return ids, exact_logits(x, rows, ids, target, precise=precise)
 
 
@@ -52,6 +85,7 @@ def sparse_logits(
     target: Target,
     *,
     compared: Compared = (),
+    survivors: int = 0,
     precise: bool = False,
 ) -> jax.Array:
     """Full-width logits: exact on the ``k`` candidates of every batch row.
@@ -63,8 +97,11 @@ def sparse_logits(
     Returns:
       ``[b, n]`` float32.
     """
-    scores = predict(x, prepared, target)
-    ids = compared_candidates(scores, k, compared)
-    exact = exact_logits(x, rows, ids, target, precise=precise)
+    ids, scores = select_candidates(x, prepared, k, target, compared=compared, survivors=survivors)
+    return fill_tail(scores, ids, exact_logits(x, rows, ids, target, precise=precise), tail)
+
+
+def fill_tail(scores: jax.Array, ids: jax.Array, exact: jax.Array, tail: str) -> jax.Array:
+    """Scores ``[b, n]`` (or −inf, for the tail ``"dropped"``) with the exact logits put in at ``ids [b, k]``."""
     rest = scores if tail == "predicted" else jnp.full_like(scores, -jnp.inf)
-    return rest.at[jnp.arange(x.shape[0])[:, None], ids].set(exact)
+    return rest.at[jnp.arange(scores.shape[0])[:, None], ids].set(exact)

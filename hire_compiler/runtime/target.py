@@ -23,6 +23,10 @@ class Target:
       platform: ``cpu``, ``gpu`` or ``tpu``.
       bf16_as_bits: gather bfloat16 rows as ``uint16`` and reinterpret after the gather.
       rows_one_by_one: score a small batch row by row, each a threaded fused matrix-vector product.
+      chunk_bytes: of a larger batch: bytes of a chunk of a narrow copy, converted to float32 and multiplied while it
+        is in the cache.
+      two_stage_top_k: find the best of a vocabulary by blocks first; plain sorts are slow there.
+      top_k_recall: share of the true top-k that its fused, approximate form is asked to find; 1 for an exact one.
       gather_limit: bytes of gathered rows above which the second product of a block goes in chunks; a
         larger temporary leaves the cache (and above 32 MiB costs ten times as much).
     """
@@ -30,13 +34,40 @@ class Target:
     platform: str
     bf16_as_bits: bool
     rows_one_by_one: bool
+    chunk_bytes: int
+    two_stage_top_k: bool
+    top_k_recall: float
     gather_limit: int
 
 
 _TARGETS = {
-    "cpu": Target("cpu", bf16_as_bits=True, rows_one_by_one=True, gather_limit=4 << 20),
-    "gpu": Target("gpu", bf16_as_bits=False, rows_one_by_one=False, gather_limit=1 << 62),
-    "tpu": Target("tpu", bf16_as_bits=False, rows_one_by_one=False, gather_limit=1 << 62),
+    "cpu": Target(
+        "cpu",
+        bf16_as_bits=True,
+        rows_one_by_one=True,
+        chunk_bytes=4 << 20,
+        two_stage_top_k=True,
+        top_k_recall=1.0,
+        gather_limit=4 << 20,
+    ),
+    "gpu": Target(
+        "gpu",
+        bf16_as_bits=False,
+        rows_one_by_one=False,
+        chunk_bytes=1 << 62,
+        two_stage_top_k=False,
+        top_k_recall=1.0,
+        gather_limit=1 << 62,
+    ),
+    "tpu": Target(
+        "tpu",
+        bf16_as_bits=False,
+        rows_one_by_one=False,
+        chunk_bytes=1 << 62,
+        two_stage_top_k=False,
+        top_k_recall=0.999,
+        gather_limit=1 << 62,
+    ),
 }
 
 
@@ -78,6 +109,41 @@ def rows_dot(x: jax.Array, rows: jax.Array, *, precise: bool = False) -> jax.Arr
     wide = rows.astype(jnp.float32)
     precision = lax.Precision.HIGHEST if precise else None
     return lax.dot_general(x.astype(jnp.float32), wide.T, (((1,), (0,)), ((), ())), precision=precision)
+
+
+_ONE_BY_ONE = 5  # rows above which a pass over the copy for each of them costs more than one in chunks
+
+
+def dot_of_few(
+    x: jax.Array, rows: jax.Array, target: Target, unpack: Callable[[jax.Array], jax.Array] = lambda rows: rows
+) -> jax.Array:
+    """``x [b, d]`` of a decode step times a stored copy ``rows [n, d]`` transposed, in float32: ``[b, n]``.
+
+    XLA:CPU converts a narrow copy as a whole, in memory, before a matrix-matrix product. A matrix-vector product
+    reads it narrow, so a few rows go one by one; more share one pass over chunks that stay in the cache.
+
+    Args:
+      unpack: elementwise, from what is stored to the numbers; done on the way to the product.
+    """
+    batch, (n, d) = x.shape[0], rows.shape
+    if batch == 1 or not target.rows_one_by_one or rows.dtype == jnp.float32:
+        return rows_dot(x, unpack(load(rows)))
+    if batch <= _ONE_BY_ONE:
+        return for_each_row(lambda row: rows_dot(row, unpack(load(rows))), x)
+    chunk = max(target.chunk_bytes // (4 * d), 1)
+    if chunk >= n:
+        return rows_dot(x, unpack(load(rows)))
+
+    def part(start: jax.Array | int, size: int) -> jax.Array:
+        narrow = load(lax.dynamic_slice_in_dim(rows, start, size))
+        return lax.dot_general(x, unpack(narrow).astype(jnp.float32), (((1,), (1,)), ((), ())))
+
+    def body(i: jax.Array, out: jax.Array) -> jax.Array:
+        return lax.dynamic_update_slice_in_dim(out, part(i * chunk, chunk), i * chunk, axis=1)
+
+    out = lax.fori_loop(0, n // chunk, body, jnp.zeros((batch, n), jnp.float32))
+    rest = n % chunk
+    return lax.dynamic_update_slice_in_dim(out, part(n - rest, rest), n - rest, axis=1) if rest else out
 
 
 def columns_dot(h: jax.Array, rows: jax.Array, *, precise: bool = False) -> jax.Array:

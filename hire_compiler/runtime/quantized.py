@@ -1,0 +1,89 @@
+"""HiRE-Q: integer copies of a weight, and scores from them.
+
+An 8-bit copy has one scale per row. A 4-bit copy has one per row and block of columns; it is kept packed, two numbers a
+byte, *block by block*: byte ``[p, i, c]`` holds column ``c`` of row ``i`` in block ``p`` (low half) and in block
+``p + pairs`` (high half). So either half of a block is one contiguous matrix-vector product whose operand is unpacked
+on the way to the multiplication, and the scale of the block is applied once, to its result.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hire_compiler.runtime.target import Target, dot_of_few, load
+
+Arrays = dict[str, jax.Array]
+
+_ZERO = 8  # what a packed 0 is stored as
+
+
+def prepare_quantized(rows: jax.Array) -> Arrays:
+    """An int8 copy with one scale per row.
+
+    Args:
+      rows: ``[n, d]``, any float type.
+
+    Returns:
+      ``q`` int8 ``[n, d]`` and ``scale`` float32 ``[n]``, with ``rows ≈ q · scale``. An all-zero row has
+      scale 0.
+    """
+    wide = rows.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(wide), axis=1) / 127
+    q = jnp.clip(jnp.round(wide * _inverse(scale)[:, None]), -127, 127).astype(jnp.int8)
+    return {"q": q, "scale": scale}
+
+
+def quantized_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
+    """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_quantized` made."""
+    return dot_of_few(x.astype(jnp.float32), prepared["q"], target) * prepared["scale"]
+
+
+def prepare_int4(rows: jax.Array, columns: int) -> Arrays:
+    """A packed 4-bit copy with one scale per row and block of ``columns`` columns.
+
+    Args:
+      rows: ``[n, d]``, any float type; ``columns`` divides d.
+
+    Returns:
+      ``q4`` uint8 ``[pairs, n, columns]`` and ``scale4`` bfloat16 ``[2 · pairs, n]``; an odd number of blocks is filled
+      up with a block of zeros.
+    """
+    n, d = rows.shape
+    blocks = d // columns
+    wide = rows.astype(jnp.float32).reshape(n, blocks, columns).transpose(1, 0, 2)
+    wide = jnp.pad(wide, ((0, blocks % 2), (0, 0), (0, 0)))
+    # The copy is made for the scale as it is stored, so that rounding the scale costs nothing but range.
+    scale = (jnp.max(jnp.abs(wide), axis=2) / 7).astype(jnp.bfloat16)
+    q = jnp.clip(jnp.round(wide * _inverse(scale.astype(jnp.float32))[..., None]), -7, 7) + _ZERO
+    low, high = jnp.split(q.astype(jnp.uint8), 2)
+    return {"q4": low | (high << 4), "scale4": scale}
+
+
+def int4_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
+    """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_int4` made."""
+    packed, scale = prepared["q4"], load(prepared["scale4"]).astype(jnp.float32)
+    pairs, n, columns = packed.shape
+    batch, d = x.shape
+    blocks = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, 2 * pairs * columns - d))).reshape(batch, -1, columns)
+    total = jnp.zeros((batch, n), jnp.float32)
+    for half, unpack in enumerate((lambda byte: byte & 15, lambda byte: byte >> 4)):
+        for pair in range(pairs):
+            block = half * pairs + pair
+            part = lax.optimization_barrier(blocks[:, block])
+            # Two products of one fusion are not vectorised by XLA:CPU (30 times slower): keep them apart.
+            product = lax.optimization_barrier(dot_of_few(part, packed[pair], target, unpack))
+            total += (product - _ZERO * jnp.sum(part, axis=1, keepdims=True)) * scale[block]
+    return total
+
+
+def unpack_int4(prepared: Arrays, d: int) -> jax.Array:
+    """The copy as float32 ``[n, d]``: what :func:`int4_scores` multiplies with."""
+    packed, scale = prepared["q4"], load(prepared["scale4"]).astype(jnp.float32)
+    q = jnp.concatenate([packed & 15, packed >> 4]).astype(jnp.float32) - _ZERO
+    return (q * scale[..., None]).transpose(1, 0, 2).reshape(packed.shape[1], -1)[:, :d]
+
+
+def _inverse(scale: jax.Array) -> jax.Array:
+    return jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
