@@ -11,11 +11,13 @@ from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rul
 from hire_compiler.errors import (
     CaptureError,
     ConfigError,
+    EstimateError,
     HireError,
     HireWarning,
     TransformError,
     WeightError,
 )
+from hire_compiler.estimate import Comparison, Estimate, estimate
 from hire_compiler.report import Decision, Miss, Report, Site
 from hire_compiler.version import __version__
 
@@ -23,9 +25,12 @@ __all__ = [
     "Calibration",
     "CaptureError",
     "Cascade",
+    "Comparison",
     "Config",
     "ConfigError",
     "Decision",
+    "Estimate",
+    "EstimateError",
     "Exact",
     "HireError",
     "HireFunction",
@@ -40,6 +45,7 @@ __all__ = [
     "WeightError",
     "__version__",
     "calibrate",
+    "estimate",
     "inspect",
     "transform",
 ]

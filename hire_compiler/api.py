@@ -162,14 +162,15 @@ class HireFunction:
         signature = self._signature(leaves, tree)
         if signature.compiled is not None:
             return signature.compiled, signature.abstract_operands(leaves)
-        return self._unchanged(tree), [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in signature.avals]
+        return self._unchanged(tree), [_abstract(*pair) for pair in zip(leaves, signature.avals, strict=True)]
 
     def _unchanged(self, tree: Any) -> Any:
         def flat(*leaves: Any) -> Any:
             return self._function.call_flat(tree, leaves)
 
         flat.__name__ = self._function.name
-        return jax.jit(flat, keep_unused=True)
+        donated = [i for i, given in enumerate(self._function.donated(tree)) if given]
+        return jax.jit(flat, donate_argnums=donated, keep_unused=True)
 
     def _check_runs_here(self) -> None:
         here = target_for(jax.default_backend()).platform
@@ -384,6 +385,13 @@ def _described(entry: PreparedArray) -> str:
 
 def _as_array(value: Any) -> Any:
     return value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
+
+
+def _abstract(leaf: Any, aval: Any) -> jax.ShapeDtypeStruct:
+    """The type of an argument, with its sharding where it is spread over devices."""
+    sharding = getattr(leaf, "sharding", None)
+    spread = sharding is not None and sharding.num_devices > 1
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding if spread else None)
 
 
 def _aval(leaf: Any) -> Any:

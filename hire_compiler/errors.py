@@ -23,5 +23,9 @@ class TransformError(HireError, NotImplementedError):
     """A JAX transformation (grad, vmap) was applied to a rewritten program, which has no such rule."""
 
 
+class EstimateError(HireError, RuntimeError):
+    """The TPU compiler is not there, or does not take the program; the message says which and what to do."""
+
+
 class HireWarning(UserWarning):
     """Something works, but not the way that pays: the message says which way does."""

@@ -29,6 +29,8 @@ FLOORS = {
     "config": 1,
     "report": 1,
     "hlo": 1,
+    "cost": 2,
+    "tpu_compile": 0,
     "graph": 1,
     "calibration": 1,
     "hoist": 2,
@@ -41,8 +43,9 @@ FLOORS = {
     "prepared": 5,
     "calibrate": 5,
     "api": 6,
-    "cli": 7,
-    "": 7,
+    "estimate": 7,
+    "cli": 8,
+    "": 8,
 }
 RUNTIME_MAY_IMPORT = ("runtime", "weights", "errors")
 IR = ("_mlir", "graph", "patterns", "program")

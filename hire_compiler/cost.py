@@ -1,0 +1,327 @@
+"""What a compiled TPU program is expected to cost: the TPU compiler's own cycles, and a price for what it leaves blank.
+
+The scheduled program of XLA:TPU carries ``estimated_cycles`` for most operations. For gathers, sorts, the fused
+predictor + partial top-k, copies and collectives it says nothing, and those are priced here:
+
+==================  ==================================================================================================
+operation           seconds
+==================  ==================================================================================================
+with cycles         ``cycles / clock``
+sort                ``cycles / clock``, cycles = stages · vectors · c: a bitonic network of n' = 2^⌈log₂ n⌉ elements has
+                    log₂ n' (log₂ n' + 1) / 2 stages, each over ⌈elements / 1024⌉ vector registers of every operand;
+                    c = 16 along the lanes, 3 along another dimension (as the compiler's own instruction schedules
+                    of such sorts come out)
+collective          ``steps · hop + moved / ICI``, as a ring of n devices does it: all-gather, reduce-scatter and
+                    all-to-all take n − 1 steps and move (n − 1)/n of the whole, all-reduce twice that, permute 1 step
+anything else       ``HBM bytes / HBM bandwidth``, or ``matrix operations / peak`` where that takes longer
+==================  ==================================================================================================
+
+HBM bytes are those of operands and results that live in memory space 0; a gather or a dynamic slice reads what it
+returns, not what it indexes, inside fusions too; an update in place writes the update. Times are added up as if
+nothing overlapped, so they are no prediction of a wall clock: compare them with each other. A conditional counts
+with its cheapest branch (the proof of a certificate holds); with the dearest one in ``worst_seconds``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, log2, prod
+
+from hire_compiler.hlo import Computation, HloProgram, Instruction, collective_kind, collective_result_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One TPU chip, as its maker specifies it.
+
+    Attributes:
+      name: ``v5e``.
+      clock: cycles a second.
+      hbm: bytes a second between HBM and the core.
+      ici: bytes a second over the links to other chips.
+      hop: seconds that one step of a collective takes whatever its size.
+      peak: operations a second of the matrix units, by type of the operands (``bf16`` for what is not named).
+    """
+
+    name: str
+    clock: float
+    hbm: float
+    ici: float
+    hop: float
+    peak: dict[str, float]
+
+
+CHIPS = {
+    "v5e": Chip(name="v5e", clock=940e6, hbm=819e9, ici=400e9, hop=1e-6, peak={"bf16": 197e12, "s8": 394e12}),
+}
+
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
+    "opt-barrier", "add-dependency", "domain", "get-dimension-size",
+}  # fmt: skip
+_MOVES = {
+    "parameter", "constant", "bitcast", "copy", "convert", "transpose", "reshape", "slice", "dynamic-slice", "tuple",
+    "get-tuple-element", "broadcast", "concatenate", "pad", "fusion", "dynamic-update-slice", "select", "clamp",
+    "compare", "add", "iota", "and",
+}  # fmt: skip
+_VECTOR = 1024  # elements of a vector register, 32 bits each
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpCost:
+    """One operation of the compiled program, all its runs together.
+
+    Attributes:
+      name: in the compiled program.
+      kind: ``matmul``, ``gather``, ``matmul + partial top-k``, ``sort``, ``copy``, a collective, ``elementwise`` …
+      path: where it comes from in the author's program.
+      repeat: how often it runs.
+      seconds: of all runs.
+      cycles: the compiler's own estimate for all runs, or None where it gives none.
+      hbm_bytes: read and written in HBM by all runs.
+      wire_bytes: moved over the links by all runs, per chip.
+      rare: in a branch that does not count in the usual case.
+    """
+
+    name: str
+    kind: str
+    path: str
+    repeat: int
+    seconds: float
+    cycles: int | None = None
+    hbm_bytes: int = 0
+    wire_bytes: int = 0
+    rare: bool = False
+
+
+def price(program: HloProgram, chip: Chip, devices: int = 1) -> tuple[OpCost, ...]:
+    """The cost of every operation that takes time, in program order."""
+    return tuple(_computation(program, program.main, chip, devices, 1))
+
+
+def _computation(
+    program: HloProgram, computation: Computation, chip: Chip, devices: int, repeat: int
+) -> Iterator[OpCost]:
+    for instruction in computation.instructions:
+        if instruction.op == "while":
+            trips = program.trip_count(instruction) or 1
+            body = program.computations[instruction.attribute("body").lstrip("%")]
+            yield from _computation(program, body, chip, devices, repeat * trips)
+        elif instruction.op == "conditional":
+            yield from _conditional(program, instruction, chip, devices, repeat)
+        elif instruction.op in ("call", "async-start"):
+            for name in instruction.called:
+                yield from _computation(program, program.computations[name], chip, devices, repeat)
+        elif instruction.op not in _FREE and not instruction.op.endswith("-done"):
+            yield _operation(program, computation, instruction, chip, devices, repeat)
+
+
+def _conditional(
+    program: HloProgram, conditional: Instruction, chip: Chip, devices: int, repeat: int
+) -> Iterator[OpCost]:
+    """All branches, with everything but the cheapest marked as rare."""
+    branches = [
+        list(_computation(program, program.computations[name], chip, devices, repeat)) for name in conditional.called
+    ]
+    totals = [sum(op.seconds for op in branch if not op.rare) for branch in branches]
+    usual = totals.index(min(totals)) if totals else 0
+    for index, branch in enumerate(branches):
+        for op in branch:
+            yield op if index == usual else OpCost(**{**op.__dict__, "rare": True})
+
+
+def _operation(
+    program: HloProgram, computation: Computation, instruction: Instruction, chip: Chip, devices: int, repeat: int
+) -> OpCost:
+    kind = kind_of(program, instruction)
+    wire, steps = _wire(program, instruction, devices)
+    hbm = hbm_bytes(program, computation, instruction)
+    cycles = instruction.estimated_cycles
+    if steps:
+        seconds = steps * chip.hop + wire / chip.ici
+    elif cycles is not None:
+        seconds = cycles / chip.clock
+    elif kind == "sort":
+        seconds = max(_sort_cycles(program, instruction) / chip.clock, hbm / chip.hbm)
+    else:
+        seconds = max(hbm / chip.hbm, _matrix_seconds(program, instruction, chip))
+    return OpCost(
+        name=instruction.name,
+        kind=kind,
+        path=instruction.path,
+        repeat=repeat,
+        seconds=repeat * seconds,
+        cycles=None if cycles is None else repeat * cycles,
+        hbm_bytes=repeat * hbm,
+        wire_bytes=repeat * wire,
+    )
+
+
+# --------------------------------------------------------------------------- what an operation is
+
+
+def bodies(program: HloProgram, instruction: Instruction) -> Iterator[Instruction]:
+    """The instruction itself, or everything inside a fusion, nested ones included."""
+    if instruction.op != "fusion":
+        yield instruction
+        return
+    for name in instruction.called:
+        for inner in program.computations[name].instructions:
+            yield from bodies(program, inner)
+
+
+def kind_of(program: HloProgram, instruction: Instruction) -> str:
+    """What an operation does, in a word or two."""
+    inside = list(bodies(program, instruction))
+    collective = next((collective_kind(i.op) for i in inside if collective_kind(i.op)), "")
+    if collective:
+        return collective
+    ops = {i.op for i in inside}
+    matmul = bool(ops & {"convolution", "dot"})
+    partial = any(i.op == "custom-call" and "PartialReduce" in i.attribute("custom_call_target") for i in inside)
+    if partial:
+        return "matmul + partial top-k" if matmul else "partial top-k"
+    for found, kind in ((matmul, "matmul"), ("gather" in ops, "gather"), ("sort" in ops, "sort")):
+        if found:
+            return kind
+    if ops & {"scatter", "custom-call"}:
+        return "scatter" if "scatter" in ops else "custom call"
+    arithmetic = ops - _MOVES - {"copy-start", "slice-start", "dynamic-slice-start"}
+    moved = [i for i in inside if i.op in ("copy", "copy-start", "slice", "dynamic-slice", "transpose", "slice-start")]
+    return "copy" if moved and not arithmetic else "elementwise"
+
+
+# --------------------------------------------------------------------------- bytes
+
+
+def hbm_bytes(program: HloProgram, computation: Computation, instruction: Instruction) -> int:
+    """Bytes that one run of an operation reads and writes in HBM."""
+    if instruction.op == "copy-start":  # returns the copy, its source, and a context
+        target, source = instruction.results[0], instruction.results[1]
+        return sum(array.nbytes for array in (target, source) if array.space == 0)
+    read = sum(
+        amount
+        for position, name in enumerate(instruction.operands)
+        if (amount := _read_bytes(program, computation, instruction, position, name))
+    )
+    return read + _written_bytes(program, computation, instruction)
+
+
+def _read_bytes(
+    program: HloProgram, computation: Computation, instruction: Instruction, position: int, name: str
+) -> int:
+    operand = computation.by_name.get(name)
+    if operand is None or operand.op == "constant":
+        return 0
+    arrays = [array for array in operand.results if array.space == 0]
+    if not arrays:
+        return 0
+    touched = _touched(program, instruction, position)
+    whole = sum(array.nbytes for array in arrays)
+    return whole if touched is None else min(touched, whole)
+
+
+def _touched(program: HloProgram, instruction: Instruction, position: int) -> int | None:
+    """Bytes that an operation reads of an operand if it reads only parts of it; None if it reads it whole."""
+    if instruction.op in ("gather", "dynamic-slice", "slice") and position == 0:
+        return instruction.nbytes
+    if instruction.op in ("dynamic-update-slice", "scatter") and position == 0:
+        return 0  # in place
+    if instruction.op != "fusion":
+        return None
+    body = program.computations[instruction.called[0]]
+    if position >= len(body.parameters):
+        return None
+    return _touched_through(program, body, body.parameters[position].name)
+
+
+def _touched_through(program: HloProgram, body: Computation, name: str) -> int | None:
+    total = 0
+    for user in body.users(name):
+        if user.op in ("bitcast", "reshape"):
+            part = _touched_through(program, body, user.name)
+        else:
+            parts = [_touched(program, user, i) for i, operand in enumerate(user.operands) if operand == name]
+            part = None if None in parts else sum(p for p in parts if p is not None)
+        if part is None:
+            return None
+        total += part
+    return total
+
+
+def _written_bytes(program: HloProgram, computation: Computation, instruction: Instruction) -> int:
+    written = sum(array.nbytes for array in instruction.results if array.space == 0)
+    root, body = instruction, computation
+    while root.op == "fusion":
+        body = program.computations[root.called[0]]
+        root = body.root
+    if root.op in ("dynamic-update-slice", "scatter"):  # in place: only the update is written
+        update = body.by_name.get(root.operands[1 if root.op == "dynamic-update-slice" else -1])
+        return min(written, update.nbytes) if update else written
+    return written
+
+
+# --------------------------------------------------------------------------- the operations without cycles
+
+
+def _wire(program: HloProgram, instruction: Instruction, devices: int) -> tuple[int, int]:
+    """Bytes that a collective moves per chip, and its steps; (0, 0) for everything else."""
+    for inner in bodies(program, instruction):
+        kind = collective_kind(inner.op)
+        if not kind:
+            continue
+        n = _group_size(inner, devices)
+        size = collective_result_bytes(inner)
+        if kind in ("collective-permute", "collective-broadcast"):
+            return size, 1
+        if kind == "reduce-scatter":
+            size *= n
+        rounds = 2 if kind == "all-reduce" else 1
+        return rounds * size * (n - 1) // n, rounds * max(n - 1, 1)
+    return 0, 0
+
+
+def _group_size(collective: Instruction, devices: int) -> int:
+    groups = collective.attribute("replica_groups")
+    iota = re.match(r"\[(\d+),(\d+)\]", groups)
+    if iota:
+        return int(iota.group(2))
+    first = re.match(r"\{\{([\d,]+)\}", groups)
+    return len(first.group(1).split(",")) if first else devices
+
+
+def _sort_cycles(program: HloProgram, instruction: Instruction) -> float:
+    total = 0.0
+    for sort in bodies(program, instruction):
+        if sort.op != "sort" or not sort.results:
+            continue
+        array = sort.results[0]
+        axis = int(re.sub(r"\D", "", sort.attribute("dimensions")) or 0)
+        n = array.shape[axis] if array.shape else 1
+        levels = ceil(log2(n)) if n > 1 else 0
+        along_lanes = not array.layout or array.layout[0] == axis
+        vectors = ceil(array.size / _VECTOR) * len(sort.results)
+        total += levels * (levels + 1) / 2 * vectors * (16 if along_lanes else 3)
+    return total
+
+
+def _matrix_seconds(program: HloProgram, instruction: Instruction, chip: Chip) -> float:
+    """The least time of the matrix products inside a fusion."""
+    seconds = 0.0
+    if instruction.op != "fusion":
+        return seconds
+    for name in instruction.called:
+        body = program.computations[name]
+        for inner in body.instructions:
+            if inner.op == "fusion":
+                seconds += _matrix_seconds(program, inner, chip)
+            elif inner.op in ("convolution", "dot"):
+                sides = [body.by_name[o].results[0] for o in inner.operands[:2]]
+                out = inner.results[0]
+                # (m·k)·(k·n)/(m·n) = k²
+                contracted = (sides[0].size * sides[1].size / max(prod(out.shape), 1)) ** 0.5
+                peak = chip.peak.get(sides[1].dtype, chip.peak["bf16"])
+                seconds += 2 * out.size * contracted / peak
+    return seconds

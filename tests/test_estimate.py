@@ -1,0 +1,233 @@
+"""Prices of compiled TPU programs (three stored ones), and the compiler itself where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import hire_compiler as hire
+from hire_compiler.cost import CHIPS, OpCost, price
+from hire_compiler.estimate import LARGE, compare, summarize
+from hire_compiler.hlo import HloProgram, read_hlo
+
+V5E = CHIPS["v5e"]
+STORED = Path(__file__).parent / "hlo"
+needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+
+
+def stored(name: str) -> HloProgram:
+    return read_hlo((STORED / f"{name}.hlo").read_text())
+
+
+def operation(name: str, operations: tuple[OpCost, ...]) -> OpCost:
+    return next(op for op in operations if op.name == name)
+
+
+def program(*lines: str, before: str = "") -> HloProgram:
+    body = "\n".join(f"  {line}" for line in lines)
+    return read_hlo(f"HloModule m, is_scheduled=true\n\n{before}\nENTRY %main () -> f32[] {{\n{body}\n}}\n")
+
+
+# --------------------------------------------------------------------------- the cost function
+
+
+def test_a_gather_reads_the_rows_it_returns_and_runs_once_a_layer() -> None:
+    gather = operation("gather_fusion", price(stored("scan"), V5E))
+    assert gather.kind == "gather"
+    assert gather.repeat == 3
+    assert gather.hbm_bytes == 3 * 16 * 8 * 256 * 2  # into VMEM, so nothing is written; the indices live there too
+    assert gather.seconds == pytest.approx(gather.hbm_bytes / V5E.hbm)
+
+
+def test_cycles_are_the_compilers_own() -> None:
+    matmul = operation("fusion.25", price(stored("scan"), V5E))
+    assert matmul.kind == "matmul"
+    assert matmul.cycles == 3 * 2366
+    assert matmul.seconds == pytest.approx(3 * 2366 / 940e6)
+
+
+def test_a_collective_costs_its_steps_and_its_bytes() -> None:
+    gather = operation("all-gather.10", price(stored("sharded"), V5E, devices=4))
+    assert gather.kind == "all-gather"
+    assert gather.wire_bytes == 8 * 2048 * 2 * 3 // 4
+    assert gather.seconds == pytest.approx(3 * V5E.hop + gather.wire_bytes / V5E.ici)
+
+
+def test_all_reduce_goes_round_twice_in_its_own_group() -> None:
+    read = program(
+        "%p = f32[1024]{0} parameter(0)",
+        "ROOT %r = f32[1024]{0} all-reduce(%p), replica_groups={{0,1},{2,3}}, to_apply=%add",
+    )
+    (cost,) = price(read, V5E, devices=4)
+    assert cost.wire_bytes == 2 * 4096 // 2
+    assert cost.seconds == pytest.approx(2 * V5E.hop + 4096 / V5E.ici)
+
+
+def test_the_predictor_fused_with_its_top_k_reads_the_predictor_once() -> None:
+    fused = operation("fusion", price(stored("sharded"), V5E, devices=4))
+    assert fused.kind == "matmul + partial top-k"
+    assert fused.cycles is None
+    # The shard itself was prefetched into VMEM by a copy, which is charged for it.
+    copy = operation("copy-start", price(stored("sharded"), V5E, devices=4))
+    assert copy.hbm_bytes == 1024 * 256 * 2
+    assert copy.seconds == pytest.approx(copy.hbm_bytes / V5E.hbm)
+
+
+def test_a_conditional_counts_with_its_cheapest_branch() -> None:
+    estimate = summarize(stored("cond"), V5E, name="cond", tpu="v5e:2x2")
+    dense = operation("convolution_reduce_fusion", estimate.operations)
+    assert dense.rare
+    rare = sum(op.seconds for op in estimate.operations if op.rare)
+    assert estimate.worst_seconds == pytest.approx(estimate.seconds + rare)
+    assert "dense branch" in str(estimate)
+
+
+def test_sorting_along_the_lanes_is_the_dearer_way() -> None:
+    (lanes,) = price(
+        program("%p = f32[1024,8]{0,1} parameter(0)", "ROOT %s = f32[1024,8]{0,1} sort(%p), dimensions={0}"), V5E
+    )
+    (other,) = price(
+        program("%p = f32[1024,8]{1,0} parameter(0)", "ROOT %s = f32[1024,8]{1,0} sort(%p), dimensions={0}"), V5E
+    )
+    assert lanes.seconds == pytest.approx(10 * 11 / 2 * 8 * 16 / V5E.clock)
+    assert other.seconds == pytest.approx(max(10 * 11 / 2 * 8 * 3 / V5E.clock, 2 * 1024 * 8 * 4 / V5E.hbm))
+
+
+def test_a_copy_of_a_whole_weight_is_named() -> None:
+    read = program(
+        "%p = bf16[2048,2048]{1,0} parameter(0)",
+        "%start = (bf16[2048,2048]{1,0:S(1)}, bf16[2048,2048]{1,0}, u32[]{:S(2)}) copy-start(%p)",
+        "ROOT %done = bf16[2048,2048]{1,0:S(1)} copy-done(%start)",
+    )
+    estimate = summarize(read, V5E, name="m", tpu="v5e:2x2")
+    assert [op.name for op in estimate.copies] == ["start"]
+    assert estimate.hbm_bytes == 2048 * 2048 * 2 > LARGE
+    assert "large copy: start" in str(estimate)
+    assert not summarize(stored("scan"), V5E, name="scan", tpu="v5e:2x2").copies
+
+
+def test_an_update_in_place_writes_the_update_only() -> None:
+    read = program(
+        "%p = f32[1000,64]{1,0} parameter(0)",
+        "%u = f32[1,64]{1,0} parameter(1)",
+        "%i = s32[] constant(3)",
+        "ROOT %d = f32[1000,64]{1,0} fusion(%p, %u, %i), kind=kLoop, calls=%body",
+        before="%body (a: f32[1000,64], b: f32[1,64], c: s32[]) -> f32[1000,64] {\n"
+        "  %a = f32[1000,64]{1,0} parameter(0)\n  %b = f32[1,64]{1,0} parameter(1)\n  %c = s32[] parameter(2)\n"
+        "  ROOT %w = f32[1000,64]{1,0} dynamic-update-slice(%a, %b, %c, %c)\n}\n",
+    )
+    (cost,) = price(read, V5E)
+    assert cost.hbm_bytes == 2 * 64 * 4
+
+
+def test_an_estimate_prints_and_dumps() -> None:
+    estimate = summarize(stored("sharded"), V5E, name="head", tpu="v5e:2x2", devices=4, compiler="libtpu")
+    assert "an estimate by the TPU compiler" in str(estimate)
+    assert "over the links" in str(estimate)
+    loaded = json.loads(estimate.to_json())
+    assert loaded["collectives"] == {"all-gather": 98304}
+    assert loaded["seconds"] == estimate.seconds
+    both = hire.Comparison(dense=estimate, rewritten=estimate)
+    assert both.speedup == 1.0
+    assert "an estimate by the TPU compiler" in str(both)
+    assert json.loads(both.to_json())["speedup"] == 1.0
+
+
+# --------------------------------------------------------------------------- bad input
+
+
+def test_an_unknown_topology_is_refused() -> None:
+    with pytest.raises(hire.EstimateError, match="tpu 'v9z:2x2' is not known: use one of v5e:2x2"):
+        hire.estimate(b"", tpu="v9z:2x2")
+
+
+def test_without_the_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name))
+    with pytest.raises(hire.EstimateError, match=r"pip install 'hire-compiler\[tpu\]'"):
+        hire.estimate(jax.jit(lambda x: x + 1), jnp.zeros(8))
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        (
+            1,
+            "jaxlib.XlaRuntimeError: RESOURCE_EXHAUSTED: Ran out of memory",
+            "refused the program: .*Ran out of memory",
+        ),
+        (-6, "Check failed: x", "ended with signal 6; Check failed: x"),
+        (0, "", "refused the program: exit code 0"),
+    ],
+)
+def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, code: int, error: str, message: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+    def run(*_args: Any, **_kwargs: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], code, "", error)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(hire.EstimateError, match=message):
+        hire.estimate(b"no program")
+
+
+def test_a_compiler_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+    def run(*_args: Any, **kwargs: Any) -> None:
+        raise subprocess.TimeoutExpired("x", kwargs["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(hire.EstimateError, match="did not finish within 3 s"):
+        hire.estimate(b"no program", timeout=3)
+
+
+def test_only_a_transformed_function_is_compared() -> None:
+    with pytest.raises(hire.EstimateError, match=r"takes what hire\.transform returned"):
+        compare(jax.jit(lambda x: x), jnp.zeros(3))  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------- the compiler itself
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_program_is_compiled_and_read() -> None:
+    x, w = jax.ShapeDtypeStruct((8, 1024), jnp.bfloat16), jax.ShapeDtypeStruct((1024, 4096), jnp.bfloat16)
+    estimate = hire.estimate(jax.jit(lambda x, w: x @ w), x, w)
+    assert estimate.devices == 1
+    assert estimate.compiler.startswith("libtpu")
+    assert estimate.hbm_bytes >= 1024 * 4096 * 2
+    assert estimate.cycles > 0
+    assert estimate.argument_bytes >= 1024 * 4096 * 2
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_what_the_compiler_says_of_a_bad_program_is_quoted() -> None:
+    with pytest.raises(hire.EstimateError, match="refused the program"):
+        hire.estimate(b"this is no export")
+    huge = jax.ShapeDtypeStruct((1 << 20, 1 << 16), jnp.bfloat16)
+    with pytest.raises(hire.EstimateError, match="memory"):
+        hire.estimate(jax.jit(lambda x: x + 1), huge)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_donated_buffer_is_not_copied() -> None:
+    cache = jax.ShapeDtypeStruct((4096, 1024), jnp.float32)
+
+    def write(cache: jax.Array, row: jax.Array) -> jax.Array:
+        return cache.at[3].set(row)
+
+    row = jax.ShapeDtypeStruct((1024,), jnp.float32)
+    kept = hire.estimate(jax.jit(write), cache, row)
+    given = hire.estimate(jax.jit(write, donate_argnums=0), cache, row)
+    assert given.hbm_bytes < 1e5 < 4096 * 1024 * 4 <= kept.hbm_bytes
