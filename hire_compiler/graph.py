@@ -132,9 +132,13 @@ class _GraphReader:
     def block(self, ir_block: Any, owner: Op | None) -> Block:
         block = Block(ir_block, owner, (), [])
         block.args = tuple(self._value(a, None, block, i) for i, a in enumerate(ir_block.arguments))
-        for position, view in enumerate(ir_block.operations):
+        for position, view in enumerate(ir_block.operations):  # positions of what is skipped stay free
             ir_op = view.operation
             name = _name(ir_op)
+            if name in _TRANSPARENT:
+                for result, operand in zip(ir_op.results, ir_op.operands, strict=True):
+                    self._values[result] = self._values[operand]
+                continue
             op = Op(ir_op, self._names.setdefault(name, name), block, position)
             block.ops.append(op)
             op.operands = tuple(self._values[operand] for operand in ir_op.operands)
@@ -168,6 +172,17 @@ def collection_paused() -> Iterator[None]:
         if collecting:
             gc.enable()
 
+
+# Operations that hand their operands on unchanged: a value and what such an operation makes of it are one value here.
+_TRANSPARENT = frozenset(
+    {
+        "optimization_barrier",
+        "sdy.sharding_constraint",
+        "sdy.reshard",
+        "custom_call@Sharding",
+        "custom_call@annotate_device_placement",
+    }
+)
 
 # Custom calls by which producers spell an operation that has a name of its own.
 _ALIASES = {

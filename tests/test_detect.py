@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from models import VOCABULARY, WIDTH, D, array
 
 import hire_compiler as hire
@@ -257,6 +258,16 @@ def test_a_head_is_found_by_what_reads_it(name: str) -> None:
     (site,) = hire.inspect(reading(read), X, HEAD).sites
     assert (site.kind, site.width, site.d) == ("head", VOCABULARY, D)
     assert consumers <= set(site.consumers)
+
+
+def test_a_head_is_found_in_a_program_on_an_explicit_mesh() -> None:
+    """With explicit axes a sharding constraint follows every operation, inside the reducer of argmax too."""
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,))
+    with jax.sharding.set_mesh(mesh):
+        split = NamedSharding(mesh, PartitionSpec(None, "x"))
+        head = jax.ShapeDtypeStruct((D, VOCABULARY), jnp.float32, sharding=split)
+        report = hire.inspect(lambda x, w: jnp.argmax(jnp.sin(x) @ w, -1), X, head)
+    assert [(site.kind, site.consumers) for site in report.sites] == [("head", ("argmax",))], report
 
 
 def test_returned_logits_of_a_vocabulary_are_a_head_and_returned_features_are_none() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hire_compiler.expression import OPERATIONS
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.layout import LAYOUT
-from hire_compiler.patterns.provenance import TRANSPARENT, Provenance
+from hire_compiler.patterns.provenance import Provenance
 
 _MAX_VISITED = 64
 _JOINING = frozenset({"concatenate", "pad", "gather", "reduce", "reduce_precision", "bitcast_convert"})
@@ -49,21 +49,16 @@ def _source(value: Value, provenance: Provenance) -> str | None:
             continue
         if op.name in ("constant", "iota"):
             continue
-        if len(seen) > _MAX_VISITED or not (op.name in OPERATIONS or op.name in LAYOUT or op.name in _KNOWN):
+        if len(seen) > _MAX_VISITED or not (op.name in OPERATIONS or op.name in LAYOUT or op.name in _JOINING):
             return None
-        fresh = [v for v in _inputs(op, top) if id(v) not in seen]
+        fresh = [v for v in _inputs(op) if id(v) not in seen]
         seen |= {id(v) for v in fresh}
         stack += fresh
     # An operand much larger than anything behind it is a mask or a table, not a weight.
     return largest[1] if largest[0] * 8 >= value.size else None
 
 
-_KNOWN = _JOINING | TRANSPARENT
-
-
-def _inputs(op: Op, value: Value) -> tuple[Value, ...]:
-    if op.name in TRANSPARENT:
-        return (op.operands[value.index],)
+def _inputs(op: Op) -> tuple[Value, ...]:
     if op.name in ("dynamic_slice", "gather"):
         return op.operands[:1] if op.name == "dynamic_slice" or op.operands[1].size == 1 else op.operands
     return op.operands

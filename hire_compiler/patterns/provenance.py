@@ -14,17 +14,6 @@ from hire_compiler.patterns.match import NoMatch
 from hire_compiler.program import Argument
 from hire_compiler.weights import Step, Weight
 
-# Operations that hand their first operand on unchanged.
-TRANSPARENT = frozenset(
-    {
-        "optimization_barrier",
-        "sdy.sharding_constraint",
-        "sdy.reshard",
-        "custom_call@Sharding",
-        "custom_call@annotate_device_placement",
-    }
-)
-
 _STORED = ("float32", "bfloat16", "float16")  # storage that rows can be gathered from and summed as they are
 
 
@@ -98,8 +87,6 @@ class Provenance:
         op = value.op
         if op is None:
             return self._argument(value)
-        if op.name in TRANSPARENT:
-            return self.weight(op.operands[value.index])
         if op.name == "select":
             return self._checked_gather(op)
         if op.name in ("dynamic_slice", "gather"):

@@ -14,14 +14,13 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.dots import WeightDot
-from hire_compiler.patterns.provenance import TRANSPARENT
 from hire_compiler.patterns.reducers import is_argmax
 
 _ELEMENTWISE = frozenset({
     "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "negate", "exponential", "log", "tanh",
     "logistic", "convert", "select", "compare", "and", "or", "not", "clamp", "abs", "log_plus_one",
     "exponential_minus_one", "is_finite", "sqrt", "rsqrt", "sign", "floor", "reduce_precision", "chlo.square",
-}) | TRANSPARENT  # fmt: skip
+})  # fmt: skip
 
 
 class Readers:

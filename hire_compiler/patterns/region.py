@@ -16,7 +16,7 @@ from hire_compiler.patterns.computed import computed_weight
 from hire_compiler.patterns.dots import read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
-from hire_compiler.patterns.provenance import TRANSPARENT, Provenance
+from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.rows import ROW_OPERATIONS, read_row_operation
 from hire_compiler.patterns.terms import Node, Parameter, Scalar, Stream, Term, map_indices, products_of
 
@@ -66,8 +66,6 @@ class RegionReader:
         op = value.op
         if op is None:
             return self._parameter(value)
-        if op.name in TRANSPARENT:
-            return self.term(op.operands[value.index])
         if op.name == "dot_general":
             return self._product(op)
         if op.name == "constant":
@@ -153,8 +151,6 @@ def _read_operands(value: Value) -> tuple[Value, ...]:
     op = value.op
     if op is None or op.name in ("dot_general", "constant"):
         return ()
-    if op.name in TRANSPARENT:
-        return (op.operands[value.index],)
     if op.name in LAYOUT or op.name in ROW_OPERATIONS:
         return op.operands[:1]
     return op.operands

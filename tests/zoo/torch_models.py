@@ -24,6 +24,9 @@ LLAMA = {
 }
 
 
+WINDOWED = ("Gemma2", "Gemma3", "Cohere2")
+
+
 def _import_torchax() -> Any:
     """Import torchax; it names overloads of named tensors, which newer PyTorch no longer has."""
     import torch._ops
@@ -69,9 +72,14 @@ def build(name: str, config: str, dtype: str = "float32", **options: Any) -> Any
         torchax.disable_globally()
 
     def step(params: Any, ids: Any) -> Any:
+        inputs = {"input_ids": ids, "attention_mask": jnp.ones((1, 1), jnp.int32)}
+        if name.startswith(WINDOWED):  # torchax cannot build the masks of sliding windows, so they are handed in
+            mask = jnp.zeros((1, 1, 1, 1))
+            inputs["attention_mask"] = {"full_attention": mask, "sliding_attention": mask}
         with environment:
-            tensors, tokens = torchax.interop.torch_view(params), torchax.interop.torch_view(ids)
-            out = torch.func.functional_call(module, tensors, (), {"input_ids": tokens})
+            out = torch.func.functional_call(
+                module, torchax.interop.torch_view(params), (), torchax.interop.torch_view(inputs)
+            )
             return torchax.interop.jax_view(out.logits)
 
     return step, (params, jnp.ones((1, 1), jnp.int32))
@@ -79,10 +87,15 @@ def build(name: str, config: str, dtype: str = "float32", **options: Any) -> Any
 
 def _entry(name: str, expected: Expected, note: str = "", model: str = "", **options: Any) -> Model:
     model = model or name
-    make = functools.partial(build, f"{model}ForCausalLM", f"{model}Config", **options)
+    cls = model if model.endswith("LMHeadModel") else f"{model}ForCausalLM"
+    make = functools.partial(build, cls, f"{model.removesuffix('LMHeadModel')}Config", **options)
     return Model("PyTorch (torchax)", name, make, expected, note)
 
 
+GPT = {"n_embd": D, "n_head": 4, "n_layer": LAYERS}
+BART = {"d_model": D, "decoder_layers": LAYERS, "decoder_attention_heads": 4, "decoder_ffn_dim": 4 * D,
+        "ffn_dim": 4 * D, "attention_heads": 4, "num_layers": LAYERS}  # fmt: skip
+TANH, ERF = Expected(LAYERS, "gelu_tanh"), Expected(LAYERS, "gelu")
 SWIGLU, GEGLU = Expected(LAYERS, "silu", True), Expected(LAYERS, "gelu_tanh", True)
 MODELS = (
     *(_entry(name, SWIGLU) for name in ("Llama", "Qwen2", "Olmo", "Olmo2", "StableLm", "SmolLM3")),
@@ -96,6 +109,13 @@ MODELS = (
     _entry("Granite", SWIGLU, "logits and residuals scaled"),
     _entry("Cohere", SWIGLU, "parallel attention + MLP; logits scaled"),
     _entry("Gemma", GEGLU, head_dim=16),
+    _entry("Gemma2", GEGLU, "softcaps, sliding windows", head_dim=16, sliding_window=8),
+    _entry("Gemma3", GEGLU, "sliding windows", head_dim=16, sliding_window=8, layer_types=["full_attention"] * LAYERS),
+    _entry("Mistral", SWIGLU, sliding_window=None),
+    _entry("Cohere2", SWIGLU, "parallel attention + MLP; sliding windows", sliding_window=8),
+    _entry("Glm4", SWIGLU, "gate and up in one weight", head_dim=16),
+    _entry("DiffLlama", SWIGLU, "differential attention"),
+    _entry("Arcee", Expected(LAYERS, "relu2"), "ReLU²"),
     _entry("Starcoder2", Expected(LAYERS, "gelu_tanh"), "biases"),
     _entry("Phi", Expected(LAYERS, "gelu_tanh"), "parallel attention + MLP; head with bias"),
     _entry("Persimmon", Expected(LAYERS, "relu2"), "ReLU²"),
@@ -105,6 +125,21 @@ MODELS = (
     _entry("Mpt", Expected(LAYERS, "gelu"), d_model=D, n_heads=4, n_layers=LAYERS),
     _entry("OPT", Expected(LAYERS, "relu"), ffn_dim=4 * D, word_embed_proj_dim=D),
     _entry("Bloom", Expected(LAYERS, "gelu_tanh"), n_head=4, n_layer=LAYERS),
+    _entry("GPT2", TANH, "kernel stored [d,ff]", "GPT2LMHeadModel", **GPT),
+    _entry("GPT", TANH, "norm after", "OpenAIGPTLMHeadModel", **GPT),
+    _entry("GPTBigCode", TANH, "one key and value head", **GPT),
+    _entry("GPTJ", TANH, "parallel attention + MLP; head with bias", rotary_dim=8, **GPT),
+    _entry("GPTNeo", TANH, num_layers=LAYERS, attention_types=[[["global"], LAYERS]], num_heads=4),
+    _entry("GPTNeoXJapanese", ERF, intermediate_multiple_size=4),
+    _entry("CTRL", Expected(LAYERS, "relu"), "ReLU", "CTRLLMHeadModel", n_embd=D, dff=4 * D, n_layer=LAYERS, n_head=4),
+    _entry("BioGpt", ERF),
+    _entry("XGLM", ERF, **BART),
+    _entry("Bart", ERF, "decoder alone", **BART),
+    _entry("TrOCR", ERF, "decoder alone", **BART),
+    _entry("Bert", ERF, "decoder; a transform before the head is a miss", "BertLMHeadModel", is_decoder=True),
+    _entry("Roberta", ERF, "decoder; a transform before the head is a miss", is_decoder=True),
+    _entry("Electra", ERF, "decoder; embeddings projected", is_decoder=True),
+    _entry("RWKV", Expected(0), "the feed-forward is gated by another product of another input", "Rwkv"),
     _entry("CodeGen", Expected(LAYERS, "gelu_tanh"), n_embd=D, n_head=4, n_layer=LAYERS, rotary_dim=8),
     _entry("RecurrentGemma", Expected(LAYERS, "gelu_tanh", True, width=128), "recurrent blocks are misses"),
     _entry("Mamba", Expected(0), "no feed-forward blocks at all", intermediate_size=2 * D),
