@@ -34,10 +34,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Rewritten:
-    """Outcome of a rewrite; ``spliced`` is None when nothing was rewritten."""
+    """Outcome of a rewrite.
+
+    Attributes:
+      spliced: the step program; None when nothing was rewritten.
+      plans: one for every site, in order.
+    """
 
     report: Report
     spliced: Spliced | None
+    plans: tuple[SitePlan, ...] = ()
 
 
 def inspect_program(program: Program) -> Report:
@@ -79,7 +85,7 @@ def rewrite_program(
         notes=(*idle_rules(found.sites, config), *_nothing_done(found, plans)),
         seconds=clock.seconds,
     )
-    return Rewritten(report, spliced)
+    return Rewritten(report, spliced, plans)
 
 
 def _facts(found: Detection, calibration: Calibration | None, target: Target, devices: int) -> list[SiteFacts]:

@@ -52,7 +52,7 @@ def replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | No
             plan.tail,
             target,
             compared=[
-                _comparison(region, [prepared[f"vector{i}"] for i in range(first, last)])
+                comparison(region, [prepared[f"vector{i}"] for i in range(first, last)])
                 for region, (first, last) in zip(match.compared, pairwise(owners), strict=True)
             ],
             survivors=plan.survivors,
@@ -91,7 +91,7 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
         if not plan.certify:
             ids, exact = candidate_logits(
                 small, rows, predictor, plan.candidates, target,
-                compared=[_comparison(match.winners[0].region, by_winner[0])], survivors=plan.survivors,
+                compared=[comparison(match.winners[0].region, by_winner[0])], survivors=plan.survivors,
                 precise=dot.precise,
             )  # fmt: skip
             return pick(exact.astype(jnp.dtype(dot.result.dtype)), ids)
@@ -134,7 +134,7 @@ def _replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration 
     )
 
 
-def _comparison(region: Region, vectors: Sequence[jax.Array]) -> Compare:
+def comparison(region: Region, vectors: Sequence[jax.Array]) -> Compare:
     """From predicted logits to what the program would compare, in float32."""
     ranking = region.expression.widened
     floats = [v.astype(jnp.float32) if jnp.issubdtype(v.dtype, jnp.floating) else v for v in vectors]

@@ -63,25 +63,7 @@ def random_like(tree: Any, seed: int = 0) -> Any:
     return jax.tree.map(one, tree)
 
 
-def full_width(function: Callable[..., Any]) -> hire.HireFunction:
-    """The function with every site rewritten and every row kept."""
-    rules = (
-        hire.Rule(kind="ffn", predictor=hire.Quantized(), density=1.0, group=1, max_batch=4096),
-        hire.Rule(kind="head", predictor=hire.Quantized(), density=1.0, max_batch=4096),
-    )
-    return hire.transform(function, hire.Config(rules=rules))
-
-
-def error(got: Any, wanted: Any) -> float:
-    """The largest difference of any floating output, relative to its largest number; inf if an integer differs."""
-    worst = 0.0
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        if not jnp.issubdtype(other.dtype, jnp.floating):
-            worst = worst if bool(jnp.array_equal(one, other)) else np.inf
-            continue
-        a, b = (np.asarray(v.astype(jnp.float32), np.float64) for v in (one, other))
-        finite = np.isfinite(b)
-        if not np.array_equal(finite, np.isfinite(a)):
-            return np.inf
-        worst = max(worst, float(np.abs(a - b)[finite].max(initial=0) / max(np.abs(b[finite]).max(initial=0), 1e-30)))
-    return worst
+def every_site(density: float, group: int = 1) -> hire.Config:
+    """Rules that rewrite every site at this width."""
+    common = {"predictor": hire.Quantized(), "density": density, "max_batch": 4096}
+    return hire.Config(rules=(hire.Rule(kind="ffn", group=group, **common), hire.Rule(kind="head", **common)))

@@ -1,4 +1,7 @@
-"""Models nobody here wrote, lowered from their own packages: every site is found, and full width is identity.
+"""Models nobody here wrote, lowered from their own packages.
+
+Every site is found, full width is identity, and at a small width the rewrite equals the author's own graph with
+everything masked out that was not selected.
 
 Needs ``pip install -e ".[zoo]"``; a family whose package is missing is skipped.
 """
@@ -14,7 +17,10 @@ import penzai_models
 import pytest
 import torch_models
 import tunix_models
-from lowered import Model, error, full_width
+from lowered import Model, every_site
+from masked import largest_difference, masked
+
+import hire_compiler as hire
 
 FAMILIES = (hf_flax, torch_models, keras_models, tunix_models, penzai_models)
 QUICK = {"HF_Flax-OPT", "HF_Flax-Llama"}
@@ -34,7 +40,7 @@ def _cases() -> list[object]:
 @pytest.mark.parametrize("model", _cases())
 def test_every_site_is_found_and_full_width_is_identity(model: Model) -> None:
     function, arguments = model.build()
-    step, expected = full_width(function), model.expected
+    step, expected = hire.transform(function, every_site(1.0)), model.expected
     got = step(*arguments)
     report = step.report()
     blocks = [site for site in report.sites if site.kind == "ffn"]
@@ -46,7 +52,19 @@ def test_every_site_is_found_and_full_width_is_identity(model: Model) -> None:
     assert all(miss.reason and miss.weight for miss in report.misses)
     assert len(report.rewritten) == len(report.sites), f"{report}"
     dense = jax.jit(model.build()[0])(*arguments)  # built anew: some modules remember what they were traced with
-    assert error(got, dense) < (2e-2 if heads[0].dtype == "bfloat16" else 1e-5)
+    assert largest_difference(got, dense) < (2e-2 if heads[0].dtype == "bfloat16" else 1e-5)
+
+
+@pytest.mark.parametrize("model", _cases())
+def test_at_small_width_the_rewrite_is_the_authors_graph_with_the_rest_masked_out(model: Model) -> None:
+    function, arguments = model.build()
+    config = every_site(0.25, group=4)
+    step = hire.transform(function, config)
+    got = step(*arguments)
+    report = step.report()
+    assert len(report.rewritten) == len(report.sites), f"{report}"
+    wanted = masked(model.build()[0], config, *arguments)
+    assert largest_difference(got, wanted) < (2e-2 if report.sites[-1].dtype == "bfloat16" else 1e-5)
 
 
 def test_every_model_has_a_name_of_its_own() -> None:

@@ -85,10 +85,10 @@ def build(name: str, config: str, dtype: str = "float32", **options: Any) -> Any
     return step, (params, jnp.ones((1, 1), jnp.int32))
 
 
-def _entry(name: str, expected: Expected, note: str = "", model: str = "", **options: Any) -> Model:
+def _entry(name: str, expected: Expected, note: str = "", model: str = "", config: str = "", **options: Any) -> Model:
     model = model or name
     cls = model if model.endswith("LMHeadModel") else f"{model}ForCausalLM"
-    make = functools.partial(build, cls, f"{model.removesuffix('LMHeadModel')}Config", **options)
+    make = functools.partial(build, cls, config or f"{model.removesuffix('LMHeadModel')}Config", **options)
     return Model("PyTorch (torchax)", name, make, expected, note)
 
 
@@ -110,7 +110,8 @@ MODELS = (
     _entry("Cohere", SWIGLU, "parallel attention + MLP; logits scaled"),
     _entry("Gemma", GEGLU, head_dim=16),
     _entry("Gemma2", GEGLU, "softcaps, sliding windows", head_dim=16, sliding_window=8),
-    _entry("Gemma3", GEGLU, "sliding windows", head_dim=16, sliding_window=8, layer_types=["full_attention"] * LAYERS),
+    _entry("Gemma3", GEGLU, "sliding windows", "Gemma3", "Gemma3TextConfig", head_dim=16, sliding_window=8,
+           query_pre_attn_scalar=16, layer_types=["full_attention"] * LAYERS),
     _entry("Mistral", SWIGLU, sliding_window=None),
     _entry("Cohere2", SWIGLU, "parallel attention + MLP; sliding windows", sliding_window=8),
     _entry("Glm4", SWIGLU, "gate and up in one weight", head_dim=16),
@@ -144,4 +145,4 @@ MODELS = (
     _entry("RecurrentGemma", Expected(LAYERS, "gelu_tanh", True, width=128), "recurrent blocks are misses"),
     _entry("Mamba", Expected(0), "no feed-forward blocks at all", intermediate_size=2 * D),
     _entry("BitNet", Expected(0), "a norm between the products is a miss", "BitNet"),
-)
+)  # fmt: skip
