@@ -9,6 +9,7 @@ from hire_compiler.calibrate import calibrate
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
 from hire_compiler.errors import (
+    ArtifactError,
     CaptureError,
     ConfigError,
     EstimateError,
@@ -18,10 +19,14 @@ from hire_compiler.errors import (
     WeightError,
 )
 from hire_compiler.estimate import Comparison, Estimate, estimate
+from hire_compiler.offline.artifact import Artifact, load
+from hire_compiler.offline.rewrite import rewrite
 from hire_compiler.report import Decision, Miss, Report, Site
 from hire_compiler.version import __version__
 
 __all__ = [
+    "Artifact",
+    "ArtifactError",
     "Calibration",
     "CaptureError",
     "Cascade",
@@ -47,5 +52,7 @@ __all__ = [
     "calibrate",
     "estimate",
     "inspect",
+    "load",
+    "rewrite",
     "transform",
 ]

@@ -18,6 +18,7 @@ import jax
 import jax.export
 import numpy as np
 from jax._src import source_info_util
+from jax._src.interpreters import mlir as jax_mlir_internals
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching
 from jax.interpreters import mlir as jax_mlir
@@ -81,6 +82,27 @@ def _parse_any(data: bytes, name: str) -> Any:
         f"{name} is no StableHLO this jaxlib can read: expected MLIR text or bytecode, a VHLO portable artifact, "
         "or a serialized jax.export"
     )
+
+
+BYTECODE = b"ML\xefR"  # how MLIR bytecode begins, of StableHLO and of VHLO
+
+
+def deserialize_export(data: bytes) -> Any | None:
+    """The ``jax.export.Exported`` that some bytes serialize, or None if they are something else.
+
+    Raises:
+      HireError: it is an export of a version that this JAX does not read, or ``flatbuffers`` is missing.
+    """
+    if data.startswith(BYTECODE):
+        return None
+    try:
+        return jax.export.deserialize(bytearray(data))
+    except ModuleNotFoundError:
+        raise HireError("reading a serialized jax.export needs flatbuffers: pip install flatbuffers") from None
+    except NotImplementedError as error:
+        raise HireError(f"a serialized jax.export of a version this jax does not read: {error}") from None
+    except Exception:  # flatbuffers fail in many ways on what is none
+        return None
 
 
 def _exported_module(data: bytes) -> bytes:
@@ -161,11 +183,45 @@ def _is_flat_function(op: Any) -> bool:
 
 def main_function(module: Any) -> Any:
     """The public entry function of a module."""
+    found = find_function(module, "main")
+    if found is None:
+        raise HireError("the module has no function called @main: export it with jax.export or name the entry")
+    return found
+
+
+def find_function(module: Any, name: str) -> Any | None:
+    """A function of a module by its name; None if there is none."""
     functions = [op for op in module.body.operations if op.operation.name == "func.func"]
     for op in functions:
-        if ir.StringAttr(op.operation.attributes["sym_name"]).value == "main":
+        if ir.StringAttr(op.operation.attributes["sym_name"]).value == name:
             return op
-    raise HireError("the module has no function called @main: export it with jax.export or name the entry")
+    return None
+
+
+def argument_names(function: Any) -> list[str]:
+    """The names that the arguments of a function carry in their locations, ``params['embed']``; '' where none."""
+    locations = [argument.location for argument in function.operation.regions[0].blocks[0].arguments]
+    return [location.name_str if isinstance(location, ir.NameLoc) else "" for location in locations]
+
+
+def argument_attribute(function: Any, index: int, name: str) -> str:
+    """An attribute of one argument of a function as text (``jax.global_constant``); '' if absent."""
+    if "arg_attrs" not in function.operation.attributes:
+        return ""
+    given = function.operation.attributes["arg_attrs"][index]
+    return str(given[name]).strip('"') if name in given else ""
+
+
+def module_attribute(module: Any, name: str, default: int) -> int:
+    """An integer attribute of a module, such as ``mhlo.num_partitions``."""
+    given = module.operation.attributes
+    return int(ir.IntegerAttr(given[name]).value) if name in given else default
+
+
+def function_names(module: Any) -> list[str]:
+    """The names of all functions of a module."""
+    found = [op.operation for op in module.body.operations if op.operation.name == "func.func"]
+    return [ir.StringAttr(op.attributes["sym_name"]).value for op in found]
 
 
 def merge_function(module: Any, name: str, source: Any, *, symbols: Any = None) -> tuple[str, Any]:
@@ -187,6 +243,13 @@ def zeros(shape: Sequence[int]) -> Any:
     type_ = make_tensor_type(shape, "float32")
     value = ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(ir.F32Type.get(), 0.0))
     return ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": value}).results[0]
+
+
+def scalar(value: int, type_: Any) -> Any:
+    """Emit an integer scalar of a 0-d tensor type at the current insertion point."""
+    element = ir.RankedTensorType(type_).element_type
+    dense = ir.DenseElementsAttr.get_splat(type_, ir.IntegerAttr.get(element, value))
+    return ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": dense}).results[0]
 
 
 # --------------------------------------------------------------------------- types and attributes
@@ -475,6 +538,28 @@ def forwarded(jaxpr: Any, var: Any) -> Any:
         if source in inner.invars:
             var = eqn.invars[inner.invars.index(source)]
     return var
+
+
+def refine_shapes(module: Any, types: Sequence[tuple[tuple[int, ...], str]]) -> bytes:
+    """The module with every dynamic shape resolved from the static types that ``@main``'s arguments are given.
+
+    Raises:
+      ValueError: some shape does not follow from them, or a shape assertion fails.
+    """
+    hlo.register_stablehlo_passes()
+    given = ",".join(str(make_tensor_type(*type_)) for type_ in types)
+    run_passes(module, f"stablehlo-refine-arguments{{types={given}}}")
+    return to_bytecode(jax_mlir_internals.refine_polymorphic_shapes(module))
+
+
+def evaluate_dimension(dimension: Any, sizes: dict[str, int]) -> int:
+    """The value of a dimension of an exported type, symbolic (``2*b + 1``) or not."""
+    return int(dimension if isinstance(dimension, int) else dimension._evaluate(sizes))
+
+
+def dimension_variables(dimension: Any) -> frozenset[str]:
+    """The variables that a dimension of an exported type mentions."""
+    return frozenset() if isinstance(dimension, int) else frozenset(dimension._get_vars())
 
 
 def user_context(eqn: Any) -> Any:

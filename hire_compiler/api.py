@@ -9,7 +9,6 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable as Function
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,10 +19,11 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
+from hire_compiler.offline.source import read_source
 from hire_compiler.passes.pipeline import inspect_program, rewrite_program
 from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.prepared import Arrays, PreparedCache
-from hire_compiler.program import Callable, Program, capture, read_module
+from hire_compiler.program import Callable, Program, capture
 from hire_compiler.report import Certificate, Report
 from hire_compiler.runtime.target import lowering_platform, target_for
 
@@ -67,17 +67,23 @@ def inspect(target: Any, *args: Any, **kwargs: Any) -> Report:
     Args:
       target: a function (with the arguments of one call, arrays or ``jax.ShapeDtypeStruct``), a
         ``jax.export.Exported``, or a path to StableHLO text, MLIR bytecode, a VHLO portable artifact or a
-        serialized ``jax.export``.
+        serialized ``jax.export``. With one of the latter, ``dims={"b": 1}`` gives sizes to symbolic dimensions.
     """
-    if isinstance(target, (str, os.PathLike)):
-        return inspect_program(read_module(Path(target).read_bytes(), name=str(target)))
-    if hasattr(target, "mlir_module_serialized"):
-        return inspect_program(read_module(target.mlir_module_serialized, name=target.fun_name))
+    if isinstance(target, (str, os.PathLike)) or hasattr(target, "mlir_module_serialized"):
+        return _inspect_export(target, *args, **kwargs)
     if isinstance(target, HireFunction):
         target = target.__wrapped__
     function = Callable(target)
     leaves, tree = function.flatten(args, kwargs)
     return inspect_program(capture(function, leaves, tree))
+
+
+def _inspect_export(target: Any, *, dims: dict[str, int] | None = None) -> Report:
+    source = read_source(target, dims=dims)
+    refusal = source.refusal()
+    if refusal:
+        return Report(notes=(f"{source.name} cannot be rewritten as it is: {refusal}",))
+    return inspect_program(source.program())
 
 
 class HireFunction:

@@ -19,6 +19,10 @@ class WeightError(HireError, ValueError):
     """A weight or a prepared weight is unusable: wrong shape or dtype, NaN or Inf inside."""
 
 
+class ArtifactError(HireError, ValueError):
+    """A saved artifact cannot be used: truncated, corrupted, of another version; the message says which."""
+
+
 class TransformError(HireError, NotImplementedError):
     """A JAX transformation (grad, vmap) was applied to a rewritten program, which has no such rule."""
 

@@ -102,7 +102,7 @@ class PreparedCache:
     def _build_now(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
         if check:
             for array, name in zip(arrays, names, strict=True):
-                _check_finite(array, name)
+                check_finite(array, name)
         given = dict(zip(preparation.arguments, arrays, strict=True))
         bits = {name: _alias_bits(given[argument]) for name, argument in preparation.bits}
         return dict(self._builder(preparation)(*arrays)) | bits
@@ -118,7 +118,12 @@ def _all_finite(array: jax.Array) -> jax.Array:
     return jnp.isfinite(array).all()
 
 
-def _check_finite(array: Any, name: str) -> None:
+def check_finite(array: Any, name: str) -> None:
+    """Refuse a weight that holds NaN or Inf.
+
+    Raises:
+      WeightError: names it, and says how to go on.
+    """
     if not jnp.issubdtype(array.dtype, np.floating) or bool(_all_finite(array)):
         return
     raise WeightError(

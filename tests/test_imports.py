@@ -42,6 +42,8 @@ FLOORS = {
     "passes": 4,
     "prepared": 5,
     "calibrate": 5,
+    "offline": 5,
+    "rules": 2,
     "api": 6,
     "estimate": 7,
     "cli": 8,

@@ -1,0 +1,45 @@
+"""The command line: ``hire-compiler VERB …``. One verb, one function of ``verbs.py``; errors are one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from hire_compiler.cli.parser import make_parser
+from hire_compiler.errors import HireError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+      The exit code: 0; 1 if a verification failed; 2 after a one-line error.
+    """
+    options = make_parser().parse_args(argv)
+    # Nothing here needs an accelerator unless the user says so, and looking at a file must not grab one.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from hire_compiler.cli import verbs
+
+    try:
+        return int(getattr(verbs, options.verb)(options))
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was changed", 130)
+    except (HireError, OSError) as error:
+        return _fail(_one_line(error))
+    except MemoryError:
+        return _fail("out of memory")
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"hire-compiler: {message}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())

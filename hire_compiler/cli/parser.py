@@ -1,0 +1,239 @@
+"""The options of every verb. Nothing heavy is imported here, so that ``--help`` and typing errors are instant."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hire_compiler.version import __version__
+
+MODEL = "the exported model: StableHLO text or bytecode, a VHLO portable artifact, or a serialized jax.export"
+EPILOG = """\
+a model that came as a file, from there to tokens:
+  hire-compiler inspect   model.jax_export
+  hire-compiler rewrite   model.jax_export --weights model.safetensors -o model.hire
+  hire-compiler verify    model.hire --original model.jax_export --weights model.safetensors
+  hire-compiler run       model.hire --inputs inputs.npz -o outputs.npz
+
+exit codes: 0 done, 1 verify found a larger difference than allowed, 2 bad input (one line says which)
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        self.exit(2, f"hire-compiler: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def make_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="hire-compiler",
+        description="Sparse LLM decoding by rewriting the lowered graph of an exported model.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"hire-compiler {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    _inspect(verbs)
+    _calibrate(verbs)
+    _rewrite(verbs)
+    _prepare(verbs)
+    _run(verbs)
+    _verify(verbs)
+    _report(verbs)
+    return parser
+
+
+def _verb(verbs: Any, name: str, summary: str, description: str) -> Any:
+    verb = verbs.add_parser(name, help=summary, description=description, allow_abbrev=False)
+    verb.add_argument("--json", action="store_true", help="print JSON instead of text")
+    return verb
+
+
+def _inspect(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "inspect",
+        "say which sites a lowered model has, and why the others are none",
+        "Find feed-forward blocks and LM heads in a lowered model; needs neither weights nor a device.",
+    )
+    verb.add_argument("file", type=Path, help=MODEL)
+    _add_dims(verb)
+
+
+def _calibrate(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "calibrate",
+        "learn from real inputs what LowRank predictors need",
+        "Run the model on real inputs and keep the second moments of its sites' inputs.",
+    )
+    _add_model(verb)
+    verb.add_argument(
+        "--inputs", type=Path, nargs="+", required=True, metavar="FILE", help="of one call each; npz, safetensors"
+    )
+    verb.add_argument("--kind", choices=("head", "ffn"), help="probe only these sites")
+    _add_output(verb, "the calibration (safetensors)")
+
+
+def _rewrite(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "rewrite",
+        "make an artifact that runs without this package",
+        "Rewrite a model, prepare its weights, and write both as an artifact directory. Without rules only what is "
+        "provably exact is done.",
+    )
+    _add_model(verb)
+    _add_output(verb, "the artifact directory")
+    verb.add_argument("--rules", type=Path, metavar="TOML", help="rules, and a [map] of argument names to tensor names")
+    verb.add_argument("--calibration", type=Path, metavar="FILE", help="what calibrate wrote")
+    verb.add_argument(
+        "--platform",
+        action="append",
+        metavar="NAME",
+        help="cpu, cuda, rocm or tpu; give it again for more (default: cpu and tpu as far as the export allows)",
+    )
+    verb.add_argument(
+        "--parameters",
+        default="",
+        metavar="REGEX",
+        help="arguments so named are weights, given later",
+    )
+    verb.add_argument("--force", action="store_true", help="replace an artifact that stands there")
+
+
+def _prepare(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "prepare",
+        "prepare weights for an artifact that has none, or new ones",
+        "Prepare the model's weights for an artifact and store them in it.",
+    )
+    _add_artifact(verb)
+    _add_weights(verb, required=True)
+    verb.add_argument("-o", "--output", type=Path, metavar="DIR", help="write a new artifact, leave this one")
+    verb.add_argument("--new-weights", action="store_true", help="accept other numbers than it was first prepared from")
+    verb.add_argument("--force", action="store_true", help="replace an artifact that stands at --output")
+
+
+def _run(verbs: Any) -> None:
+    verb = _verb(verbs, "run", "run an artifact", "Run the step of an artifact on given or random inputs.")
+    _add_artifact(verb)
+    verb.add_argument("--inputs", type=Path, metavar="FILE", help="npz or safetensors (default: random inputs)")
+    verb.add_argument("--seed", type=_count(0), default=0, help="of random inputs (default 0)")
+    verb.add_argument("--repeat", type=_count(1), default=1, metavar="N", help="run N times and say the median time")
+    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the results (safetensors)")
+
+
+def _verify(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "verify",
+        "compare an artifact with its original",
+        "Run an artifact and its original on the same inputs: largest error, agreeing tokens, recall, certificates.",
+    )
+    _add_artifact(verb)
+    verb.add_argument("--original", type=Path, required=True, metavar="FILE", help=MODEL)
+    _add_weights(verb)
+    _add_dims(verb)
+    verb.add_argument("--inputs", type=Path, nargs="+", default=[], metavar="FILE", help="default: random")
+    verb.add_argument("--trials", type=_count(1), default=4, metavar="N", help="random inputs to try (default 4)")
+    verb.add_argument("--seed", type=_count(0), default=0, help="of random inputs (default 0)")
+    verb.add_argument(
+        "--tolerance", type=_share, metavar="X", help="exit with 1 if an error is larger than X times the largest value"
+    )
+    verb.add_argument("--agreement", type=_share, metavar="X", help="exit with 1 if a smaller share of integers agrees")
+
+
+def _report(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "report",
+        "say what an artifact is and what was done to it",
+        "Print the report of the rewrite.",
+    )
+    _add_artifact(verb)
+
+
+# --------------------------------------------------------------------------- options that verbs share
+
+
+def _add_model(verb: Any) -> None:
+    verb.add_argument("file", type=Path, help=MODEL)
+    _add_weights(verb)
+    _add_dims(verb)
+
+
+def _add_artifact(verb: Any) -> None:
+    verb.add_argument("artifact", type=Path, help="the artifact directory")
+
+
+def _add_weights(verb: Any, required: bool = False) -> None:
+    verb.add_argument(
+        "--weights",
+        type=Path,
+        nargs="+",
+        required=required,
+        metavar="FILE",
+        help="safetensors (also shards, a directory or an index) or npz",
+    )
+    verb.add_argument(
+        "--map",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="ARGUMENT=TENSOR",
+        help="which tensor is which argument (by name or position), where names do not say it",
+    )
+
+
+def _add_dims(verb: Any) -> None:
+    verb.add_argument(
+        "--dim", type=_dimension, action="append", default=[], metavar="NAME=SIZE", help="size of a symbolic dimension"
+    )
+
+
+def _add_output(verb: Any, what: str) -> None:
+    verb.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help=what)
+
+
+# --------------------------------------------------------------------------- values
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.rpartition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ARGUMENT=TENSOR")
+    return name, value
+
+
+def _dimension(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    if not name or not size.isdecimal() or int(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SIZE with a size of at least 1")
+    return name, int(size)
+
+
+def _count(least: int) -> Any:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0")
+    return value

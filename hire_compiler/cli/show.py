@@ -1,0 +1,102 @@
+"""How things look on a terminal: progress on stderr, tables and summaries on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hire_compiler.offline.artifact import Artifact, Progress, no_progress
+from hire_compiler.offline.verify import Verification
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress function for the duration of a block: a bar with ``rich``, else a line that is rewritten.
+
+    On anything but a terminal it says nothing.
+    """
+    if not sys.stderr.isatty():
+        yield no_progress
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import Progress as Bars
+    except ModuleNotFoundError:
+        yield _line
+        print("\r\x1b[K", end="", file=sys.stderr)
+        return
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("…", total=None)
+        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
+
+
+def _line(what: str, done: int, total: int) -> None:
+    print(f"\r\x1b[K{what} {done}/{total}", end="", file=sys.stderr, flush=True)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, as wide as they need."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def artifact_lines(artifact: Artifact) -> list[str]:
+    """What an artifact is, and what was done to it on every platform."""
+    manifest = artifact.manifest
+    made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    lines = [f"{artifact.directory or manifest.name}: rewritten from {manifest.name}", f"  written by {made}"]
+    lines.append(f"  fingerprint {manifest.fingerprint[:16]} of module {manifest.source[:16]}")
+    for name, entry in manifest.platforms.items():
+        report = artifact.report()[name]
+        size = sum(spec.nbytes for spec in entry.weights.values()) / 1e6
+        state = f"{size:.1f} MB in {entry.stored}" if entry.stored else f"{size:.1f} MB, not prepared yet"
+        done = sum(d["action"] == "rewritten" for d in report["decisions"])
+        lines += ["", f"{name}: {len(report['sites'])} sites, {done} rewritten; weights {state}"]
+        lines += [_decision(decision) for decision in _distinct(report["decisions"])]
+        lines += [f"  note  {note}" for note in report["notes"]]
+    inputs = [[entry.name, str(entry.spec), "donated" if entry.donated else ""] for entry in manifest.inputs]
+    return [*lines, "", table(("input", "type", ""), inputs)]
+
+
+def _distinct(decisions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Decisions that differ in more than their site; the site becomes a list."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for decision in decisions:
+        groups.setdefault(str({**decision, "site": ""}), []).append(decision)
+    return [
+        {**group[0], "site": group[0]["site"] + (f" … {group[-1]['site']} ({len(group)})" if len(group) > 1 else "")}
+        for group in groups.values()
+    ]
+
+
+def _decision(decision: dict[str, Any]) -> str:
+    if decision["action"] == "dense":
+        return f"  {decision['site']}: left dense: {decision['reason']}"
+    dense, sparse = decision["dense_bytes"] / 1e6, decision["sparse_bytes"] / 1e6
+    return (
+        f"  {decision['site']}: {decision['predictor']}, {decision['candidates']} rows exact, "
+        f"{dense:.2f} → {sparse:.2f} MB read a call; {decision['exactness']}"
+    )
+
+
+def verification_lines(found: Verification, failed: bool) -> list[str]:
+    """A table of differences and the summary."""
+    rows = [
+        [
+            d.name,
+            d.spec,
+            f"{d.equal} of {d.total}" if d.total else f"{d.largest:.3g} (of {d.scale:.3g})",
+            " ".join(f"@{k} {share:.4f}" for k, share in d.recall.items()),
+        ]
+        for d in found.differences
+    ]
+    lines = [table(("result", "type", "equal, or largest error", "recall"), rows), ""]
+    lines.append(f"{found.trials} trials on {found.inputs} inputs")
+    lines.append(f"largest relative error {found.max_error:.3g}; integers that agree {found.token_agreement:.2%}")
+    for site, (count, proven) in found.certificates.items():
+        lines.append(f"proof of {site} held for {proven} of {count} rows ({proven / max(count, 1):.2%})")
+    return [*lines, *(["FAILED: a difference is larger than allowed"] if failed else [])]

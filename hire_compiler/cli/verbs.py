@@ -1,0 +1,185 @@
+"""What each verb does: read the options, call the function of the package, print."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import hire_compiler as hire
+from hire_compiler.cli.show import artifact_lines, progress, table, verification_lines
+from hire_compiler.errors import ConfigError, HireError
+from hire_compiler.offline.artifact import Artifact
+from hire_compiler.offline.atomic import new_file
+from hire_compiler.offline.calibrate import calibrate_export, load_calibration, save_calibration
+from hire_compiler.offline.inputs import inputs_from, random_inputs
+from hire_compiler.offline.naming import assign_names
+from hire_compiler.offline.tensors import TensorWriter, open_tensors, spec_of
+from hire_compiler.offline.verify import verify as compare
+from hire_compiler.rules import RulesFile, read_rules
+
+
+def inspect(options: Namespace) -> int:
+    """Sites and misses of a model."""
+    report = hire.inspect(options.file, dims=_dims(options))
+    found = report.to_dict()
+    _print(options, {key: found[key] for key in ("sites", "misses", "notes")}, str(report))
+    return 0
+
+
+def calibrate(options: Namespace) -> int:
+    """Second moments of the sites' inputs, into a file."""
+    _refuse_existing(options.output)
+    with progress() as tell:
+        learned = calibrate_export(
+            options.file,
+            options.inputs,
+            weights=options.weights,
+            mapping=dict(options.map),
+            dims=_dims(options),
+            kind=options.kind,
+            progress=tell,
+        )
+    save_calibration(learned, options.output)
+    rows = {key: moment.rows for key, moment in learned.moments.items()}
+    _print(options, {"output": str(options.output), "rows": rows}, f"{options.output}: {learned}")
+    return 0
+
+
+def rewrite(options: Namespace) -> int:
+    """A model into an artifact."""
+    rules = read_rules(options.rules) if options.rules else RulesFile(hire.Config(), {})
+    calibration = load_calibration(options.calibration) if options.calibration else None
+    with progress() as tell:
+        artifact = hire.rewrite(
+            options.file,
+            rules.config,
+            calibration=calibration,
+            weights=options.weights,
+            mapping=rules.mapping | dict(options.map),
+            parameters=options.parameters,
+            dims=_dims(options),
+            platforms=options.platform,
+            progress=tell,
+        )
+        artifact.save(options.output, overwrite=options.force, progress=tell)
+    return _describe(options, hire.load(options.output))
+
+
+def prepare(options: Namespace) -> int:
+    """The model's weights into an artifact."""
+    artifact = hire.load(options.artifact)
+    artifact.given = assign_names(artifact.manifest.sources, open_tensors(options.weights), dict(options.map))
+    output, force = (options.output, options.force) if options.output else (options.artifact, True)
+    with progress() as tell:
+        artifact.save(output, overwrite=force, new=options.new_weights, progress=tell)
+    return _describe(options, hire.load(output))
+
+
+def run(options: Namespace) -> int:
+    """The step of an artifact on given or random inputs."""
+    if options.output:
+        _refuse_existing(options.output)
+    artifact = hire.load(options.artifact)
+    names = [entry.name for entry in artifact.manifest.inputs]
+    specs = [entry.spec for entry in artifact.manifest.inputs]
+    if options.inputs:
+        values = inputs_from(open_tensors(options.inputs), names, specs)
+    else:
+        values = random_inputs(specs, np.random.default_rng(options.seed))
+    with progress() as tell:
+        tell("loading", 0, 1)
+        weights = artifact.weights()
+        seconds, results = [], None
+        call = artifact.step
+        for done in range(options.repeat + 1):  # the first run compiles
+            args, kwargs = artifact.inputs([jax.numpy.array(value) for value in values])  # donated: a copy each
+            start = time.perf_counter()
+            results = jax.block_until_ready(call(weights, *args, **kwargs))
+            seconds.append(time.perf_counter() - start)
+            tell("running", done, options.repeat)
+    named = _named_results(results)
+    if options.output:
+        _write_tensors(options.output, named)
+    shown = [{"name": n, "type": str(spec_of(a)), "first": a.reshape(-1)[:8].tolist()} for n, a in named.items()]
+    median = statistics.median(seconds[1:])
+    text = [table(("result", "type", "first values"), [[r["name"], r["type"], _short(r["first"])] for r in shown])]
+    text.append(f"{median * 1e3:.3f} ms a call (median of {options.repeat}), compiled in {seconds[0]:.2f} s")
+    _print(options, {"results": shown, "seconds": median, "compile_seconds": seconds[0]}, "\n".join(text))
+    return 0
+
+
+def verify(options: Namespace) -> int:
+    """An artifact against its original."""
+    artifact = hire.load(options.artifact)
+    with progress() as tell:
+        found = compare(
+            artifact,
+            options.original,
+            weights=options.weights,
+            mapping=dict(options.map),
+            dims=_dims(options),
+            inputs=options.inputs,
+            trials=options.trials,
+            seed=options.seed,
+            progress=tell,
+        )
+    failed = (options.tolerance is not None and found.max_error > options.tolerance) or (
+        options.agreement is not None and found.token_agreement < options.agreement
+    )
+    _print(options, found.to_dict() | {"failed": failed}, "\n".join(verification_lines(found, failed)))
+    return int(failed)
+
+
+def report(options: Namespace) -> int:
+    """What was done to a model when its artifact was made."""
+    return _describe(options, hire.load(options.artifact))
+
+
+# --------------------------------------------------------------------------- helpers
+
+
+def _describe(options: Namespace, artifact: Artifact) -> int:
+    content = json.loads(artifact.manifest.to_bytes())
+    content = {
+        key: content[key] for key in ("name", "source", "fingerprint", "versions", "inputs", "platforms", "files")
+    }
+    _print(options, {**content, "report": artifact.report()}, "\n".join(artifact_lines(artifact)))
+    return 0
+
+
+def _print(options: Namespace, content: Any, text: str) -> None:
+    print(json.dumps(content, indent=2) if options.json else text)
+
+
+def _dims(options: Namespace) -> dict[str, int]:
+    return dict(options.dim)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory: name a file")
+    if not path.absolute().parent.is_dir():
+        raise HireError(f"{path.absolute().parent} is no directory: make it first")
+
+
+def _named_results(results: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_flatten_with_path(results)[0]
+    return {f"result{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
+
+
+def _write_tensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        writer = TensorWriter(file, {name: spec_of(array) for name, array in arrays.items()}, {"format": "np"})
+        for name, array in arrays.items():
+            writer.write(name, array)
+
+
+def _short(values: list[Any]) -> str:
+    return " ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)

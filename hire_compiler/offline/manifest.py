@@ -1,0 +1,181 @@
+"""The manifest of an artifact: everything about it that is not a program or a tensor, as checked JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hire_compiler.errors import ArtifactError
+from hire_compiler.offline.tensors import Spec
+
+FORMAT = "hire-artifact"
+VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Input:
+    """One array that the step takes beside its weights.
+
+    Attributes:
+      name: what the exported model called it.
+      path: where it stands in the plain ``(args, kwargs)`` of the step, behind the weights.
+      spec: its type.
+      donated: the author gave its buffer away.
+    """
+
+    name: str
+    path: tuple[str | int, ...]
+    spec: Spec
+    donated: bool = False
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How some arrays of the step come from the model's weights.
+
+    Attributes:
+      key: what is prepared; equal keys mean equal arrays.
+      program: the file of the program that makes them.
+      inputs: names of the weights it takes, in order.
+      constants: names of the tensors in the artifact's constants that it takes first.
+      outputs: from the program's names to those of the step's weights.
+    """
+
+    key: str
+    program: str
+    inputs: tuple[str, ...]
+    constants: tuple[str, ...]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The programs for one platform.
+
+    Attributes:
+      step: file of the step program.
+      check: file of the step program that also counts certificates; '' if nothing is certified.
+      weights: everything the step takes in its first argument; those that nothing prepares are the model's own.
+      preparations: how the others are made.
+      stored: file of the prepared weights; '' if they are not in the artifact.
+    """
+
+    step: str
+    check: str
+    weights: dict[str, Spec]
+    preparations: tuple[Preparation, ...]
+    stored: str = ""
+
+    @property
+    def originals(self) -> tuple[str, ...]:
+        """The weights that the step reads as the model has them."""
+        made = {name for preparation in self.preparations for name in preparation.outputs.values()}
+        return tuple(name for name in self.weights if name not in made)
+
+
+@dataclass(frozen=True)
+class File:
+    """Size and hash of a file of the artifact."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact holds.
+
+    Attributes:
+      name: of the model.
+      source: hash of the module that was rewritten.
+      versions: of the packages that wrote it.
+      inputs, results: what the step takes beside the weights, and types of what it returns.
+      donate: positions of the step's arguments whose buffers the author gave away.
+      sources: the model's weights by name; with a hash once the artifact was prepared from them.
+      platforms: by name.
+      files: every other file of the artifact.
+    """
+
+    name: str
+    source: str
+    versions: dict[str, str]
+    inputs: tuple[Input, ...]
+    results: tuple[Spec, ...]
+    donate: tuple[int, ...]
+    sources: dict[str, Spec]
+    platforms: dict[str, Platform]
+    files: dict[str, File] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for artifacts that take the same prepared weights."""
+        platforms = {name: asdict(p) | {"stored": ""} for name, p in self.platforms.items()}
+        programs = {name: f.sha256 for name, f in self.files.items() if not name.endswith((".safetensors", ".json"))}
+        return _hash({"source": self.source, "platforms": platforms, "files": programs})
+
+    def to_bytes(self) -> bytes:
+        """The JSON file."""
+        content = {"format": FORMAT, "format_version": VERSION, **asdict(self), "fingerprint": self.fingerprint}
+        return json.dumps(content | {"checksum": _hash(content)}, indent=1).encode()
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check the manifest of an artifact's directory.
+
+    Raises:
+      ArtifactError: there is none, it is damaged, or of another version; says which.
+    """
+    file = path / MANIFEST
+    if path.is_file():
+        raise ArtifactError(f"{path} is a file, and an artifact is a directory: rewrite the model first")
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such artifact")
+    if not file.is_file():
+        raise ArtifactError(f"{path} is no artifact: it has no {MANIFEST}")
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        raise ArtifactError(f"{file} is truncated or corrupted: it is no JSON") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ArtifactError(f"{file} is not the manifest of an artifact (its format is not {FORMAT!r})")
+    if content.get("format_version") != VERSION:
+        written = content.get("versions")
+        by = f", by hire_compiler {written.get('hire_compiler')}" if isinstance(written, dict) else ""
+        raise ArtifactError(
+            f"{path} was written in format version {content.get('format_version')}{by}; this hire_compiler reads "
+            f"version {VERSION}: rewrite the model again"
+        )
+    checksum = content.pop("checksum", None)
+    if checksum != _hash(content):
+        raise ArtifactError(f"{file} is corrupted: its checksum is wrong")
+    try:
+        return typing.cast(Manifest, _build(Manifest, content))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ArtifactError(f"{file} is damaged: {error!r}") from None
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """A dataclass, dict or tuple of such from what JSON makes of it."""
+    if is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return typing.cast(Any, kind)(**{f.name: _build(hints[f.name], value[f.name]) for f in fields(kind)})
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return tuple(_build(args[0], item) for item in value)
+    if origin is dict:
+        return {str(key): _build(args[1], item) for key, item in value.items()}
+    accepted = args if origin is types.UnionType else (kind,)
+    if not isinstance(value, accepted):
+        raise TypeError(f"{value!r} where {kind} was expected")
+    return value

@@ -1,0 +1,216 @@
+"""Verify: run an artifact beside its original on the same inputs, and say how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from hire_compiler import _mlir
+from hire_compiler.errors import ArtifactError
+from hire_compiler.offline.artifact import Artifact, Progress, no_progress
+from hire_compiler.offline.inputs import inputs_from, random_inputs
+from hire_compiler.offline.naming import assign
+from hire_compiler.offline.source import Source, read_source
+from hire_compiler.offline.tensors import Spec, Tensors, open_tensors, spec_of
+from hire_compiler.offline.trees import nest
+
+RECALL_AT = (1, 8, 64)
+
+
+@dataclass
+class Difference:
+    """How one result differs over all trials.
+
+    Attributes:
+      name: where it stands among the results.
+      spec: its type.
+      largest: largest absolute error of a float result.
+      scale: largest absolute value of the original.
+      equal, total: entries of an integer result that agree, of how many.
+      recall: of a result as wide as the vocabulary: share of the original's top k found in the artifact's, by k.
+    """
+
+    name: str
+    spec: str
+    largest: float = 0.0
+    scale: float = 0.0
+    equal: int = 0
+    total: int = 0
+    recall: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class Verification:
+    """An artifact against its original.
+
+    Attributes:
+      trials: inputs tried.
+      inputs: where they came from.
+      differences: one a result.
+      certificates: by site, (rows seen, rows proven).
+    """
+
+    trials: int
+    inputs: str
+    differences: list[Difference]
+    certificates: dict[str, tuple[int, int]]
+
+    @property
+    def max_error(self) -> float:
+        """Largest error of any float result, relative to the largest value of that result."""
+        return max((d.largest / (d.scale or 1.0) for d in self.differences), default=0.0)
+
+    @property
+    def token_agreement(self) -> float:
+        """Share of all integer entries that agree."""
+        total = sum(d.total for d in self.differences)
+        return sum(d.equal for d in self.differences) / total if total else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers."""
+        certificates = {site: {"rows": rows, "proven": proven} for site, (rows, proven) in self.certificates.items()}
+        summary = {"max_error": self.max_error, "token_agreement": self.token_agreement}
+        return asdict(self) | {"certificates": certificates} | summary
+
+
+def verify(
+    artifact: Artifact,
+    original: Any,
+    *,
+    weights: Any,
+    mapping: Mapping[str, str] | None = None,
+    dims: Mapping[str, int] | None = None,
+    inputs: Sequence[Any] = (),
+    trials: int = 4,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Verification:
+    """Compare an artifact with the model it was made from.
+
+    Args:
+      artifact: with weights, stored or given.
+      original: the export or file it was made from.
+      weights: the model's own weights, as for ``rewrite``; None if the module holds them itself.
+      mapping, dims: as for ``rewrite``.
+      inputs: files (or mappings) with the inputs, one a trial; random ones if empty.
+      trials: how many random inputs.
+      seed: of the random inputs.
+      progress: called with (what, done, of how many).
+
+    Raises:
+      ArtifactError: the artifact was made from another model.
+      WeightError: a weight or an input is missing or has another type.
+    """
+    source = read_source(original, dims=dims)
+    if source.digest != artifact.manifest.source:
+        raise ArtifactError(f"{artifact.manifest.name!r} was rewritten from another model than {source.name}")
+    run = _original(source, artifact, weights, mapping)
+    entries = artifact.manifest.inputs
+    stored = artifact.weights()
+    call = jax.jit(artifact.step_program(counted=True).call)
+    counted = bool(artifact.platform().check)
+    widths = {site["width"] for site in next(iter(artifact.report().values()))["sites"] if site["kind"] == "head"}
+    differences: list[Difference] = []
+    proven: dict[str, int] = {}
+    done = 0
+    for done, values in enumerate(_trials(entries, inputs, trials, seed), start=1):
+        expected = run(values)
+        args, kwargs = artifact.inputs([jnp.asarray(value) for value in values])
+        found = call(stored, *args, **kwargs)
+        if counted:
+            found, counts = found
+            proven = {site: proven.get(site, 0) + int(count) for site, count in counts.items()}
+        if not differences:
+            differences = [Difference(name, str(spec)) for name, spec in _results(found)]
+        _compare(differences, expected, jax.tree.leaves(found), widths)
+        progress("comparing", done, len(inputs) or trials)
+    for difference in differences:
+        difference.recall = {k: total / done for k, total in difference.recall.items()}
+    batches = {s["id"]: s["batch"] for s in next(iter(artifact.report().values()))["sites"]}
+    certificates = {site: (batches[site] * done, count) for site, count in proven.items()}
+    return Verification(done, "given" if inputs else f"random (seed {seed})", differences, certificates)
+
+
+def _original(
+    source: Source, artifact: Artifact, weights: Any, mapping: Mapping[str, str] | None
+) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """The original as a function of the artifact's inputs; its results in the artifact's order."""
+    program = source.program(jax.default_backend())
+    tensors = None if weights is None else open_tensors(weights)
+    given = {} if tensors is None else assign(source, tensors, mapping)
+    named = {entry.name: position for position, entry in enumerate(artifact.manifest.inputs)}
+    fixed: list[Any] = [jnp.asarray(constant) for constant in program.constants]
+    places = []
+    for argument, leaf in zip(program.arguments[len(fixed) :], source.kept, strict=True):
+        if argument.name in named:
+            places.append(named[argument.name])
+        elif leaf in given and tensors is not None:
+            places.append(-1)
+            fixed.append(jnp.asarray(tensors.read(given[leaf])))
+        else:
+            raise ArtifactError(f"the original takes {argument.name}, which is neither among the weights nor an input")
+    held, own = fixed[: len(program.constants)], iter(fixed[len(program.constants) :])
+    operands = [*held, *(place if place >= 0 else next(own) for place in places)]
+    order = _result_order(source, len(program.out_avals))
+
+    @jax.jit
+    def flat(*values: Any) -> list[Any]:
+        return _mlir.run_module(program.module, program.out_avals, values)
+
+    def run(values: list[np.ndarray]) -> list[np.ndarray]:
+        ready = [values[o] if isinstance(o, int) else o for o in operands]
+        results = flat(*ready)
+        return [np.asarray(results[i]) for i in order]
+
+    return run
+
+
+def _result_order(source: Source, count: int) -> list[int]:
+    """Plain dicts are flattened by sorted keys, other nodes in the order of their fields."""
+    if source.out_paths is None:
+        return list(range(count))
+    return list(jax.tree.leaves(nest(source.out_paths, list(range(count)))))
+
+
+def _trials(entries: Sequence[Any], files: Sequence[Any], trials: int, seed: int) -> Iterator[list[np.ndarray]]:
+    names, specs = [entry.name for entry in entries], [entry.spec for entry in entries]
+    if not files:
+        rng = np.random.default_rng(seed)
+        yield from (random_inputs(specs, rng) for _ in range(trials))
+    for file in files:
+        tensors = file if isinstance(file, Tensors) else open_tensors(file)
+        yield inputs_from(tensors, names, specs)
+
+
+def _results(tree: Any) -> list[tuple[str, Spec]]:
+    return [(keystr(path) or "result", spec_of(leaf)) for path, leaf in tree_flatten_with_path(tree)[0]]
+
+
+def _compare(into: list[Difference], expected: Sequence[Any], found: Sequence[Any], widths: set[int]) -> None:
+    for difference, wanted, got in zip(into, expected, found, strict=True):
+        wanted, got = np.asarray(wanted), np.asarray(got)
+        if not jnp.issubdtype(wanted.dtype, np.floating):
+            difference.equal += int(np.sum(wanted == got))
+            difference.total += wanted.size
+            continue
+        wide, narrow = wanted.astype(np.float64), got.astype(np.float64)
+        same = (wide == narrow) | (np.isnan(wide) & np.isnan(narrow))  # infinities of a mask too
+        error = np.where(same, 0.0, np.abs(wide - narrow))
+        difference.largest = max(difference.largest, float(np.nan_to_num(error, nan=np.inf).max(initial=0.0)))
+        finite = wide[np.isfinite(wide)]
+        difference.scale = max(difference.scale, float(np.abs(finite).max(initial=0.0)))
+        if wide.ndim and wide.shape[-1] in widths:
+            for k in (k for k in RECALL_AT if k <= wide.shape[-1]):
+                difference.recall[k] = difference.recall.get(k, 0.0) + _recall(wide, narrow, k)
+
+
+def _recall(wanted: np.ndarray, found: np.ndarray, k: int) -> float:
+    rows, width = wanted.size // wanted.shape[-1], wanted.shape[-1]
+    best = [np.argsort(-side.reshape(rows, width), axis=-1, kind="stable")[:, :k] for side in (wanted, found)]
+    return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(*best, strict=True)]))

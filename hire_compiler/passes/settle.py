@@ -1,0 +1,175 @@
+"""Settle: what an exported module leaves open is decided, before anything reads it.
+
+An export may serve several platforms (a ``case`` on a hidden index), hold dynamic shapes (``tensor<?x64>``) and
+carry its weights as constants. For one platform and one set of argument types all of that is known: the shapes are
+refined, the other platforms' branches go, and big constants become arguments of ``@main`` like any other weight.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from hire_compiler import _mlir
+from hire_compiler.hoist import MINIMUM_BYTES
+from hire_compiler.weights import itemsize
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A module with static shapes, one platform, and its big constants as the first arguments of ``@main``.
+
+    Attributes:
+      module: bytecode.
+      constants: values of the leading arguments.
+      results: shape and dtype of every result.
+    """
+
+    module: bytes
+    constants: tuple[np.ndarray, ...]
+    results: tuple[tuple[tuple[int, ...], str], ...]
+
+
+def settle(module: bytes, types: Sequence[tuple[tuple[int, ...], str]], platform: int | None) -> Settled:
+    """Decide what an exported module leaves open.
+
+    Args:
+      module: bytecode.
+      types: static shape and dtype of every argument of ``@main``, without the hidden platform.
+      platform: which of the platforms it was exported for; None if ``@main`` has no such argument.
+
+    Raises:
+      ValueError: a dynamic shape does not follow from the types of the arguments.
+    """
+    with _mlir.fresh_context():
+        parsed = _mlir.parse(module)
+        if platform is not None:
+            _set_platform(parsed, platform)
+        if any("?" in type_ for type_ in _types(parsed)):
+            parsed = _mlir.parse(_mlir.refine_shapes(parsed, types))
+        _mlir.inline_calls(parsed)
+        fold_cases(parsed)
+        constants = hoist_module_constants(parsed)
+        results = tuple(_mlir.tensor_type(type_) for type_ in _mlir.main_function(parsed).type.results)
+        return Settled(_mlir.to_bytecode(parsed), tuple(constants), results)
+
+
+def _set_platform(module: Any, index: int) -> None:
+    function = _mlir.main_function(module)
+    block = function.operation.regions[0].blocks[0]
+    with _mlir.ir.InsertionPoint.at_block_begin(block):
+        block.arguments[0].replace_all_uses_with(_mlir.scalar(index, block.arguments[0].type))
+    block.erase_argument(0)
+    _mlir.set_main_signature(function)
+
+
+def _types(module: Any) -> Iterator[str]:
+    for op in _walk(module.operation):
+        yield from (str(result.type) for result in op.results)
+        if op.name == "func.func":
+            yield str(op.attributes["function_type"])
+
+
+# --------------------------------------------------------------------------- branches
+
+
+def fold_cases(module: Any) -> int:
+    """Put the chosen branch in the place of every ``case`` on a constant; how many there were."""
+    folded = 0
+    while True:
+        chosen = [op for op in _walk(module.operation) if op.name == "stablehlo.case" and _index(op) is not None]
+        if not chosen:
+            return folded
+        # The outermost first: what it holds moves with it and is found again.
+        _take_branch(chosen[0])
+        folded += 1
+
+
+def _index(case: Any) -> int | None:
+    source = getattr(case.operands[0].owner, "opview", None)
+    if source is None or source.operation.name != "stablehlo.constant":
+        return None
+    value = _mlir.constant(source.operation)
+    if value is None:
+        return None
+    # StableHLO: an index out of range means the last branch.
+    index, last = int(value), len(case.regions) - 1
+    return index if 0 <= index <= last else last
+
+
+def _take_branch(case: Any) -> None:
+    index = _index(case)
+    assert index is not None
+    *body, terminator = list(case.regions[index].blocks[0].operations)
+    for op in body:
+        op.operation.move_before(case)
+    for result, value in zip(case.results, terminator.operation.operands, strict=True):
+        result.replace_all_uses_with(value)
+    case.erase()
+
+
+# --------------------------------------------------------------------------- constants
+
+
+def hoist_module_constants(module: Any, minimum_bytes: int = MINIMUM_BYTES) -> list[np.ndarray]:
+    """Make the big constants of a flattened module its first arguments, wherever they stand; their values."""
+    function = _mlir.main_function(module)
+    block = function.operation.regions[0].blocks[0]
+    values, sources = [], []
+    for op in _walk(function.operation):
+        if op.name == "stablehlo.constant" and _nbytes(op) >= minimum_bytes:
+            value = _dense_value(op)
+            if value is not None:
+                values.append(value)
+                sources.append(op)
+    if not values:
+        return []
+    own = list(block.arguments)
+    unknown = _mlir.ir.Location.unknown()
+    for op in sources:
+        op.results[0].replace_all_uses_with(block.add_argument(op.results[0].type, unknown))
+        op.erase()
+    # Arguments can only be appended, so the program's own are appended again behind the constants.
+    for argument in own:
+        argument.replace_all_uses_with(block.add_argument(argument.type, argument.location))
+    for index in reversed(range(len(own))):
+        block.erase_argument(index)
+    _mlir.set_main_signature(function)
+    return values
+
+
+def _nbytes(op: Any) -> int:
+    shape, dtype = _mlir.tensor_type(op.results[0].type)
+    try:
+        return int(np.prod(shape, dtype=np.int64)) * itemsize(dtype)
+    except TypeError:
+        return 0  # a type that NumPy does not have: left as it is
+
+
+def _dense_value(op: Any) -> np.ndarray | None:
+    """The array of a dense constant; None for a splat, and for a resource that the bindings cannot read."""
+    value = op.attributes["value"]
+    if getattr(value, "is_splat", True):
+        return None
+    shape, name = _mlir.tensor_type(value.type)
+    dtype = np.dtype(jnp.dtype(name))
+    try:
+        return np.array(value).astype(dtype, copy=False)
+    except (TypeError, ValueError, BufferError):
+        pass
+    digits = re.search(r'"0x([0-9A-Fa-f]+)"', str(value))  # bfloat16 has no Python buffer, but its bytes print
+    return None if digits is None else np.frombuffer(bytes.fromhex(digits[1]), dtype).reshape(shape)
+
+
+def _walk(op: Any) -> Iterator[Any]:
+    """Every operation inside ``op``, outer before inner."""
+    for region in op.regions:
+        for block in region.blocks:
+            for view in list(block.operations):
+                yield view.operation
+                yield from _walk(view.operation)
