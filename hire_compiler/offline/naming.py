@@ -56,7 +56,7 @@ def match_names(
             raise WeightError(f"the map names {argument!r}, which is no argument of {owner}: {_some(names)}")
         if tensor not in weights.specs:
             raise WeightError(
-                f"the map names the tensor {tensor!r}, which {weights.origin} lacks: {_some(weights.specs)}"
+                f"the map names the tensor {tensor!r}, which is not in {weights.origin}: {_some(weights.specs)}"
             )
         chosen[leaf] = tensor
     by_position = bool(weights.specs) and all(_INDEX.fullmatch(name) for name in weights.specs)

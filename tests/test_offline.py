@@ -1,0 +1,366 @@
+"""Offline: what may come in, what comes out, and that it is the same model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from exports import BATCH, FULL, dotted, exported, inputs, parameters, step, structs, write_all
+from models import D
+from safetensors.numpy import load_file, save_file
+
+import hire_compiler as hire
+from hire_compiler.offline.source import read_source
+from hire_compiler.offline.verify import verify
+
+
+def same(found: Any, wanted: Any) -> None:
+    found, wanted = jax.tree.leaves(found), jax.tree.leaves(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+def rewritten(artifact: hire.Artifact, platform: str = "cpu") -> list[str]:
+    return [d["site"] for d in artifact.report()[platform]["decisions"] if d["action"] == "rewritten"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_all(folder)
+    return folder
+
+
+# --------------------------------------------------------------------------- what comes in
+
+
+@pytest.mark.parametrize("form", ["model.jax_export", "model.vhlo", "model.mlir", "bytecode"])
+def test_every_form_of_a_model_is_rewritten_saved_loaded_and_equal_to_dense(
+    form: str, files: Path, tmp_path: Path
+) -> None:
+    path = files / form
+    if form == "bytecode":
+        from hire_compiler import _mlir
+
+        path = tmp_path / "model.bc"
+        with _mlir.fresh_context():
+            path.write_bytes(_mlir.to_bytecode(_mlir.parse((files / "model.mlir").read_text())))
+    names = None if form == "model.jax_export" else {name: str(i) for name, i in zip("0123", "0123", strict=True)}
+    weights: Any = files / "weights.safetensors"
+    if names is not None and read_source(path).names[0] == "arg0":  # a module without names: by position
+        leaves = jax.tree.leaves(parameters())
+        weights = {str(i): leaf for i, leaf in enumerate(leaves)}
+    artifact = hire.rewrite(path, FULL, weights=weights, platforms=("cpu",))
+    assert rewritten(artifact) == ["ffn/0", "head/0"]
+    loaded = hire.load(artifact.save(tmp_path / "model.hire"))
+    wanted = step(parameters(), *inputs())
+    same(loaded(*inputs()), wanted)
+    same(artifact(*inputs()), wanted)
+
+
+def test_each_platform_of_an_export_gets_its_own_program() -> None:
+    def by_platform(params: Any, tokens: Any, cache: Any) -> Any:
+        cache = jax.lax.platform_dependent(cache, cpu=lambda c: c * 2, tpu=lambda c: c * 3)
+        return step(params, tokens, cache)
+
+    artifact = hire.rewrite(exported(by_platform, platforms=("cpu", "tpu")), FULL, weights={"params": parameters()})
+    assert list(artifact.manifest.platforms) == ["cpu", "tpu"]
+    same(artifact(*inputs()), by_platform(parameters(), *inputs()))
+    for name in ("cpu", "tpu"):
+        assert artifact.step_program(name).platforms == (name,)
+        assert rewritten(artifact, name) == ["ffn/0", "head/0"]
+    text = artifact.step_program("tpu").mlir_module()
+    assert "dense<3.0" in text
+    assert "dense<2.0" not in text  # the other platform's branch is gone
+
+
+def test_an_export_for_one_platform_is_not_taken_for_another_where_that_matters() -> None:
+    def lapack(params: Any, tokens: Any, cache: Any) -> Any:
+        return step(params, tokens, cache + jnp.linalg.cholesky(jnp.eye(4)).sum())
+
+    with pytest.raises(hire.HireError, match=r"exported for cpu, not for tpu: export it with platforms"):
+        hire.rewrite(exported(lapack), platforms=("tpu",))
+    assert list(hire.rewrite(exported(lapack)).manifest.platforms) == ["cpu"]  # by default only what it was made for
+
+
+def test_a_symbolic_dimension_needs_a_size_and_takes_one() -> None:
+    (b,) = jax.export.symbolic_shape("b")
+    symbolic = exported(batch=2 * b)
+    report = hire.inspect(symbolic)
+    assert not report.sites
+    assert "symbolic dimensions (b) have no size" in str(report)
+    with pytest.raises(hire.HireError, match=r"symbolic dimensions \(b\) have no size.*--dim b=1"):
+        hire.rewrite(symbolic)
+    with pytest.raises(hire.HireError, match=r"no symbolic dimension 'c': it has b"):
+        hire.rewrite(symbolic, dims={"b": 1, "c": 2})
+    assert hire.inspect(symbolic, dims={"b": 1}).sites[0].batch == 2
+    artifact = hire.rewrite(symbolic, FULL, dims={"b": 1}, weights=dotted(parameters()), platforms=("cpu",))
+    assert rewritten(artifact) == ["ffn/0", "head/0"]
+    same(artifact(*inputs()), step(parameters(), *inputs()))
+
+
+def test_an_export_over_several_devices_is_refused_aloud(files: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sharded.mlir"
+    text = (files / "model.mlir").read_text()
+    path.write_text(text.replace("mhlo.num_partitions = 1", "mhlo.num_partitions = 4"))
+    with pytest.raises(hire.HireError, match="partitioned over 4 devices"):
+        hire.rewrite(path)
+    assert hire.inspect(path).sites
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_weights_that_are_constants_of_the_module_are_weights(dtype: Any, tmp_path: Path) -> None:
+    embed = np.random.default_rng(0).standard_normal((4096, D), np.float32).astype(dtype)
+
+    def closed(x: jax.Array) -> jax.Array:
+        return jnp.argmax(x @ jnp.asarray(embed).astype(jnp.float32).T, axis=-1)
+
+    one = jax.export.export(jax.jit(closed))(jax.ShapeDtypeStruct((BATCH, D), jnp.float32))
+    artifact = hire.rewrite(one, FULL, platforms=("cpu",))
+    assert rewritten(artifact) == ["head/0"]
+    assert len(artifact.step_program().serialize()) < embed.nbytes / 2  # the step no longer carries them
+    loaded = hire.load(artifact.save(tmp_path / "closed.hire"))
+    x = np.random.default_rng(1).standard_normal((BATCH, D), np.float32)
+    np.testing.assert_array_equal(loaded(x), closed(x))
+
+
+def test_custom_trees_become_dicts_and_tuples() -> None:
+    class State(NamedTuple):
+        zebra: jax.Array
+        ant: jax.Array
+
+    def named(params: Any, tokens: Any, state: State) -> Any:
+        out = step(params, tokens, state.zebra)
+        return State(out["cache"], out["token"]), [out["best"]]
+
+    jax.export.register_namedtuple_serialization(State, serialized_name="State")
+    params, tokens, cache = structs()
+    one = jax.export.export(jax.jit(named))(params, tokens, State(cache, cache))
+    artifact = hire.rewrite(one, FULL, weights=dotted(parameters()), platforms=("cpu",))
+    tokens, cache = inputs()
+    state, (best,) = artifact(tokens, {"zebra": cache, "ant": cache})
+    wanted = step(parameters(), tokens, cache)
+    same((state["zebra"], state["ant"], best), (wanted["cache"], wanted["token"], wanted["best"]))
+
+
+def test_unused_and_keyword_arguments_keep_their_places(tmp_path: Path) -> None:
+    def spare(params: Any, unused: Any, tokens: Any, *, cache: Any) -> Any:
+        return step(params, tokens, cache)
+
+    params, tokens, cache = structs()
+    one = jax.export.export(jax.jit(spare))(params, cache, tokens, cache=cache)
+    artifact = hire.rewrite(one, FULL, weights=dotted(parameters()), platforms=("cpu",))
+    loaded = hire.load(artifact.save(tmp_path / "spare.hire"))
+    tokens, cache = inputs()
+    same(loaded(cache, tokens, cache=cache), step(parameters(), tokens, cache))
+
+
+# --------------------------------------------------------------------------- weights by name
+
+
+def test_weights_come_from_any_of_the_usual_files(files: Path, tmp_path: Path) -> None:
+    named = dotted(parameters())
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    first = {name: named[name] for name in ("embed", "mlp.up")}
+    save_file(first, shards / "a.safetensors")
+    save_file({name: array for name, array in named.items() if name not in first}, shards / "b.safetensors")
+    index = {"weight_map": {name: "a.safetensors" if name in first else "b.safetensors" for name in named}}
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    wanted = step(parameters(), *inputs())
+    for weights in (
+        files / "weights.npz",
+        shards,
+        shards / "model.safetensors.index.json",
+        [shards / "a.safetensors", shards / "b.safetensors"],
+        {"params": parameters()},
+        {f"params.{name}": array for name, array in named.items()},
+    ):
+        same(hire.rewrite(exported(), FULL, weights=weights, platforms=("cpu",))(*inputs()), wanted)
+
+
+def test_a_map_says_what_names_do_not() -> None:
+    named = {f"model.{i}.weight": array for i, array in enumerate(dotted(parameters()).values())}
+    with pytest.raises(hire.WeightError, match=r"no tensor .* has the name of an argument.*say which is which"):
+        hire.rewrite(exported(), FULL, weights=named)
+    arguments = ("params['embed']", "params.mlp.up", "mlp.down", "1")  # 1 is the second leaf: the bias
+    tensors = ("model.0.weight", "model.1.weight", "model.2.weight", "model.3.weight")
+    mapping = dict(zip(arguments, tensors, strict=True))
+    assert read_source(exported()).names[1] == "params['mlp']['bias']"
+    artifact = hire.rewrite(exported(), FULL, weights=named, mapping=mapping, platforms=("cpu",))
+    same(artifact(*inputs()), step(parameters(), *inputs()))
+    for bad, message in (
+        ({**mapping, "nowhere": "model.0.weight"}, "'nowhere', which is no argument"),
+        ({**mapping, "mlp.up": "nothing"}, "'nothing', which is not in"),
+        ({**mapping, "params.mlp.up": "model.2.weight"}, r"is float32\[16, 64\], but .* \(it is the transpose\)"),
+    ):
+        with pytest.raises(hire.WeightError, match=message):
+            hire.rewrite(exported(), FULL, weights=named, mapping=bad)
+
+
+def test_a_missing_or_wrong_weight_is_named() -> None:
+    named = dotted(parameters())
+    with pytest.raises(hire.WeightError, match=r"the weights lack params\['mlp'\]\['down'\]"):
+        hire.rewrite(exported(), FULL, weights={name: a for name, a in named.items() if name != "mlp.down"})
+    with pytest.raises(hire.WeightError, match=r"params\['embed'\] is float32\[512, 16\], but .*float16\[512, 16\]"):
+        hire.rewrite(exported(), FULL, weights={**named, "embed": named["embed"].astype(np.float16)})
+    bad = {**named, "embed": np.where(np.arange(D) == 3, np.nan, named["embed"])}
+    with pytest.raises(hire.WeightError, match=r"params\['embed'\] holds NaN or Inf"):
+        hire.rewrite(exported(), FULL, weights=bad, platforms=("cpu",))(*inputs())
+
+
+def test_weights_may_come_later(files: Path, tmp_path: Path) -> None:
+    saved = hire.rewrite(exported(), FULL, platforms=("cpu",)).save(tmp_path / "empty.hire")
+    empty = hire.load(saved)
+    assert not empty.is_prepared
+    with pytest.raises(hire.WeightError, match="holds no weights: prepare it"):
+        empty(*inputs())
+    # The embedding and the block are prepared from; nothing of the model is read unprepared.
+    assert set(empty.manifest.sources) == {
+        "params['embed']", "params['mlp']['up']", "params['mlp']['down']", "params['mlp']['bias']",
+    }  # fmt: skip
+    weights = empty.prepare(_by_argument(parameters()))
+    same(empty.step(weights, *inputs()), step(parameters(), *inputs()))
+
+
+def _by_argument(params: Any) -> dict[str, np.ndarray]:
+    return {
+        "params['embed']": params["embed"],
+        **{f"params['mlp']['{name}']": array for name, array in params["mlp"].items()},
+    }
+
+
+def test_names_may_say_what_is_a_weight(tmp_path: Path) -> None:
+    head_only = hire.Config(rules=(FULL.rules[1],))
+    artifact = hire.rewrite(exported(), head_only, platforms=("cpu",))
+    assert [entry.name for entry in artifact.manifest.inputs][:2] == ["params['mlp']['bias']", "params['mlp']['down']"]
+    artifact = hire.rewrite(exported(), head_only, parameters="^params", platforms=("cpu",))
+    assert [entry.name for entry in artifact.manifest.inputs] == ["tokens", "cache"]
+    with pytest.raises(hire.ConfigError, match="names no argument"):
+        hire.rewrite(exported(), head_only, parameters="^weights", platforms=("cpu",))
+
+
+# --------------------------------------------------------------------------- what comes out
+
+
+def test_an_artifact_runs_where_this_package_is_not_installed(tmp_path: Path) -> None:
+    artifact = hire.rewrite(exported(), FULL, weights=dotted(parameters()), platforms=("cpu",))
+    saved = artifact.save(tmp_path / "model.hire")
+    tokens, cache = inputs()
+    np.savez(tmp_path / "inputs.npz", tokens=tokens, cache=cache)
+    program = """
+import sys; sys.modules["hire_compiler"] = None
+import jax.export, numpy as np
+from safetensors.flax import load_file
+step = jax.export.deserialize(bytearray(open("model.hire/step.cpu.jax_export", "rb").read()))
+weights = load_file("model.hire/weights.cpu.safetensors")
+given = np.load("inputs.npz")
+out = step.call(weights, given["tokens"], given["cache"])
+np.savez("outputs.npz", **out)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    out = dict(np.load(tmp_path / "outputs.npz"))
+    same(out, step(parameters(), tokens, cache))
+    plan = json.loads((saved / "plan.json").read_text())
+    assert [decision["action"] for decision in plan["cpu"]] == ["rewritten", "rewritten"]
+    assert load_file(saved / "weights.cpu.safetensors").keys() == artifact.manifest.platforms["cpu"].weights.keys()
+
+
+def test_a_donated_argument_may_be_donated_still() -> None:
+    artifact = hire.rewrite(exported(), FULL, weights=dotted(parameters()), platforms=("cpu",))
+    assert artifact.manifest.donate == (1,)
+    tokens, cache = (jnp.asarray(a) for a in inputs())
+    artifact(tokens, cache)
+    assert cache.is_deleted()
+    assert not tokens.is_deleted()
+
+
+def test_layers_of_one_shape_share_one_prepare_program() -> None:
+    def deep(params: Any, x: jax.Array) -> jax.Array:
+        for up, down in params:
+            x = x + jax.nn.relu(x @ up) @ down
+        return x
+
+    rng = np.random.default_rng(0)
+    layers = [(rng.standard_normal((D, 64), np.float32), rng.standard_normal((64, D), np.float32)) for _ in range(3)]
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layers)
+    one = jax.export.export(jax.jit(deep))(shapes, jax.ShapeDtypeStruct((1, D), jnp.float32))
+    artifact = hire.rewrite(one, FULL, weights={"params": layers}, platforms=("cpu",))
+    preparations = artifact.manifest.platforms["cpu"].preparations
+    assert len(preparations) == 3
+    assert len({preparation.program for preparation in preparations}) == 1
+    x = rng.standard_normal((1, D), np.float32)
+    np.testing.assert_allclose(artifact(x), deep(layers, x), rtol=1e-4, atol=1e-3)
+
+
+def test_a_calibrated_rewrite_keeps_what_was_learned_as_tables_beside_the_programs(tmp_path: Path) -> None:
+    wide = 256  # so that a moment is larger than what stays in a program
+
+    def head(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.argmax(x @ w.T, axis=-1)
+
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((1024, wide), np.float32)
+    batches = [(w, rng.standard_normal((8, wide), np.float32)) for _ in range(4)]
+    calibration = hire.calibrate(head, batches)
+    one = jax.export.export(jax.jit(head))(
+        jax.ShapeDtypeStruct(w.shape, w.dtype), jax.ShapeDtypeStruct((2, wide), jnp.float32)
+    )
+    config = hire.Config(rules=(hire.Rule(kind="head", predictor=hire.LowRank(rank=64), candidates=1024),))
+    artifact = hire.rewrite(one, config, calibration=calibration, weights={"w": w}, platforms=("cpu",))
+    (preparation,) = artifact.manifest.platforms["cpu"].preparations
+    assert len(preparation.constants) == 1
+    loaded = hire.load(artifact.save(tmp_path / "head.hire"))
+    np.testing.assert_array_equal(loaded(batches[0][1][:2]), head(w, batches[0][1][:2]))
+
+
+# --------------------------------------------------------------------------- verify
+
+
+def test_verify_says_how_an_artifact_differs_from_its_original() -> None:
+    def with_logits(params: Any, tokens: Any, cache: Any) -> Any:
+        x = params["embed"][tokens] + cache[0]
+        logits = x @ params["embed"].T
+        return {"logits": logits, "token": jnp.argmax(logits, axis=-1)}
+
+    one, named = exported(with_logits), dotted(parameters())
+    rough = hire.Rule(kind="head", predictor=hire.LowRank(rank=4), candidates=64, tail="dropped")
+    for config, exact in ((FULL, True), (hire.Config(rules=(rough,)), False)):
+        artifact = hire.rewrite(one, config, weights={"embed": named["embed"]}, platforms=("cpu",))
+        found = verify(artifact, one, weights={"embed": named["embed"]}, trials=8)
+        (logits,) = [d for d in found.differences if d.name == "['logits']"]
+        assert (found.max_error < 1e-5) is exact
+        assert (logits.recall[1] == 1.0) is exact
+        assert (found.token_agreement == 1.0) is exact
+    assert 0 < logits.recall[64] < 1
+
+
+def test_verify_counts_certificates() -> None:
+    named = dotted(parameters())
+
+    def tokens_only(params: Any, tokens: Any, cache: Any) -> Any:
+        return jnp.argmax((params["embed"][tokens] + cache[0]) @ params["embed"].T, axis=-1)
+
+    artifact = hire.rewrite(exported(tokens_only), weights={"embed": named["embed"]}, platforms=("cpu",))
+    found = verify(artifact, exported(tokens_only), weights={"embed": named["embed"]}, trials=3)
+    ((rows, proven),) = found.certificates.values()
+    assert rows == 3 * BATCH
+    assert 0 <= proven <= rows
+    assert found.token_agreement == 1.0
+
+
+def test_verify_refuses_another_original() -> None:
+    artifact = hire.rewrite(exported(), FULL, weights=dotted(parameters()), platforms=("cpu",))
+    other = exported(lambda p, t, c: step(p, t, c)["token"])
+    with pytest.raises(hire.ArtifactError, match="was rewritten from another model"):
+        verify(artifact, other, weights=dotted(parameters()))
