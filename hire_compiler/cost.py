@@ -29,7 +29,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, log2, prod
 
-from hire_compiler.hlo import Computation, HloProgram, Instruction, collective_kind, collective_result_bytes
+from hire_compiler.communication import read_collective
+from hire_compiler.hlo import Computation, HloProgram, Instruction, collective_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,15 +199,20 @@ def kind_of(program: HloProgram, instruction: Instruction) -> str:
 
 def hbm_bytes(program: HloProgram, computation: Computation, instruction: Instruction) -> int:
     """Bytes that one run of an operation reads and writes in HBM."""
-    if instruction.op == "copy-start":  # returns the copy, its source, and a context
-        target, source = instruction.results[0], instruction.results[1]
-        return sum(array.nbytes for array in (target, source) if array.space == 0)
+    if instruction.op in ("copy-start", "slice-start"):
+        return _transferred(instruction)
     read = sum(
-        amount
+        _read_bytes(program, computation, instruction, position, name)
         for position, name in enumerate(instruction.operands)
-        if (amount := _read_bytes(program, computation, instruction, position, name))
     )
     return read + _written_bytes(program, computation, instruction)
+
+
+def _transferred(start: Instruction) -> int:
+    """HBM bytes of an asynchronous copy, which returns (target, source, context), or slice: (source, target, context)."""
+    first, second = start.results[:2]
+    target, source = (first, second) if start.op == "copy-start" else (second, first)
+    return sum(target.nbytes for array in (target, source) if array.space == 0)
 
 
 def _read_bytes(
@@ -215,15 +221,14 @@ def _read_bytes(
     operand = computation.by_name.get(name)
     if operand is None or operand.op == "constant":
         return 0
-    arrays = [array for array in operand.results if array.space == 0]
-    if not arrays:
+    whole = sum(array.nbytes for array in operand.results if array.space == 0)
+    if not whole:
         return 0
-    touched = _touched(program, instruction, position)
-    whole = sum(array.nbytes for array in arrays)
+    touched = _touched(program, computation, instruction, position)
     return whole if touched is None else min(touched, whole)
 
 
-def _touched(program: HloProgram, instruction: Instruction, position: int) -> int | None:
+def _touched(program: HloProgram, computation: Computation, instruction: Instruction, position: int) -> int | None:
     """Bytes that an operation reads of an operand if it reads only parts of it; None if it reads it whole."""
     if instruction.op in ("gather", "dynamic-slice", "slice") and position == 0:
         return instruction.nbytes
@@ -232,23 +237,33 @@ def _touched(program: HloProgram, instruction: Instruction, position: int) -> in
     if instruction.op != "fusion":
         return None
     body = program.computations[instruction.called[0]]
-    if position >= len(body.parameters):
+    parameter = body.parameters[position].name
+    if _is_alias(body, parameter):  # a fusion of nothing but a bitcast: what is read of it is up to its users
+        return _touched_by_users(program, computation, instruction.name)
+    return _touched_by_users(program, body, parameter)
+
+
+def _touched_by_users(program: HloProgram, body: Computation, name: str) -> int | None:
+    if name == body.root.name:
         return None
-    return _touched_through(program, body, body.parameters[position].name)
-
-
-def _touched_through(program: HloProgram, body: Computation, name: str) -> int | None:
     total = 0
     for user in body.users(name):
         if user.op in ("bitcast", "reshape"):
-            part = _touched_through(program, body, user.name)
+            parts = [_touched_by_users(program, body, user.name)]
         else:
-            parts = [_touched(program, user, i) for i, operand in enumerate(user.operands) if operand == name]
-            part = None if None in parts else sum(p for p in parts if p is not None)
-        if part is None:
-            return None
-        total += part
+            parts = [_touched(program, body, user, i) for i, operand in enumerate(user.operands) if operand == name]
+        for part in parts:
+            if part is None:
+                return None
+            total += part
     return total
+
+
+def _is_alias(body: Computation, parameter: str) -> bool:
+    value = body.root
+    while value.op in ("bitcast", "reshape"):
+        value = body.by_name[value.operands[0]]
+    return value.name == parameter
 
 
 def _written_bytes(program: HloProgram, computation: Computation, instruction: Instruction) -> int:
@@ -268,28 +283,13 @@ def _written_bytes(program: HloProgram, computation: Computation, instruction: I
 
 def _wire(program: HloProgram, instruction: Instruction, devices: int) -> tuple[int, int]:
     """Bytes that a collective moves per chip, and its steps; (0, 0) for everything else."""
-    for inner in bodies(program, instruction):
-        kind = collective_kind(inner.op)
-        if not kind:
-            continue
-        n = _group_size(inner, devices)
-        size = collective_result_bytes(inner)
-        if kind in ("collective-permute", "collective-broadcast"):
-            return size, 1
-        if kind == "reduce-scatter":
-            size *= n
-        rounds = 2 if kind == "all-reduce" else 1
-        return rounds * size * (n - 1) // n, rounds * max(n - 1, 1)
-    return 0, 0
-
-
-def _group_size(collective: Instruction, devices: int) -> int:
-    groups = collective.attribute("replica_groups")
-    iota = re.match(r"\[(\d+),(\d+)\]", groups)
-    if iota:
-        return int(iota.group(2))
-    first = re.match(r"\{\{([\d,]+)\}", groups)
-    return len(first.group(1).split(",")) if first else devices
+    found = next((i for i in bodies(program, instruction) if collective_kind(i.op)), None)
+    if found is None:
+        return 0, 0
+    collective = read_collective(found, devices)
+    around = max(collective.group_size - 1, 1)
+    steps = {"all-reduce": 2 * around, "collective-permute": 1, "collective-broadcast": 1}
+    return collective.wire_bytes, steps.get(collective.kind, around)
 
 
 def _sort_cycles(program: HloProgram, instruction: Instruction) -> float:
