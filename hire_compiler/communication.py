@@ -98,7 +98,7 @@ def _walk(program: HloProgram, name: str, trips: int, conditional: bool, devices
     for instruction in program.computations[name].instructions:
         kind = collective_kind(instruction.op)
         if kind:
-            yield _collective(kind, instruction, trips, conditional, devices)
+            yield read_collective(instruction, devices, trips=trips, conditional=conditional)
         elif instruction.op == "while":
             times = trips * (program.trip_count(instruction) or 1)
             yield from _walk(program, instruction.attribute("body").lstrip("%"), times, conditional, devices)
@@ -108,10 +108,11 @@ def _walk(program: HloProgram, name: str, trips: int, conditional: bool, devices
                 yield from _walk(program, called, trips, branch, devices)
 
 
-def _collective(kind: str, instruction: Instruction, trips: int, conditional: bool, devices: int) -> Collective:
+def read_collective(instruction: Instruction, devices: int, *, trips: int = 1, conditional: bool = False) -> Collective:
+    """One collective operation of a program for so many devices."""
     pairs = instruction.attribute("source_target_pairs")
     return Collective(
-        kind=kind,
+        kind=collective_kind(instruction.op),
         result_bytes=collective_result_bytes(instruction),
         groups=_braced(pairs) if pairs else replica_groups(instruction.attributes),
         devices=devices,

@@ -3,23 +3,27 @@
 The scheduled program of XLA:TPU carries ``estimated_cycles`` for most operations. For gathers, sorts, the fused
 predictor + partial top-k, copies and collectives it says nothing, and those are priced here:
 
-==================  ==================================================================================================
-operation           seconds
-==================  ==================================================================================================
-with cycles         ``cycles / clock``
-sort                ``cycles / clock``, cycles = stages · vectors · c: a bitonic network of n' = 2^⌈log₂ n⌉ elements has
-                    log₂ n' (log₂ n' + 1) / 2 stages, each over ⌈elements / 1024⌉ vector registers of every operand;
-                    c = 16 along the lanes, 3 along another dimension (as the compiler's own instruction schedules
-                    of such sorts come out)
-collective          ``steps · hop + moved / ICI``, as a ring of n devices does it: all-gather, reduce-scatter and
-                    all-to-all take n − 1 steps and move (n − 1)/n of the whole, all-reduce twice that, permute 1 step
-anything else       ``HBM bytes / HBM bandwidth``, or ``matrix operations / peak`` where that takes longer
-==================  ==================================================================================================
+===================  =================================================================================================
+operation            seconds
+===================  =================================================================================================
+with cycles          ``cycles / clock``
+sort                 ``3 · stages · vectors / clock``: a bitonic network of n' = 2^⌈log₂ n⌉ elements has
+                     log₂ n' (log₂ n' + 1) / 2 stages, each over every vector register (8 × 128) of every operand
+top-k (exact)        ``k · (330 + 2 · vectors) / clock``: it takes out one maximum after the other
+matmul fused with a  ``HBM bytes / streamed``: at the rate at which the compiler's own cycles let a plain matmul read
+partial top-k        its weights (350 GB/s on v5e), so that fused and plain forms compare
+collective           ``steps · hop + wire bytes / ICI``, as a ring of n devices does it: n − 1 steps, all-reduce twice
+                     as many, a permute 1
+anything else        ``HBM bytes / HBM bandwidth``
+===================  =================================================================================================
 
-HBM bytes are those of operands and results that live in memory space 0; a gather or a dynamic slice reads what it
-returns, not what it indexes, inside fusions too; an update in place writes the update. Times are added up as if
-nothing overlapped, so they are no prediction of a wall clock: compare them with each other. A conditional counts
-with its cheapest branch (the proof of a certificate holds); with the dearest one in ``worst_seconds``.
+The constants of sorts and top-k come from the compiler's instruction schedules of such operations (libtpu 0.0.52,
+docs/tpu.md). HBM bytes are those of operands and results that live in memory space 0; a gather or a dynamic slice
+reads what it returns, not what it indexes, inside fusions too; an update in place writes the update. Times are added up
+as if nothing overlapped. They are for comparing programs, not for predicting a wall clock: the compiler is pessimistic
+about matmuls that stream from HBM, and the truth for memory-bound programs lies nearer to their bytes, which every
+estimate shows beside its time. A conditional counts with its cheapest branch (the proof of a certificate holds); with
+the dearest one in ``worst_seconds``.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from dataclasses import dataclass
 from math import ceil, log2, prod
 
 from hire_compiler.communication import read_collective
-from hire_compiler.hlo import Computation, HloProgram, Instruction, collective_kind
+from hire_compiler.hlo import Array, Computation, HloProgram, Instruction, collective_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +45,20 @@ class Chip:
       name: ``v5e``.
       clock: cycles a second.
       hbm: bytes a second between HBM and the core.
+      streamed: bytes a second at which the compiler expects a matmul to read its weights.
       ici: bytes a second over the links to other chips.
       hop: seconds that one step of a collective takes whatever its size.
-      peak: operations a second of the matrix units, by type of the operands (``bf16`` for what is not named).
     """
 
     name: str
     clock: float
     hbm: float
+    streamed: float
     ici: float
     hop: float
-    peak: dict[str, float]
 
 
-CHIPS = {
-    "v5e": Chip(name="v5e", clock=940e6, hbm=819e9, ici=400e9, hop=1e-6, peak={"bf16": 197e12, "s8": 394e12}),
-}
+CHIPS = {"v5e": Chip(name="v5e", clock=940e6, hbm=819e9, streamed=350e9, ici=400e9, hop=1e-6)}
 
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
@@ -67,7 +69,7 @@ _MOVES = {
     "get-tuple-element", "broadcast", "concatenate", "pad", "fusion", "dynamic-update-slice", "select", "clamp",
     "compare", "add", "iota", "and",
 }  # fmt: skip
-_VECTOR = 1024  # elements of a vector register, 32 bits each
+_LANES, _SUBLANES = 128, 8  # of a vector register
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +146,9 @@ def _operation(
         seconds = steps * chip.hop + wire / chip.ici
     elif cycles is not None:
         seconds = cycles / chip.clock
-    elif kind == "sort":
-        seconds = max(_sort_cycles(program, instruction) / chip.clock, hbm / chip.hbm)
     else:
-        seconds = max(hbm / chip.hbm, _matrix_seconds(program, instruction, chip))
+        rate = chip.streamed if kind.startswith("matmul") else chip.hbm
+        seconds = max(hbm / rate, _search_cycles(program, instruction) / chip.clock)
     return OpCost(
         name=instruction.name,
         kind=kind,
@@ -187,6 +188,8 @@ def kind_of(program: HloProgram, instruction: Instruction) -> str:
     for found, kind in ((matmul, "matmul"), ("gather" in ops, "gather"), ("sort" in ops, "sort")):
         if found:
             return kind
+    if any(is_top_k(i) for i in inside):
+        return "top-k"
     if ops & {"scatter", "custom-call"}:
         return "scatter" if "scatter" in ops else "custom call"
     arithmetic = ops - _MOVES - {"copy-start", "slice-start", "dynamic-slice-start"}
@@ -209,7 +212,7 @@ def hbm_bytes(program: HloProgram, computation: Computation, instruction: Instru
 
 
 def _transferred(start: Instruction) -> int:
-    """HBM bytes of an asynchronous copy, which returns (target, source, context), or slice: (source, target, context)."""
+    """HBM bytes of an asynchronous copy: it returns (target, source, context), a slice (source, target, context)."""
     first, second = start.results[:2]
     target, source = (first, second) if start.op == "copy-start" else (second, first)
     return sum(target.nbytes for array in (target, source) if array.space == 0)
@@ -292,36 +295,38 @@ def _wire(program: HloProgram, instruction: Instruction, devices: int) -> tuple[
     return collective.wire_bytes, steps.get(collective.kind, around)
 
 
-def _sort_cycles(program: HloProgram, instruction: Instruction) -> float:
+def _search_cycles(program: HloProgram, instruction: Instruction) -> float:
+    """Cycles of the sorts and exact top-k inside an operation; 0 if there are none."""
     total = 0.0
-    for sort in bodies(program, instruction):
-        if sort.op != "sort" or not sort.results:
-            continue
-        array = sort.results[0]
-        axis = int(re.sub(r"\D", "", sort.attribute("dimensions")) or 0)
-        n = array.shape[axis] if array.shape else 1
-        levels = ceil(log2(n)) if n > 1 else 0
-        along_lanes = not array.layout or array.layout[0] == axis
-        vectors = ceil(array.size / _VECTOR) * len(sort.results)
-        total += levels * (levels + 1) / 2 * vectors * (16 if along_lanes else 3)
+    for inner in bodies(program, instruction):
+        if inner.op == "sort" and inner.results and inner.results[0].shape:
+            array = inner.results[0]
+            n = array.shape[int(re.sub(r"\D", "", inner.attribute("dimensions")) or 0)]
+            levels = ceil(log2(n)) if n > 1 else 0
+            total += 3 * levels * (levels + 1) / 2 * _vectors(array) * len(inner.results)
+        elif is_top_k(inner):
+            k, source = inner.results[0].shape[-1], _operand_array(program, inner)
+            total += k * (330 + 2 * _vectors(source)) if source else 0
     return total
 
 
-def _matrix_seconds(program: HloProgram, instruction: Instruction, chip: Chip) -> float:
-    """The least time of the matrix products inside a fusion."""
-    seconds = 0.0
-    if instruction.op != "fusion":
-        return seconds
-    for name in instruction.called:
-        body = program.computations[name]
-        for inner in body.instructions:
-            if inner.op == "fusion":
-                seconds += _matrix_seconds(program, inner, chip)
-            elif inner.op in ("convolution", "dot"):
-                sides = [body.by_name[o].results[0] for o in inner.operands[:2]]
-                out = inner.results[0]
-                # (m·k)·(k·n)/(m·n) = k²
-                contracted = (sides[0].size * sides[1].size / max(prod(out.shape), 1)) ** 0.5
-                peak = chip.peak.get(sides[1].dtype, chip.peak["bf16"])
-                seconds += 2 * out.size * contracted / peak
-    return seconds
+def is_top_k(instruction: Instruction) -> bool:
+    """Whether an operation is the exact top-k of XLA:TPU."""
+    return instruction.op == "custom-call" and instruction.attribute("custom_call_target") == '"TopK"'
+
+
+def _operand_array(program: HloProgram, inner: Instruction) -> Array | None:
+    """What an operation reads first."""
+    for computation in program.computations.values():
+        if computation.by_name.get(inner.name) is inner:
+            operand = computation.by_name.get(inner.operands[0])
+            return operand.results[0] if operand and operand.results else None
+    return None
+
+
+def _vectors(array: Array) -> int:
+    """Vector registers that an array fills: its fastest dimension along the lanes, the next along the sublanes."""
+    order = array.layout or tuple(reversed(range(len(array.shape))))
+    sizes = [array.shape[i] for i in order] or [1]
+    lanes = ceil(sizes[0] / _LANES)
+    return lanes * (ceil(sizes[1] / _SUBLANES) * prod(sizes[2:]) if len(sizes) > 1 else 1)

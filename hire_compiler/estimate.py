@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hire_compiler.api import HireFunction, transform
+from hire_compiler.communication import bytes_by_kind, collectives
 from hire_compiler.config import Config
 from hire_compiler.cost import CHIPS, Chip, OpCost, price
 from hire_compiler.errors import EstimateError
@@ -42,7 +43,7 @@ class Estimate:
       cycles: sum of the compiler's own figures.
       hbm_bytes: read and written in HBM by each chip in one run.
       wire_bytes: moved over the links by each chip in one run.
-      collectives: bytes that collectives leave on each chip, by kind.
+      collectives: the same by kind, branches that need not run included.
       argument_bytes, temporary_bytes: memory of each chip.
       operations: every operation that takes time.
     """
@@ -215,7 +216,7 @@ def summarize(
         cycles=sum(op.cycles or 0 for op in usual),
         hbm_bytes=moved,
         wire_bytes=sum(op.wire_bytes for op in usual),
-        collectives=program.collective_bytes(),
+        collectives=bytes_by_kind(collectives(program, devices)),
         argument_bytes=argument_bytes,
         temporary_bytes=temporary_bytes,
         operations=operations,

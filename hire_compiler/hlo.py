@@ -196,18 +196,6 @@ class HloProgram:
         bodies = (self.computations[name] for name in fusion.called) if fusion.op == "fusion" else ()
         return any(collective_kind(i.op) for body in bodies for i in body.instructions)
 
-    def collective_bytes(self) -> dict[str, int]:
-        """Bytes that collectives leave on one device in one run, by kind; {} if there are none.
-
-        Counted by their results: ``all-gather`` what a device holds afterwards, ``all-reduce`` what is reduced.
-        """
-        total: dict[str, int] = {}
-        for instruction, repeat in self.walk():
-            kind = collective_kind(instruction.op)
-            if kind:
-                total[kind] = total.get(kind, 0) + repeat * collective_result_bytes(instruction)
-        return total
-
 
 def collective_kind(op: str) -> str:
     """``all-gather`` for ``all-gather`` and ``all-gather-start``; '' for their ``-done`` halves and other opcodes."""

@@ -74,6 +74,7 @@ def test_the_predictor_fused_with_its_top_k_reads_the_predictor_once() -> None:
     fused = operation("fusion", price(stored("sharded"), V5E, devices=4))
     assert fused.kind == "matmul + partial top-k"
     assert fused.cycles is None
+    assert fused.seconds == pytest.approx(fused.hbm_bytes / V5E.streamed)
     # The shard itself was prefetched into VMEM by a copy, which is charged for it.
     copy = operation("copy-start", price(stored("sharded"), V5E, devices=4))
     assert copy.hbm_bytes == 1024 * 256 * 2
@@ -89,15 +90,26 @@ def test_a_conditional_counts_with_its_cheapest_branch() -> None:
     assert "dense branch" in str(estimate)
 
 
-def test_sorting_along_the_lanes_is_the_dearer_way() -> None:
-    (lanes,) = price(
-        program("%p = f32[1024,8]{0,1} parameter(0)", "ROOT %s = f32[1024,8]{0,1} sort(%p), dimensions={0}"), V5E
+def test_a_sort_costs_its_stages_over_padded_vector_registers() -> None:
+    text = "%p = f32[1,1000]{1,0:T(8,128)S(1)} parameter(0)", "ROOT %s = f32[1,1000]{1,0:S(1)} sort(%p), dimensions={1}"
+    (one,) = price(program(*text), V5E)
+    (eight,) = price(program(*(line.replace("[1,", "[8,") for line in text)), V5E)
+    assert one.kind == "sort"
+    assert one.seconds == eight.seconds == pytest.approx(3 * 10 * 11 / 2 * 8 / V5E.clock)
+    (sixteen,) = price(program(*(line.replace("[1,", "[16,") for line in text)), V5E)
+    assert sixteen.seconds == pytest.approx(2 * one.seconds)
+
+
+def test_an_exact_top_k_takes_out_one_maximum_after_the_other() -> None:
+    (cost,) = price(
+        program(
+            "%z = f32[8,8192]{1,0:T(8,128)S(1)} parameter(0)",
+            'ROOT %k = (f32[8,64]{1,0:S(1)}, s32[8,64]{1,0:S(1)}) custom-call(%z), custom_call_target="TopK"',
+        ),
+        V5E,
     )
-    (other,) = price(
-        program("%p = f32[1024,8]{1,0} parameter(0)", "ROOT %s = f32[1024,8]{1,0} sort(%p), dimensions={0}"), V5E
-    )
-    assert lanes.seconds == pytest.approx(10 * 11 / 2 * 8 * 16 / V5E.clock)
-    assert other.seconds == pytest.approx(max(10 * 11 / 2 * 8 * 3 / V5E.clock, 2 * 1024 * 8 * 4 / V5E.hbm))
+    assert cost.kind == "top-k"
+    assert cost.seconds == pytest.approx(64 * (330 + 2 * 64) / V5E.clock)
 
 
 def test_a_copy_of_a_whole_weight_is_named() -> None:
@@ -132,7 +144,7 @@ def test_an_estimate_prints_and_dumps() -> None:
     assert "an estimate by the TPU compiler" in str(estimate)
     assert "over the links" in str(estimate)
     loaded = json.loads(estimate.to_json())
-    assert loaded["collectives"] == {"all-gather": 98304}
+    assert loaded["collectives"] == {"all-gather": 98304 * 3 // 4}
     assert loaded["seconds"] == estimate.seconds
     both = hire.Comparison(dense=estimate, rewritten=estimate)
     assert both.speedup == 1.0

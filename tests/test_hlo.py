@@ -52,29 +52,6 @@ def test_operands_and_called_computations() -> None:
     assert [u.op for u in program.main.users("convert_element_type.5")] == ["conditional"]
 
 
-def test_collective_bytes_of_a_sharded_head() -> None:
-    # Two gathers of [8, 2048]: bfloat16 values and int32 indices.
-    assert stored("sharded").collective_bytes() == {"all-gather": 8 * 2048 * (2 + 4)}
-    assert stored("scan").collective_bytes() == {}
-
-
-def test_an_asynchronous_collective_counts_once_and_by_its_result() -> None:
-    program = read_hlo(
-        """HloModule m, is_scheduled=true
-
-ENTRY %main (p: f32[4]) -> f32[16] {
-  %p = f32[4]{0} parameter(0)
-  %all-gather-start = (f32[4]{0}, f32[16]{0}) all-gather-start(%p), dimensions={0}
-  %all-reduce-start = f32[4]{0} all-reduce-start(%p), to_apply=%add
-  %all-reduce-done = f32[4]{0} all-reduce-done(%all-reduce-start)
-  %permute = (f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%p), source_target_pairs={{0,1}}
-  ROOT %all-gather-done = f32[16]{0} all-gather-done(%all-gather-start)
-}
-"""
-    )
-    assert program.collective_bytes() == {"all-gather": 64, "all-reduce": 16, "collective-permute": 16}
-
-
 def test_what_xla_prints_here_is_read() -> None:
     def step(w: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.lax.fori_loop(0, 7, lambda _, x: jnp.tanh(w @ x), x), jnp.argsort(x)
