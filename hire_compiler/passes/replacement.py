@@ -139,6 +139,8 @@ def make_preparation(
         given = dict(zip(used, arrays, strict=True))
         rows = materialize(predicted, given[predicted.argument])
         prepared = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
+        if "a" in prepared and target.rounds_operands:
+            prepared["a"] = prepared["a"].astype(jnp.bfloat16)
         if plan.certify:
             prepared |= prepare_bound(rows, prepared)
         for i, w in enumerate(matrices):

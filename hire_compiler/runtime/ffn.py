@@ -81,7 +81,7 @@ class Form:
 
     def product(self, x: jax.Array, rows: jax.Array) -> jax.Array:
         """One of the first products, in the author's type."""
-        return rows_dot(x, rows, precise=self.precise).astype(self.product_dtype)
+        return rows_dot(x, rows, precise=self.precise, target=self.target).astype(self.product_dtype)
 
     def take(self, stack: jax.Array, groups: jax.Array) -> jax.Array:
         """The rows of the chosen groups: ``[k · group, …]``."""
@@ -164,7 +164,7 @@ def exact_ffn(
     def dense() -> jax.Array:
         products = [z if i == gate else form.product(x, form.whole(matrix, 2)) for i, matrix in enumerate(matrices)]
         h = form.activation(*products, *(form.whole(bias, 1) for bias in biases))
-        return columns_dot(h, form.whole(down, 2), precise=form.down_precise)
+        return columns_dot(h, form.whole(down, 2), precise=form.down_precise, target=form.target)
 
     held = count <= budget
     return lax.cond(held, sparse, dense), jnp.where(held, batch, 0).astype(jnp.int32)
@@ -176,7 +176,7 @@ def _down_product(h: jax.Array, down: jax.Array, groups: jax.Array, form: Form) 
     The first products need no such care: there XLA fuses the gather into the dot.
     """
     if h.shape[1] * down.shape[-1] * 4 <= form.target.gather_limit:
-        return columns_dot(h, form.take(down, groups), precise=form.down_precise)
+        return columns_dot(h, form.take(down, groups), precise=form.down_precise, target=form.target)
     chunk = max(1, min(len(groups), 128 // form.group))
     count = -(-len(groups) // chunk)
     missing = count * chunk - len(groups)  # the last chunk is filled up with group 0 times zero

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler.runtime.predictors import Arrays, is_cascade, predict, refine
-from hire_compiler.runtime.target import Target, for_each_row, rows_dot, take_rows
+from hire_compiler.runtime.target import Target, own_rows_dot
 from hire_compiler.runtime.topk import Compare, bucket_winners, compared_candidates
 
 Compared = Sequence[Compare]
@@ -25,7 +25,7 @@ def exact_logits(x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, 
     Returns:
       ``[b, k]`` float32.
     """
-    return for_each_row(lambda row, chosen: rows_dot(row, take_rows(rows, chosen[0], target), precise=precise), x, ids)
+    return own_rows_dot(x, rows, ids, target, precise=precise)
 
 
 def select_candidates(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.runtime.quantized import prepare_quantized
-from hire_compiler.runtime.target import Target, dot_of_few
+from hire_compiler.runtime.target import Target, columns_dot, dot_of_few
 
 Arrays = dict[str, jax.Array]
 
@@ -48,7 +48,7 @@ def prepare_low_rank(rows: jax.Array, rank: int, moment: jax.Array | None, dtype
 
 def low_rank_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
     """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_low_rank` made."""
-    hidden = jnp.dot(x.astype(jnp.float32), prepared["a"])
+    hidden = columns_dot(x, prepared["a"], target=target)
     scores = dot_of_few(hidden, prepared["b"], target)
     return scores * prepared["b_scale"] if "b_scale" in prepared else scores
 

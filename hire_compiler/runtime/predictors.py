@@ -11,7 +11,7 @@ from jax import lax
 
 from hire_compiler.runtime.low_rank import low_rank_scores, prepare_low_rank
 from hire_compiler.runtime.quantized import int4_scores, prepare_int4, prepare_quantized, quantized_scores
-from hire_compiler.runtime.target import Target, for_each_row, rows_dot, take_rows
+from hire_compiler.runtime.target import Target, own_rows_dot, take_rows
 
 Arrays = dict[str, jax.Array]
 
@@ -45,12 +45,8 @@ def is_cascade(prepared: Arrays) -> bool:
 
 def refine(x: jax.Array, prepared: Arrays, ids: jax.Array, target: Target) -> jax.Array:
     """The finer scores of a cascade for rows ``ids [b, s]``: ``[b, s]`` float32."""
-
-    def one(row: jax.Array, chosen: jax.Array) -> jax.Array:
-        scale = take_rows(prepared["scale"], chosen[0], target)
-        return rows_dot(row, take_rows(prepared["q"], chosen[0], target)) * scale
-
-    return for_each_row(one, x, ids)
+    flat = take_rows(prepared["scale"], ids.reshape(-1), target)
+    return own_rows_dot(x, prepared["q"], ids, target) * flat.reshape(ids.shape)
 
 
 __all__ = [

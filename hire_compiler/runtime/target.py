@@ -2,7 +2,8 @@
 
 The CPU forms are measured, not guessed (docs/decisions.md): XLA:CPU fuses ``convert`` and ``gather`` into one
 threaded loop only for ``transpose`` + ``dot_general(1, 0)``, and upcasts a whole bfloat16 array before it
-gathers from it, so bfloat16 rows travel as ``uint16``. A TPU wants neither; it never inherits them.
+gathers from it, so bfloat16 rows travel as ``uint16``. A TPU wants neither; it never inherits them. The TPU forms are
+those that its compiler estimates to be best (docs/tpu.md).
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ class Target:
       platform: ``cpu``, ``gpu`` or ``tpu``.
       bf16_as_bits: gather bfloat16 rows as ``uint16`` and reinterpret after the gather.
       rows_one_by_one: score a small batch row by row, each a threaded fused matrix-vector product.
+      least_rows: products take at least so many rows, of zeros if need be: a TPU runs a product of one row on its
+        vector unit, at a fraction of the speed of the matrix unit.
+      rounds_operands: a product of float32 rounds its operands to bfloat16 unless asked not to, so that factors which
+        only go into such products are kept as bfloat16.
       chunk_bytes: of a larger batch: bytes of a chunk of a narrow copy, converted to float32 and multiplied while it
         is in the cache.
       two_stage_top_k: find the best of a vocabulary by blocks first; plain sorts are slow there.
-      top_k_recall: share of the true top-k that its fused, approximate form is asked to find; 1 for an exact one.
+      top_k_recall: share of the best k candidates that its fused, approximate form is asked to find; 1 for an exact one.
+        It keeps the best of each of n bins, n ≈ k / (1 − recall), so of the K ≪ k best, which a program reads, it
+        misses about K (K − 1) / 2n: none for an argmax.
       gather_limit: bytes of gathered rows above which the second product of a block goes in chunks; a
         larger temporary leaves the cache (and above 32 MiB costs ten times as much).
     """
@@ -34,6 +41,8 @@ class Target:
     platform: str
     bf16_as_bits: bool
     rows_one_by_one: bool
+    least_rows: int
+    rounds_operands: bool
     chunk_bytes: int
     two_stage_top_k: bool
     top_k_recall: float
@@ -45,6 +54,8 @@ _TARGETS = {
         "cpu",
         bf16_as_bits=True,
         rows_one_by_one=True,
+        least_rows=1,
+        rounds_operands=False,
         chunk_bytes=4 << 20,
         two_stage_top_k=True,
         top_k_recall=1.0,
@@ -54,6 +65,8 @@ _TARGETS = {
         "gpu",
         bf16_as_bits=False,
         rows_one_by_one=False,
+        least_rows=1,
+        rounds_operands=False,
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
         top_k_recall=1.0,
@@ -63,9 +76,11 @@ _TARGETS = {
         "tpu",
         bf16_as_bits=False,
         rows_one_by_one=False,
+        least_rows=8,
+        rounds_operands=True,
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
-        top_k_recall=0.999,
+        top_k_recall=0.95,
         gather_limit=1 << 62,
     ),
 }
@@ -104,11 +119,18 @@ def take_rows(matrix: jax.Array, index: jax.Array, target: Target) -> jax.Array:
     return load(jnp.take(store(matrix, target), index, axis=0, mode="clip"))
 
 
-def rows_dot(x: jax.Array, rows: jax.Array, *, precise: bool = False) -> jax.Array:
+def rows_dot(x: jax.Array, rows: jax.Array, *, precise: bool = False, target: Target | None = None) -> jax.Array:
     """``x [b, d]`` times ``rows [n, d]`` transposed, summed in float32: ``[b, n]``."""
     wide = rows.astype(jnp.float32)
     precision = lax.Precision.HIGHEST if precise else None
-    return lax.dot_general(x.astype(jnp.float32), wide.T, (((1,), (0,)), ((), ())), precision=precision)
+    left = _enough_rows(x.astype(jnp.float32), target)
+    product = lax.dot_general(left, wide.T, (((1,), (0,)), ((), ())), precision=precision)
+    return product if left.shape == x.shape else product[: x.shape[0]]
+
+
+def _enough_rows(x: jax.Array, target: Target | None) -> jax.Array:
+    missing = 0 if target is None else max(target.least_rows - x.shape[0], 0)
+    return jnp.pad(x, ((0, missing), (0, 0))) if missing else x
 
 
 _ONE_BY_ONE = 5  # rows above which a pass over the copy for each of them costs more than one in chunks
@@ -127,7 +149,7 @@ def dot_of_few(
     """
     batch, (n, d) = x.shape[0], rows.shape
     if batch == 1 or not target.rows_one_by_one or rows.dtype == jnp.float32:
-        return rows_dot(x, unpack(load(rows)))
+        return rows_dot(x, unpack(load(rows)), target=target)
     if batch <= _ONE_BY_ONE:
         return for_each_row(lambda row: rows_dot(row, unpack(load(rows))), x)
     chunk = max(target.chunk_bytes // (4 * d), 1)
@@ -146,10 +168,23 @@ def dot_of_few(
     return lax.dynamic_update_slice_in_dim(out, part(n - rest, rest), n - rest, axis=1) if rest else out
 
 
-def columns_dot(h: jax.Array, rows: jax.Array, *, precise: bool = False) -> jax.Array:
+def columns_dot(h: jax.Array, rows: jax.Array, *, precise: bool = False, target: Target | None = None) -> jax.Array:
     """``h [b, n]`` times ``rows [n, d]``, summed in float32: ``[b, d]``."""
     precision = lax.Precision.HIGHEST if precise else None
-    return jnp.dot(h.astype(jnp.float32), rows.astype(jnp.float32), precision=precision)
+    left = _enough_rows(h.astype(jnp.float32), target)
+    product = jnp.dot(left, rows.astype(jnp.float32), precision=precision)
+    return product if left.shape == h.shape else product[: h.shape[0]]
+
+
+def own_rows_dot(
+    x: jax.Array, matrix: jax.Array, ids: jax.Array, target: Target, *, precise: bool = False
+) -> jax.Array:
+    """Every ``x [b, d]`` times rows of its own, ``ids [b, k]`` of ``matrix [n, d]``, in float32: ``[b, k]``."""
+    if target.rows_one_by_one:
+        return for_each_row(lambda row, own: rows_dot(row, take_rows(matrix, own[0], target), precise=precise), x, ids)
+    rows = take_rows(matrix, ids.reshape(-1), target).reshape(*ids.shape, -1)  # one gather for the batch
+    precision = lax.Precision.HIGHEST if precise else None
+    return jnp.einsum("bd,bkd->bk", x.astype(jnp.float32), rows.astype(jnp.float32), precision=precision)
 
 
 def for_each_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:

@@ -115,5 +115,6 @@ def top_groups(scores: jax.Array, group: int, k: int) -> jax.Array:
     count = scores.shape[-1] // group
     if k == count:
         return jnp.arange(count, dtype=jnp.int32)
-    best = jnp.max(scores.reshape(-1, count, group), axis=(0, 2))
+    # Over the batch first: a TPU would otherwise write the scores of a batch out in another layout.
+    best = jnp.max(jnp.max(scores, axis=0).reshape(count, group), axis=1)
     return jnp.sort(lax.top_k(best, k)[1])
