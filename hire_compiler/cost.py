@@ -11,19 +11,20 @@ sort                 ``3 · stages · vectors / clock``: a bitonic network of n'
                      log₂ n' (log₂ n' + 1) / 2 stages, each over every vector register (8 × 128) of every operand
 top-k (exact)        ``k · (330 + 2 · vectors) / clock``: it takes out one maximum after the other
 matmul fused with a  ``HBM bytes / streamed``: at the rate at which the compiler's own cycles let a plain matmul read
-partial top-k        its weights (350 GB/s on v5e), so that fused and plain forms compare
+partial top-k        its weights (350 GB/s on v5e), so that fused and plain forms compare; and at least
+                     ``weights / 1024 / clock``, where they were brought into VMEM before
 collective           ``steps · hop + wire bytes / ICI``, as a ring of n devices does it: n − 1 steps, all-reduce twice
                      as many, a permute 1
 anything else        ``HBM bytes / HBM bandwidth``
 ===================  =================================================================================================
 
-The constants of sorts and top-k come from the compiler's instruction schedules of such operations (libtpu 0.0.52,
-docs/tpu.md). HBM bytes are those of operands and results that live in memory space 0; a gather or a dynamic slice
-reads what it returns, not what it indexes, inside fusions too; an update in place writes the update. Times are added up
-as if nothing overlapped. They are for comparing programs, not for predicting a wall clock: the compiler is pessimistic
-about matmuls that stream from HBM, and the truth for memory-bound programs lies nearer to their bytes, which every
-estimate shows beside its time. A conditional counts with its cheapest branch (the proof of a certificate holds); with
-the dearest one in ``worst_seconds``.
+The constants of sorts, top-k and fused matmuls come from the compiler's instruction schedules of such operations
+(libtpu 0.0.52, docs/tpu.md). HBM bytes are those of operands and results that live in memory space 0; a gather or a
+dynamic slice reads what it returns, not what it indexes, inside fusions too; an update in place writes the update.
+Times are added up as if nothing overlapped. They are for comparing programs, not for predicting a wall clock: the
+compiler is pessimistic about matmuls that stream from HBM, and the truth for memory-bound programs lies nearer to
+their bytes, which every estimate shows beside its time. A conditional counts with its cheapest branch (the proof of a
+certificate holds); with the dearest one in ``worst_seconds``.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class OpCost:
 
     Attributes:
       name: in the compiled program.
-      kind: ``matmul``, ``gather``, ``matmul + partial top-k``, ``sort``, ``copy``, a collective, ``elementwise`` …
+      kind: ``matmul``, ``gather``, ``matmul + partial top-k``, ``sort``, ``copy``, ``prefetch``, a collective,
+        ``elementwise`` …
       path: where it comes from in the author's program.
       repeat: how often it runs.
       seconds: of all runs.
@@ -138,7 +140,7 @@ def _conditional(
 def _operation(
     program: HloProgram, computation: Computation, instruction: Instruction, chip: Chip, devices: int, repeat: int
 ) -> OpCost:
-    kind = kind_of(program, instruction)
+    kind = "prefetch" if _is_prefetch(program, computation, instruction) else kind_of(program, instruction)
     wire, steps = _wire(program, instruction, devices)
     hbm = hbm_bytes(program, computation, instruction)
     cycles = instruction.estimated_cycles
@@ -148,7 +150,7 @@ def _operation(
         seconds = cycles / chip.clock
     else:
         rate = chip.streamed if kind.startswith("matmul") else chip.hbm
-        seconds = max(hbm / rate, _search_cycles(program, instruction) / chip.clock)
+        seconds = max(hbm / rate, _own_cycles(program, instruction) / chip.clock)
     return OpCost(
         name=instruction.name,
         kind=kind,
@@ -195,6 +197,15 @@ def kind_of(program: HloProgram, instruction: Instruction) -> str:
     arithmetic = ops - _MOVES - {"copy-start", "slice-start", "dynamic-slice-start"}
     moved = [i for i in inside if i.op in ("copy", "copy-start", "slice", "dynamic-slice", "transpose", "slice-start")]
     return "copy" if moved and not arithmetic else "elementwise"
+
+
+def _is_prefetch(program: HloProgram, computation: Computation, instruction: Instruction) -> bool:
+    """Whether it brings into VMEM what is then read there as a whole: the only reading of it from HBM."""
+    if instruction.op not in ("copy-start", "slice-start"):
+        return False
+    target = instruction.results[0 if instruction.op == "copy-start" else 1]
+    dones = computation.users(instruction.name)
+    return target.space == 1 and all(_touched_by_users(program, computation, done.name) is None for done in dones)
 
 
 # --------------------------------------------------------------------------- bytes
@@ -295,8 +306,8 @@ def _wire(program: HloProgram, instruction: Instruction, devices: int) -> tuple[
     return collective.wire_bytes, steps.get(collective.kind, around)
 
 
-def _search_cycles(program: HloProgram, instruction: Instruction) -> float:
-    """Cycles of the sorts and exact top-k inside an operation; 0 if there are none."""
+def _own_cycles(program: HloProgram, instruction: Instruction) -> float:
+    """Cycles of the sorts, exact top-k and matmuls inside an operation to which the compiler gives none."""
     total = 0.0
     for inner in bodies(program, instruction):
         if inner.op == "sort" and inner.results and inner.results[0].shape:
@@ -305,8 +316,9 @@ def _search_cycles(program: HloProgram, instruction: Instruction) -> float:
             levels = ceil(log2(n)) if n > 1 else 0
             total += 3 * levels * (levels + 1) / 2 * _vectors(array) * len(inner.results)
         elif is_top_k(inner):
-            k, source = inner.results[0].shape[-1], _operand_array(program, inner)
-            total += k * (330 + 2 * _vectors(source)) if source else 0
+            total += inner.results[0].shape[-1] * (330 + 2 * max(map(_vectors, _operands(program, inner)), default=0))
+        elif inner.op in ("convolution", "dot"):
+            total += max((array.size for array in _operands(program, inner)), default=0) / 1024
     return total
 
 
@@ -315,13 +327,12 @@ def is_top_k(instruction: Instruction) -> bool:
     return instruction.op == "custom-call" and instruction.attribute("custom_call_target") == '"TopK"'
 
 
-def _operand_array(program: HloProgram, inner: Instruction) -> Array | None:
-    """What an operation reads first."""
+def _operands(program: HloProgram, instruction: Instruction) -> list[Array]:
+    """The arrays that an operation reads, wherever it stands."""
     for computation in program.computations.values():
-        if computation.by_name.get(inner.name) is inner:
-            operand = computation.by_name.get(inner.operands[0])
-            return operand.results[0] if operand and operand.results else None
-    return None
+        if computation.by_name.get(instruction.name) is instruction:
+            return [array for name in instruction.operands for array in computation.by_name[name].results]
+    return []
 
 
 def _vectors(array: Array) -> int:

@@ -74,9 +74,10 @@ def test_the_predictor_fused_with_its_top_k_reads_the_predictor_once() -> None:
     fused = operation("fusion", price(stored("sharded"), V5E, devices=4))
     assert fused.kind == "matmul + partial top-k"
     assert fused.cycles is None
-    assert fused.seconds == pytest.approx(fused.hbm_bytes / V5E.streamed)
+    assert fused.seconds == pytest.approx(1024 * 256 / 1024 / V5E.clock)
     # The shard itself was prefetched into VMEM by a copy, which is charged for it.
     copy = operation("copy-start", price(stored("sharded"), V5E, devices=4))
+    assert copy.kind == "prefetch"
     assert copy.hbm_bytes == 1024 * 256 * 2
     assert copy.seconds == pytest.approx(copy.hbm_bytes / V5E.hbm)
 
@@ -112,16 +113,20 @@ def test_an_exact_top_k_takes_out_one_maximum_after_the_other() -> None:
     assert cost.seconds == pytest.approx(64 * (330 + 2 * 64) / V5E.clock)
 
 
-def test_a_copy_of_a_whole_weight_is_named() -> None:
-    read = program(
+def test_a_weight_copied_only_to_gather_from_it_is_named() -> None:
+    copy = (
         "%p = bf16[2048,2048]{1,0} parameter(0)",
         "%start = (bf16[2048,2048]{1,0:S(1)}, bf16[2048,2048]{1,0}, u32[]{:S(2)}) copy-start(%p)",
-        "ROOT %done = bf16[2048,2048]{1,0:S(1)} copy-done(%start)",
+        "%done = bf16[2048,2048]{1,0:S(1)} copy-done(%start)",
     )
-    estimate = summarize(read, V5E, name="m", tpu="v5e:2x2")
+    gathered = (*copy, "%i = s32[8]{0:S(1)} parameter(1)", "ROOT %g = bf16[8,2048]{1,0:S(1)} gather(%done, %i)")
+    estimate = summarize(program(*gathered), V5E, name="m", tpu="v5e:2x2")
     assert [op.name for op in estimate.copies] == ["start"]
     assert estimate.hbm_bytes == 2048 * 2048 * 2 > LARGE
     assert "large copy: start" in str(estimate)
+    # Read as a whole, it was going to be read from HBM anyway.
+    used = (*copy, "ROOT %d = bf16[2048,2048]{1,0:S(1)} add(%done, %done)")
+    assert not summarize(program(*used), V5E, name="m", tpu="v5e:2x2").copies
     assert not summarize(stored("scan"), V5E, name="scan", tpu="v5e:2x2").copies
 
 

@@ -1,4 +1,4 @@
-"""The forms that a TPU gets: the same numbers as anywhere, and (where its compiler is installed) the program we want."""
+"""The forms that a TPU gets: the same numbers as anywhere, and (if its compiler is installed) the program we want."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def test_the_predictor_of_a_head_is_fused_with_its_partial_top_k(batch: int, pre
     step = hire.transform(jax.jit(top), hire.Config(rules=(rule,)), platform="tpu")
     estimate = hire.estimate(step, bf16(VOCABULARY, D), bf16(batch, D))
     assert [op.kind for op in estimate.operations if op.kind.startswith("matmul + ")] == ["matmul + partial top-k"]
-    assert estimate.temporary_bytes < VOCABULARY  # neither scores nor a dequantised copy
+    assert estimate.temporary_bytes < 2 * VOCABULARY  # neither scores nor a dequantised copy
     assert not estimate.copies

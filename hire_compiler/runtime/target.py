@@ -31,7 +31,7 @@ class Target:
       chunk_bytes: of a larger batch: bytes of a chunk of a narrow copy, converted to float32 and multiplied while it
         is in the cache.
       two_stage_top_k: find the best of a vocabulary by blocks first; plain sorts are slow there.
-      top_k_recall: share of the best k candidates that its fused, approximate form is asked to find; 1 for an exact one.
+      top_k_recall: share of the best k candidates that a fused, approximate form is asked to find; 1 for an exact one.
         It keeps the best of each of n bins, n ≈ k / (1 − recall), so of the K ≪ k best, which a program reads, it
         misses about K (K − 1) / 2n: none for an argmax.
       gather_limit: bytes of gathered rows above which the second product of a block goes in chunks; a

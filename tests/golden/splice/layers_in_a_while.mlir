@@ -71,28 +71,29 @@ module {
     %5 = stablehlo.convert %4 : (tensor<8x1xbf16>) -> tensor<8x1xf32>
     %6 = stablehlo.transpose %5, dims = [1, 0] : (tensor<8x1xf32>) -> tensor<1x8xf32>
     %7 = stablehlo.dot_general %3, %6, contracting_dims = [1] x [0] : (tensor<1x1xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
-    %8 = stablehlo.reshape %7 : (tensor<1x8xf32>) -> tensor<1x4x2xf32>
-    %9 = stablehlo.reduce(%8 init: %cst_0) applies stablehlo.maximum across dimensions = [0, 2] : (tensor<1x4x2xf32>, tensor<f32>) -> tensor<4xf32>
-    %10:2 = stablehlo.composite "chlo.top_k" %9 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
-    %11 = call @sort(%10#1) : (tensor<2xi32>) -> tensor<2xi32>
-    %12 = stablehlo.reshape %arg2 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
-    %13 = stablehlo.multiply %0, %c : tensor<i32>
-    %14 = stablehlo.broadcast_in_dim %13, dims = [] : (tensor<i32>) -> tensor<2xi32>
-    %15 = stablehlo.add %11, %14 : tensor<2xi32>
-    %16 = call @_take(%12, %15) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %17 = stablehlo.reshape %16 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %18 = stablehlo.transpose %17, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
-    %19 = stablehlo.dot_general %arg4, %18, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
-    %20 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
-    %21 = stablehlo.maximum %19, %20 : tensor<1x4xf32>
-    %22 = stablehlo.reshape %arg3 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
-    %23 = stablehlo.multiply %0, %c : tensor<i32>
-    %24 = stablehlo.broadcast_in_dim %23, dims = [] : (tensor<i32>) -> tensor<2xi32>
-    %25 = stablehlo.add %11, %24 : tensor<2xi32>
-    %26 = call @_take(%22, %25) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %27 = stablehlo.reshape %26 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %28 = stablehlo.dot_general %21, %27, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
-    return %28 : tensor<1x4xf32>
+    %8 = stablehlo.reduce(%7 init: %cst_0) applies stablehlo.maximum across dimensions = [0] : (tensor<1x8xf32>, tensor<f32>) -> tensor<8xf32>
+    %9 = stablehlo.reshape %8 : (tensor<8xf32>) -> tensor<4x2xf32>
+    %10 = stablehlo.reduce(%9 init: %cst_0) applies stablehlo.maximum across dimensions = [1] : (tensor<4x2xf32>, tensor<f32>) -> tensor<4xf32>
+    %11:2 = stablehlo.composite "chlo.top_k" %10 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
+    %12 = call @sort(%11#1) : (tensor<2xi32>) -> tensor<2xi32>
+    %13 = stablehlo.reshape %arg2 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
+    %14 = stablehlo.multiply %0, %c : tensor<i32>
+    %15 = stablehlo.broadcast_in_dim %14, dims = [] : (tensor<i32>) -> tensor<2xi32>
+    %16 = stablehlo.add %12, %15 : tensor<2xi32>
+    %17 = call @_take(%13, %16) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %18 = stablehlo.reshape %17 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %19 = stablehlo.transpose %18, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    %20 = stablehlo.dot_general %arg4, %19, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
+    %21 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
+    %22 = stablehlo.maximum %20, %21 : tensor<1x4xf32>
+    %23 = stablehlo.reshape %arg3 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
+    %24 = stablehlo.multiply %0, %c : tensor<i32>
+    %25 = stablehlo.broadcast_in_dim %24, dims = [] : (tensor<i32>) -> tensor<2xi32>
+    %26 = stablehlo.add %12, %25 : tensor<2xi32>
+    %27 = call @_take(%23, %26) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %28 = stablehlo.reshape %27 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %29 = stablehlo.dot_general %22, %28, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
+    return %29 : tensor<1x4xf32>
   }
   func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) { … }
   func.func private @dynamic_index_in_dim(%arg0: tensor<3x4x1xf32>, %arg1: tensor<i32>) -> tensor<4x1xf32> { … }

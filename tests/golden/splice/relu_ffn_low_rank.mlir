@@ -37,22 +37,23 @@ module {
     %0 = stablehlo.dot_general %arg4, %arg0, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x1xf32>) -> tensor<2x1xf32>
     %1 = stablehlo.transpose %arg1, dims = [1, 0] : (tensor<8x1xf32>) -> tensor<1x8xf32>
     %2 = stablehlo.dot_general %0, %1, contracting_dims = [1] x [0] : (tensor<2x1xf32>, tensor<1x8xf32>) -> tensor<2x8xf32>
-    %3 = stablehlo.reshape %2 : (tensor<2x8xf32>) -> tensor<2x4x2xf32>
-    %4 = stablehlo.reduce(%3 init: %cst_0) applies stablehlo.maximum across dimensions = [0, 2] : (tensor<2x4x2xf32>, tensor<f32>) -> tensor<4xf32>
-    %5:2 = stablehlo.composite "chlo.top_k" %4 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
-    %6 = call @sort(%5#1) : (tensor<2xi32>) -> tensor<2xi32>
-    %7 = stablehlo.reshape %arg2 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
-    %8 = call @_take(%7, %6) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %9 = stablehlo.reshape %8 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %10 = stablehlo.transpose %9, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
-    %11 = stablehlo.dot_general %arg4, %10, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
-    %12 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<2x4xf32>
-    %13 = stablehlo.maximum %11, %12 : tensor<2x4xf32>
-    %14 = stablehlo.reshape %arg3 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
-    %15 = call @_take(%14, %6) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %16 = stablehlo.reshape %15 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %17 = stablehlo.dot_general %13, %16, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
-    return %17 : tensor<2x4xf32>
+    %3 = stablehlo.reduce(%2 init: %cst_0) applies stablehlo.maximum across dimensions = [0] : (tensor<2x8xf32>, tensor<f32>) -> tensor<8xf32>
+    %4 = stablehlo.reshape %3 : (tensor<8xf32>) -> tensor<4x2xf32>
+    %5 = stablehlo.reduce(%4 init: %cst_0) applies stablehlo.maximum across dimensions = [1] : (tensor<4x2xf32>, tensor<f32>) -> tensor<4xf32>
+    %6:2 = stablehlo.composite "chlo.top_k" %5 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
+    %7 = call @sort(%6#1) : (tensor<2xi32>) -> tensor<2xi32>
+    %8 = stablehlo.reshape %arg2 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
+    %9 = call @_take(%8, %7) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %10 = stablehlo.reshape %9 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %11 = stablehlo.transpose %10, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    %12 = stablehlo.dot_general %arg4, %11, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
+    %13 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<2x4xf32>
+    %14 = stablehlo.maximum %12, %13 : tensor<2x4xf32>
+    %15 = stablehlo.reshape %arg3 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
+    %16 = call @_take(%15, %7) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %17 = stablehlo.reshape %16 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %18 = stablehlo.dot_general %14, %17, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
+    return %18 : tensor<2x4xf32>
   }
   func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) { … }
   func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> { … }
