@@ -12,8 +12,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Step:
-    """One layout operation: ``transpose``, ``reshape``, ``convert``, ``slice``, ``broadcast`` or ``layer``.
+    """One operation: ``transpose``, ``reshape``, ``convert``, ``slice``, ``scale`` or ``layer``.
 
+    ``scale`` multiplies or divides everything by one constant.
     ``layer`` picks one entry of a stacked weight along an axis, by a loop's counter; all later steps are
     meant for each entry.
     """
@@ -24,7 +25,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor computed from one argument by layout steps alone.
+    """A tensor computed from one argument by layout steps, conversions and constant factors alone.
 
     Attributes:
       argument: position among the arguments of ``@main``.

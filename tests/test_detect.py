@@ -58,6 +58,7 @@ FOUND_FFN: dict[str, tuple[Function, tuple[Any, ...]]] = {
         lambda x, u, v: jnp.einsum("bf,fhk->bhk", jax.nn.relu(jnp.sin(x) @ u), v),
         (X, UP, shape(WIDTH, 4, 4)),
     ),
+    "scaled weights": (lambda x, u, v: jax.nn.relu(jnp.sin(x) @ (u * 0.5)) @ (v / 8), (X, UP, DOWN)),
     "a slice of the neurons": (lambda x, u, v: jax.nn.relu((jnp.sin(x) @ u)[:, :32]) @ v, (X, UP, shape(32, D))),
     "every other neuron": (lambda x, u, v: jax.nn.relu((jnp.sin(x) @ u)[:, ::2]) @ v, (X, UP, shape(32, D))),
     "converted between the products": (
@@ -126,6 +127,32 @@ def test_a_product_with_one_of_several_experts_is_not_passed_over() -> None:
         shape(dtype=int),
     )
     assert len(report.misses) == 1
+
+
+def test_not_a_site_when_a_router_picks_the_expert() -> None:
+    def program(x: jax.Array, router: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
+        best = jnp.argmax((jnp.sin(x) @ router)[0])
+        return block(x, u[best], v[best])
+
+    report = hire.inspect(program, shape(1, D), shape(D, 4), shape(4, D, WIDTH), shape(4, WIDTH, D))
+    assert not report.sites
+    assert any("one of 4 parameters, picked by what was computed" in miss.reason for miss in report.misses)
+
+
+def test_a_block_whose_layer_is_an_argument_runs_once() -> None:
+    stacks = (shape(4, D, WIDTH), shape(4, WIDTH, D))
+    report = hire.inspect(lambda x, u, v, i: block(x, u[i], v[i]), X, *stacks, shape(dtype=jnp.int32))
+    assert [site.repeat for site in report.sites] == [1]
+
+
+def test_an_adapter_on_the_down_projection_is_none_and_the_block_beside_it_is_one() -> None:
+    def program(x: jax.Array, u: jax.Array, v: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        h = jax.nn.relu(jnp.sin(x) @ u)
+        return h @ v + h @ a @ b
+
+    report = hire.inspect(program, X, UP, DOWN, shape(WIDTH, 2), shape(2, D))
+    assert [site.weights for site in report.sites] == [("u", "v")]
+    assert any("an adapter on the block" in miss.reason for miss in report.misses if miss.weight == "a")
 
 
 def test_layers_of_an_unevenly_unrolled_loop_are_not_passed_over() -> None:

@@ -85,6 +85,8 @@ class Chain:
                     w = w[tuple(slice(*bounds) for bounds in value)]
                 case "convert":
                     w = w.astype(value)
+                case "scale":
+                    w = w * value if value < 4 else w / value
                 case "expand":
                     w = w[None]
                 case "squeeze":
@@ -102,7 +104,7 @@ def chains(draw: st.DrawFn) -> Chain:
     shape = draw(st.sampled_from(((24, 10), (4, 6, 10), (10, 24), (2, 3, 4, 10), (16, 9))))
     steps, now = [], shape
     for _ in range(draw(st.integers(0, 5))):
-        name = draw(st.sampled_from(("transpose", "reshape", "slice", "convert", "expand", "squeeze")))
+        name = draw(st.sampled_from(("transpose", "reshape", "slice", "convert", "scale", "expand", "squeeze")))
         value: Any = None
         if name == "transpose":
             value = tuple(draw(st.permutations(range(len(now)))))
@@ -112,6 +114,8 @@ def chains(draw: st.DrawFn) -> Chain:
             value = tuple((draw(st.integers(0, n // 3)), n - draw(st.integers(0, n // 3)), 1 + (n > 8)) for n in now)
         elif name == "convert":
             value = draw(st.sampled_from((jnp.bfloat16, jnp.float32)))
+        elif name == "scale":
+            value = draw(st.sampled_from((0.5, 3.0, 7.0)))
         steps.append((name, value))
         now = Chain(shape, tuple(steps)).apply(np.zeros(shape, np.float32)).shape
     return Chain(shape, tuple(steps))
@@ -254,7 +258,8 @@ def test_a_layer_at_a_fixed_position_is_a_weight_of_its_own(rng: np.random.Gener
     ("make", "reason"),
     [
         pytest.param(lambda w, i: w + 1, r"computed \(add\)", id="computed"),
-        pytest.param(lambda w, i: w * jnp.float32(2), r"computed \(multiply\)", id="scaled"),
+        pytest.param(lambda w, i: w * w, r"computed \(multiply\)", id="squared"),
+        pytest.param(lambda w, i: 1 / w, r"computed \(divide\)", id="inverted"),
         pytest.param(lambda w, i: w[jnp.asarray([3, 1, 2, 0] * 4)], r"computed \(gather\)", id="gathered"),
         pytest.param(lambda w, i: jnp.concatenate([w, w], 0), r"computed \(concatenate\)", id="concatenated"),
         pytest.param(lambda w, i: jnp.broadcast_to(w[:1], (D, D)), "broadcast of a smaller", id="broadcast"),

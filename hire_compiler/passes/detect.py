@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hire_compiler.graph import Graph, Op, Value
+from hire_compiler.graph import Graph, Op
 from hire_compiler.patterns.computed import computed_weight
 from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.dots import contracted_size
@@ -78,7 +78,7 @@ def _site(match: Match, counters: Counters) -> Site:
             d=match.products[0].d,
             width=match.down.d,
             dtype=match.down.weight.dtype,
-            repeat=_trip_count(match.layer, match.down.weight.layers, counters),
+            repeat=_trip_count(match, counters),
             weights=tuple(w.name for w in (*match.matrices, match.down.weight)),
         )
     dot = match.dot
@@ -109,12 +109,20 @@ def _deeper(known: NoMatch | None, new: NoMatch) -> NoMatch:
     return new if known is None or new.depth >= known.depth else known
 
 
-def _trip_count(counter: Value | None, layers: int | None, counters: Counters) -> int:
+def _trip_count(match: FfnMatch, counters: Counters) -> int:
     """How often the loop over layers runs: the trips of its counter, else as often as there are layers."""
-    if counter is None or layers is None:
+    layers = match.down.weight.layers
+    if match.layer is None or layers is None:
         return 1
-    places = counters.values(counter)
-    return layers if places is None else len(places)
+    places = counters.values(match.layer)
+    if places is not None:
+        return len(places)
+    return layers if _in_loop(match.down.op) else 1  # outside of a loop, one layer picked by an argument
+
+
+def _in_loop(op: Op) -> bool:
+    owner = op.block.owner
+    return owner is not None and (owner.name == "while" or _in_loop(owner))
 
 
 def _miss(op: Op, no: NoMatch, provenance: Provenance) -> Miss | None:

@@ -93,6 +93,8 @@ def _match_region(down: WeightDot, region: Region) -> FfnMatch:
     width, d = down.d, products[0].d
     if width < d:
         raise NoMatch(f"its {width} neurons are fewer than its {d} inputs (an adapter or a small gate)", depth=4)
+    if down.rows * 4 < d:
+        raise NoMatch(f"it makes {down.rows} numbers of its neurons, of {d} inputs (an adapter on the block)", depth=4)
     matrices = tuple(_rows(dot, rows) for dot, rows in region.streams)
     if any(weight.argument == down.weight.argument and weight.steps == down.columns.steps for weight in matrices):
         raise NoMatch("both products read the same parameter (attention to a memory, not a feed-forward)", depth=4)

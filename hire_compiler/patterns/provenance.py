@@ -92,6 +92,8 @@ class Provenance:
         if op.name in ("dynamic_slice", "gather"):
             axis, index = (_moving_axis if op.name == "dynamic_slice" else _gathered_axis)(op)
             return self._layer(self.weight(op.operands[0]), op, axis, index)
+        if op.name in ("multiply", "divide"):
+            return self._scaled(op)
         follow = _STEPS.get(op.name)
         if follow is None:
             what = "a constant of the module" if op.name == "constant" else f"computed ({op.name})"
@@ -109,6 +111,14 @@ class Provenance:
             raise NoMatch("it is computed (select), not a parameter")
         return self.weight(value)
 
+    def _scaled(self, op: Op) -> Origin:
+        """A weight times one constant, or divided by it: a scale that the author puts on the weight itself."""
+        left, right = op.operands
+        weight, factor = (left, _splat(right)) if _splat(left) is None else (right, _splat(left))
+        if factor is None or (op.name == "divide" and weight is right):
+            raise NoMatch(f"it is computed ({op.name}), not a parameter")
+        return _then(self.weight(weight), Step("scale", (op.name, factor)), op)
+
     def _layer(self, origin: Origin, op: Op, axis: int | None, index: Value | None) -> Origin:
         """One entry of a stacked weight, picked by a loop's counter or at a fixed place."""
         if axis is None or index is None:
@@ -125,6 +135,10 @@ class Provenance:
             return _reshape(Origin(cut, origin.layer), op)
         if places is not None and (places.min() < 0 or places.max() >= source[axis]):
             raise NoMatch("it is picked from a stacked parameter by a counter that leaves its range")
+        if places is None and _depends_on_data(index):
+            raise NoMatch(
+                f"it is one of {source[axis]} parameters, picked by what was computed (an expert of a router)"
+            )
         if origin.layer is not None:
             raise NoMatch("it is picked by two loop counters out of a doubly stacked parameter")
         weight = origin.weight.then(Step("layer", (axis, source[axis])), kept)
@@ -199,6 +213,24 @@ def _gathered_axis(op: Op) -> tuple[int | None, Value | None]:
     if index.size != 1 or len(cut) != 1 or sizes[cut[0]] != 1 or _mlir.gathered_dimensions(op.ir) != tuple(cut):
         raise NoMatch("it is computed (gather), not a parameter: its rows are looked up")
     return cut[0], index
+
+
+_OF_DATA = frozenset({"dot_general", "reduce", "chlo.top_k", "sort", "convolution"})
+
+
+def _depends_on_data(index: Value) -> bool:
+    """Whether an index is computed from activations, and not from counters and arguments."""
+    stack, seen = [index], {id(index)}
+    while stack:
+        op = stack.pop().op
+        if op is None:
+            continue
+        if op.name in _OF_DATA:
+            return True
+        fresh = [operand for operand in op.operands if id(operand) not in seen]
+        seen |= {id(operand) for operand in fresh}
+        stack += fresh
+    return False
 
 
 def _splat(value: Value) -> float | None:

@@ -48,9 +48,15 @@ def _slice(value: jax.Array, starts: Any, stops: Any, strides: Any) -> jax.Array
     return value[tuple(slice(*bounds) for bounds in zip(starts, stops, strides, strict=True))]
 
 
+def _scale(value: jax.Array, operation: str, factor: float) -> jax.Array:
+    constant = jnp.asarray(factor, value.dtype)
+    return value * constant if operation == "multiply" else value / constant
+
+
 _STEPS: dict[str, Callable[..., jax.Array]] = {
     "transpose": lambda value, *order: value.transpose(order),
     "reshape": lambda value, *shape: value.reshape(shape),
     "convert": lambda value, dtype: value.astype(dtype),
     "slice": _slice,
+    "scale": _scale,
 }
