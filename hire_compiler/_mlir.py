@@ -24,7 +24,7 @@ from jax.interpreters import ad, batching
 from jax.interpreters import mlir as jax_mlir
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir._mlir_libs import _jax_mlir_ext
-from jaxlib.mlir.dialects import func
+from jaxlib.mlir.dialects import func, sdy
 from jaxlib.mlir.dialects import stablehlo as hlo
 
 from hire_compiler.errors import HireError, TransformError
@@ -226,6 +226,7 @@ def function_names(module: Any) -> list[str]:
 
 def merge_function(module: Any, name: str, source: Any, *, symbols: Any = None) -> tuple[str, Any]:
     """Move ``source``'s ``@main`` into ``module`` as a private function; its new name and type."""
+    _share_meshes(module, source)
     function_type = main_function(source).type
     table = ir.SymbolTable(module.operation) if symbols is None else symbols
     merged = jax_mlir.merge_mlir_modules(module, name, source, dst_symtab=table)
@@ -441,6 +442,118 @@ def set_main_signature(function: Any) -> None:
             function.operation.attributes[name] = ir.ArrayAttr.get([ir.DictAttr.get({})] * count)
 
 
+# --------------------------------------------------------------------------- shardings
+
+Mesh = tuple[tuple[str, int], ...]
+DimensionAxes = tuple[tuple[str, ...], ...]
+
+
+def meshes(module: Any) -> dict[str, Mesh]:
+    """The meshes that a module declares, by symbol: names and sizes of their axes."""
+    return {_symbol(op): _mesh_axes(op.attributes["mesh"]) for op in _mesh_operations(module)}
+
+
+def _mesh_axes(attribute: Any) -> Mesh:
+    axes = (sdy.MeshAxisAttr(axis) for axis in sdy.MeshAttr(attribute).axes)
+    return tuple((axis.name, axis.size) for axis in axes)
+
+
+def argument_shardings(module: Any) -> list[DimensionAxes | None]:
+    """For every argument of ``@main``, the mesh axes that split each dimension; None where nothing is said.
+
+    Raises:
+      HireError: an axis is split further (a sub-axis), or the module speaks an older language of shardings.
+    """
+    function = main_function(module).operation
+    count = len(function.regions[0].blocks[0].arguments)
+    if "arg_attrs" not in function.attributes:
+        return [None] * count
+    found: list[DimensionAxes | None] = []
+    for attributes in ir.ArrayAttr(function.attributes["arg_attrs"]):
+        if "mhlo.sharding" in ir.DictAttr(attributes):
+            raise HireError("its shardings are of the older kind (mhlo.sharding): export it again with Shardy on")
+        named = "sdy.sharding" in ir.DictAttr(attributes)
+        found.append(_dimension_axes(ir.DictAttr(attributes)["sdy.sharding"]) if named else None)
+    return found
+
+
+def _dimension_axes(attribute: Any) -> DimensionAxes:
+    dims = []
+    for dim in sdy.TensorShardingAttr(attribute).dimension_shardings:
+        axes = [sdy.AxisRefAttr(axis) for axis in sdy.DimensionShardingAttr(dim).axes]
+        if any(axis.sub_axis_info is not None for axis in axes):
+            raise HireError("a part of a mesh axis splits one of its arrays")
+        dims.append(tuple(axis.name for axis in axes))
+    return tuple(dims)
+
+
+_TAG = "hire.tag"
+
+
+def propagated_shardings(module: Any, ops: Sequence[Any]) -> list[DimensionAxes | None]:
+    """How XLA would split the first result of each of some operations, by Shardy's own propagation.
+
+    On a copy, because propagation leaves operations of its own behind.
+    """
+    for number, op in enumerate(ops):
+        op.attributes[_TAG] = ir.StringAttr.get(str(number))
+    copy = ir.Module.parse(to_bytecode(module))
+    for op in ops:
+        del op.attributes[_TAG]
+    run_passes(copy, "sdy-propagation-pipeline")
+    found: dict[int, DimensionAxes] = {}
+    for op in _every_operation(copy.operation):
+        if _TAG in op.attributes and "sdy.sharding" in op.attributes:
+            first = sdy.TensorShardingPerValueAttr(op.attributes["sdy.sharding"]).shardings[0]
+            found[int(ir.StringAttr(op.attributes[_TAG]).value)] = _dimension_axes(first)
+    return [found.get(number) for number in range(len(ops))]
+
+
+def _every_operation(op: Any) -> Iterator[Any]:
+    for region in op.regions:
+        for block in region.blocks:
+            for inner in block.operations:
+                yield inner.operation
+                yield from _every_operation(inner.operation)
+
+
+def _share_meshes(module: Any, source: Any) -> None:
+    """Move the meshes of ``source`` into ``module``, one of each kind, and let ``source`` refer to them there."""
+    own = {str(op.attributes["mesh"]): _symbol(op) for op in _mesh_operations(module)}
+    taken = set(own.values())
+    names: dict[str, str] = {}
+    for op in _mesh_operations(source):
+        name, kind = _symbol(op), str(op.attributes["mesh"])
+        if kind not in own:
+            own[kind] = name if name not in taken else f"{name}_{len(taken)}"
+            taken.add(own[kind])
+            attributes = {**dict(op.attributes.items()), "sym_name": ir.StringAttr.get(own[kind])}
+            with ir.InsertionPoint.at_block_begin(module.body):
+                ir.Operation.create("sdy.mesh", attributes=attributes, loc=ir.Location.unknown(module.context))
+        names[name] = own[kind]
+    for op in _mesh_operations(source):
+        op.erase()
+    # In two rounds, as one mesh may get the name that another had.
+    for number, old in enumerate(names):
+        ir.SymbolTable.replace_all_symbol_uses(old, f"hire_mesh_{number}", source.operation)
+    for number, new in enumerate(names.values()):
+        ir.SymbolTable.replace_all_symbol_uses(f"hire_mesh_{number}", new, source.operation)
+
+
+def _mesh_operations(module: Any) -> list[Any]:
+    return [op.operation for op in module.body.operations if op.operation.name == "sdy.mesh"]
+
+
+def number_channels(module: Any, first: int = 1) -> int:
+    """Give every collective a channel of its own, as merged modules repeat theirs; the next free number."""
+    for op in _every_operation(module.operation):
+        if "channel_handle" in op.attributes:
+            kind = hlo.ChannelHandle(op.attributes["channel_handle"]).channel_type
+            op.attributes["channel_handle"] = hlo.ChannelHandle.get(first, kind)
+            first += 1
+    return first
+
+
 # --------------------------------------------------------------------------- running a module in JAX
 
 run_module_p = jex_core.Primitive("hire_program")
@@ -457,6 +570,9 @@ def _lower_module(ctx: Any, *operands: Any, module: bytes, out_avals: tuple[Any,
     del out_avals
     owner = ctx.module_context
     source = ir.Module.parse(module, context=owner.context)
+    first = owner.new_channel()
+    for _ in range(first + 1, number_channels(source, first)):
+        owner.new_channel()
     name, function_type = merge_function(owner.module, "hire_program", source, symbols=owner.symbol_table)
     return call(name, function_type, operands)
 

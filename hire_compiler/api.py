@@ -9,11 +9,13 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable as Function
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.export
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
@@ -190,12 +192,12 @@ class HireFunction:
     def _signature(self, leaves: list[Any], tree: Any) -> _Signature:
         avals = [_aval(leaf) for leaf in leaves]
         for known in self._signatures.get(tree, ()):
-            if known.avals == avals:
+            if known.avals == avals and known.fits(leaves):
                 self._last = known
                 return known
         with self._lock:
             for known in self._signatures.get(tree, ()):
-                if known.avals == avals:
+                if known.avals == avals and known.fits(leaves):
                     return known
             made = self._make_signature(leaves, tree, avals)
             self._signatures.setdefault(tree, []).append(made)
@@ -207,10 +209,12 @@ class HireFunction:
         platform = self._platform or jax.default_backend()
         program = capture(self._function, leaves, tree, platform=self._platform and lowering_platform(self._platform))
         captured = time.perf_counter() - start
-        outcome = rewrite_program(program, self._config, self._calibration, platform, _device_count(leaves))
+        outcome = rewrite_program(
+            program, self._config, self._calibration, platform, _device_count((*program.constants, *leaves))
+        )
         seconds = {"capture": captured, **outcome.report.seconds}
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})
-        return _Signature(avals, program, outcome.spliced, report)
+        return _Signature(avals, program, outcome.spliced, report, leaves)
 
     def _prepare(self, signature: _Signature, leaves: list[Any]) -> tuple[Any, ...]:
         if signature.spliced is None:
@@ -236,8 +240,12 @@ class HireFunction:
 class _Signature:
     """One compiled signature of a transformed function."""
 
-    def __init__(self, avals: list[Any], program: Program, spliced: Spliced | None, report: Report) -> None:
+    def __init__(
+        self, avals: list[Any], program: Program, spliced: Spliced | None, report: Report, leaves: list[Any]
+    ) -> None:
         self.avals = avals
+        self._placements = [_placement(leaf) for leaf in leaves]
+        self._mesh = _mesh((*program.constants, *leaves))
         self.program = program
         self.spliced = spliced
         self.report = report
@@ -287,7 +295,22 @@ class _Signature:
         assert self.spliced is not None
         values = [*self.program.constants, *leaves]
         kept = [values[i] for i in self.spliced.kept]
-        return [*kept, *(jax.ShapeDtypeStruct(e.shape, jax.numpy.dtype(e.dtype)) for e in self.spliced.prepared)]
+        return [*kept, *(self._prepared_type(entry) for entry in self.spliced.prepared)]
+
+    def _prepared_type(self, entry: PreparedArray) -> jax.ShapeDtypeStruct:
+        dtype = jax.numpy.dtype(entry.dtype)
+        if entry.spec is None or self._mesh is None:
+            return jax.ShapeDtypeStruct(entry.shape, dtype)
+        spec = PartitionSpec(*(axes or None for axes in entry.spec))
+        return jax.ShapeDtypeStruct(entry.shape, dtype, sharding=NamedSharding(self._mesh, spec))
+
+    def fits(self, leaves: list[Any]) -> bool:
+        """Whether the arguments lie on the devices as those did for which this was planned."""
+        # The weights of the last call lie where they lay; where activations lie changes no answer, so they may move.
+        return self.current(leaves) is not None or all(
+            _mlir.is_tracer(leaf) or _placement(leaf) == planned
+            for leaf, planned in zip(leaves, self._placements, strict=True)
+        )
 
     def remember(self, leaves: list[Any], prepared: tuple[Any, ...]) -> None:
         """Keep the fast answer to "are these the weights of the last call?"."""
@@ -341,8 +364,19 @@ class _Signature:
                 raise WeightError(
                     f"prepared= has the wrong shape or type, {array.dtype}{list(array.shape)}, for {_described(entry)}"
                 )
+            self._check_mesh(entry, array)
             flat.append(array)
         return tuple(flat)
+
+    def _check_mesh(self, entry: PreparedArray, array: Any) -> None:
+        planned = self._prepared_type(entry).sharding
+        if planned is None or not isinstance(array, jax.Array) or _mlir.is_tracer(array):
+            return
+        if not array.sharding.is_equivalent_to(planned, array.ndim):
+            raise WeightError(
+                f"prepared= lies on other devices than the mesh it is planned for here ({dict(planned.mesh.shape)}): "
+                f"prepare it again with arguments on this mesh; it is {_described(entry)}"
+            )
 
 
 class _Counts:
@@ -376,9 +410,22 @@ class _Counts:
         )
 
 
-def _device_count(leaves: list[Any]) -> int:
-    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array) and not _mlir.is_tracer(leaf)]
-    return max((len(array.sharding.device_set) for array in arrays), default=1)
+def _placement(leaf: Any) -> Any:
+    """Where an array lies, if on several devices; else None."""
+    if _mlir.is_tracer(leaf) or not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
+        return None
+    sharding = leaf.sharding
+    return sharding if sharding is not None and sharding.num_devices > 1 else None
+
+
+def _mesh(values: Sequence[Any]) -> Any:
+    """The mesh on which arrays lie, or None."""
+    placements = (_placement(value) for value in values)
+    return next((placement.mesh for placement in placements if isinstance(placement, NamedSharding)), None)
+
+
+def _device_count(values: Sequence[Any]) -> int:
+    return max((placement.num_devices for value in values if (placement := _placement(value))), default=1)
 
 
 def _described(entry: PreparedArray) -> str:

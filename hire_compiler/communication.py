@@ -1,7 +1,8 @@
-"""What a compiled program says between devices: its collectives, and what their exchange costs.
+"""What a compiled program says between devices: every collective, who takes part, and its bytes on the wire.
 
 The compiled text of a program for several devices is one device's program. Every collective in it is found, with the
-devices that talk to each other, the bytes it puts on the wire, and how often a call runs it.
+devices that talk to each other, the bytes it puts on the wire, and how often a call runs it. What that costs in
+time is :mod:`hire_compiler.cost`'s business.
 """
 
 from __future__ import annotations
@@ -80,18 +81,6 @@ def bytes_by_kind(found: Sequence[Collective], *, conditional: bool = True) -> d
         if conditional or not one.conditional:
             totals[one.kind] = totals.get(one.kind, 0) + one.wire_bytes * one.trips
     return dict(sorted(totals.items()))
-
-
-def exchange_seconds(found: Sequence[Collective], *, bytes_per_second: float, latency: float) -> float:
-    """Estimated time of all exchanges of one call: each pays a latency and its bytes over the bandwidth.
-
-    ``Σ trips · (latency + wire_bytes / bytes_per_second)``: nothing overlaps, so it errs on the slow side.
-
-    Args:
-      bytes_per_second: what one device can receive.
-      latency: seconds before the first byte arrives, synchronisation included.
-    """
-    return sum(one.trips * (latency + one.wire_bytes / bytes_per_second) for one in found)
 
 
 def _walk(program: HloProgram, name: str, trips: int, conditional: bool, devices: int) -> Iterator[Collective]:

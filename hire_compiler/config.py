@@ -228,14 +228,26 @@ class Config:
       exact: sites that no rule selects get what is provably exact: heads of which only winners are read are
         certified (the tokens of dense, always). With ``exact=False`` they stay dense.
       check_weights: refuse weights that hold NaN or Inf when they are prepared.
+      sharded: what happens on several devices. ``"local"``: every shard chooses among its own rows (DaT-Top-k), and
+        sites where that is impossible stay dense. ``"vanilla"``: one choice among all rows, as on one device, left to
+        XLA's partitioner, which may gather scores and rows; for comparison.
+      shard_recall: with ``"local"``, every shard keeps so many candidates that, were the rows placed at random, this
+        share of the rule's candidates is expected among them.
     """
 
     rules: tuple[Rule, ...] = ()
     exact: bool = True
     check_weights: bool = True
+    sharded: Literal["local", "vanilla"] = "local"
+    shard_recall: float = 0.99
 
     def __post_init__(self) -> None:
         rules = tuple(self.rules) if isinstance(self.rules, (tuple, list)) else (self.rules,)
         for rule in rules:
             _require(isinstance(rule, Rule), f"Config.rules holds {rule!r}: every entry must be a hire.Rule")
+        _require(self.sharded in ("local", "vanilla"), f"Config.sharded is {self.sharded!r}: use 'local' or 'vanilla'")
+        _require(
+            isinstance(self.shard_recall, (int, float)) and 0 < self.shard_recall < 1,
+            f"Config.shard_recall is {self.shard_recall!r}: give a share between 0 and 1, such as 0.99",
+        )
         object.__setattr__(self, "rules", rules)

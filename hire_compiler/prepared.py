@@ -110,7 +110,13 @@ class PreparedCache:
 
 def _alias_bits(array: Any) -> jax.Array:
     """A bfloat16 array on the CPU as ``uint16``, sharing its memory."""
-    return jax.device_put(np.asarray(array).view(np.uint16), may_alias=True)
+    if not isinstance(array, jax.Array) or array.sharding.num_devices == 1:
+        return jax.device_put(np.asarray(array).view(np.uint16), may_alias=True)
+    parts = [
+        jax.device_put(np.asarray(shard.data).view(np.uint16), shard.device, may_alias=True)
+        for shard in array.addressable_shards
+    ]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts, dtype=jnp.uint16)
 
 
 @jax.jit

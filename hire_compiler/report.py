@@ -67,6 +67,9 @@ class Decision:
       dense_bytes, sparse_bytes: weight bytes read in one call, before and after (per trip of a loop).
       added_bytes: memory that the predictor and re-laid-out rows add.
       exactness: ``"exact"``, or how the answer may differ.
+      shards: into how many parts the rows are split, each choosing by itself; candidates are those of all shards,
+        bytes those of one device.
+      shard_recall: expected share of the rule's candidates among those, under random placement of the rows.
     """
 
     site: str
@@ -80,6 +83,8 @@ class Decision:
     sparse_bytes: int = 0
     added_bytes: int = 0
     exactness: str = "exact"
+    shards: int = 1
+    shard_recall: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +165,17 @@ def _site_line(site: Site, decision: Decision | None) -> str:
     return (
         f"{head}\n        rewritten: {decision.predictor}, {decision.candidates} of {site.width} rows exact"
         f"{f' in groups of {decision.group}' if decision.group > 1 else ''}{tail}; {saved}, "
-        f"{_megabytes(decision.added_bytes)} added; {decision.exactness}"
+        f"{_megabytes(decision.added_bytes)} added; {decision.exactness}{_shard_text(decision)}"
+    )
+
+
+def _shard_text(decision: Decision) -> str:
+    if decision.shards == 1:
+        return ""
+    kept = decision.candidates // decision.shards
+    return (
+        f"; {decision.shards} shards choose {kept} rows each, expected to hold {decision.shard_recall:.2%} of the "
+        "best; bytes are one device's"
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from hire_compiler.communication import Collective, bytes_by_kind, collectives, exchange_seconds
+from hire_compiler.communication import Collective, bytes_by_kind, collectives
 from hire_compiler.hlo import read_hlo
 
 # Lines as the compilers print them: the CPU's, the TPU's (tiled layouts, meshes), and pairs of start and done.
@@ -88,14 +86,6 @@ def test_a_branch_is_marked_and_a_mesh_is_read() -> None:
         "collective-permute": 100,
         "reduce-scatter": 192,
     }
-
-
-def test_the_cost_of_an_exchange_is_a_latency_and_its_bytes() -> None:
-    one = _found("all-reduce")
-    assert exchange_seconds([one], bytes_per_second=1e9, latency=0) == pytest.approx(6 * 512e-9)
-    assert exchange_seconds([one], bytes_per_second=1e30, latency=2e-6) == pytest.approx(12e-6)
-    both = exchange_seconds(_all(), bytes_per_second=1e9, latency=1e-6)
-    assert both == pytest.approx(10e-6 + (6 * 512 + 128 + 100 + 192 + 32768) * 1e-9)
 
 
 def test_a_program_of_one_device_says_nothing() -> None:

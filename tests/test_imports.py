@@ -36,6 +36,7 @@ FLOORS = {
     "hoist": 2,
     "program": 2,
     "communication": 2,
+    "sharding": 2,
     "patterns.match": 2,
     "runtime": 2,
     "patterns": 3,

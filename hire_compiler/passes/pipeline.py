@@ -18,8 +18,11 @@ from hire_compiler.passes.detect import Detection, Match, detect
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.plan import SiteFacts, SitePlan, check_rules, idle_rules, plan
+from hire_compiler.passes.plan_shards import plan_on_mesh
 from hire_compiler.passes.replace import replace_site
+from hire_compiler.passes.replace_sharded import replace_sharded
 from hire_compiler.passes.replacement import copied_bytes, site_matrices, site_moment_key
+from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.splice import Spliced, splice
 from hire_compiler.patterns.activations import EXACT_ZEROS
 from hire_compiler.patterns.canonical import Region
@@ -28,6 +31,7 @@ from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.program import Program
 from hire_compiler.report import Report
 from hire_compiler.runtime.target import Target, target_for
+from hire_compiler.sharding import SiteLayout
 
 T = TypeVar("T")
 
@@ -71,12 +75,28 @@ def rewrite_program(
         graph = clock.time("read", lambda: read_graph(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments))
         check_rules(found.sites, config)
-        plans = plan(found.sites, _facts(found, calibration, target, devices), config)
-        chosen = [(m, p) for m, p in zip(found.matches, plans, strict=True) if p.predictor is not None]
+        facts = _facts(found, calibration, target, devices)
+        placement: Placement | None = None
+        layouts: list[SiteLayout | str] = []
+        if devices > 1 and config.sharded == "local":
+            placement = Placement(module, program.arguments)
+            layouts = clock.time("place", lambda: placement.layouts(module, found.matches))
+            plans = plan_on_mesh(found.sites, facts, layouts, config)
+        else:
+            plans = plan(found.sites, facts, config)
+        chosen = [i for i, p in enumerate(plans) if p.predictor is not None]
         spliced = None
         if chosen:
             types = [(argument.shape, argument.dtype) for argument in program.arguments]
-            replacements = [(p.site.id, replace_site(m, p, calibration, target)) for m, p in chosen]
+            replacements = []
+            for i in chosen:
+                layout = layouts[i] if layouts else ""
+                replacement = (
+                    replace_site(found.matches[i], plans[i], calibration, target)
+                    if placement is None or isinstance(layout, str)
+                    else replace_sharded(found.matches[i], plans[i], layout, placement, calibration, target)
+                )
+                replacements.append((plans[i].site.id, replacement))
             spliced = clock.time("splice", lambda: splice(module, replacements, types, target))
     report = Report(
         sites=found.sites,

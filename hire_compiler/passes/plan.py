@@ -41,7 +41,10 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class SitePlan:
-    """A decision with the objects that carry it out; ``predictor`` is None for a site left dense."""
+    """A decision with the objects that carry it out; ``predictor`` is None for a site left dense.
+
+    On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows.
+    """
 
     site: Site
     decision: Decision
@@ -51,6 +54,7 @@ class SitePlan:
     tail: str = "predicted"
     winners_only: bool = False
     certify: bool | str = False
+    axes: tuple[str, ...] = ()
 
     @property
     def survivors(self) -> int:
@@ -64,7 +68,7 @@ def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> t
     Raises:
       ConfigError: a rule asks a site for something impossible; names both.
     """
-    return tuple(_plan_site(site, fact, config) for site, fact in zip(sites, facts, strict=True))
+    return tuple(plan_site(site, fact, config) for site, fact in zip(sites, facts, strict=True))
 
 
 def check_rules(sites: Sequence[Site], config: Config) -> None:
@@ -107,19 +111,22 @@ def _first_rule(site: Site, config: Config) -> int | None:
     return None
 
 
-def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
+def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
+    """Decide one site; see :func:`plan`."""
     dense_bytes = sum(facts.weight_bytes)
     chosen = _first_rule(site, config)
     rule = config.rules[chosen] if chosen is not None else _exact_rule(site, facts) if config.exact else None
     if rule is None:
-        return _dense(site, _why_no_rule(site, facts), dense_bytes)
+        return leave_dense(site, _why_no_rule(site, facts), dense_bytes)
     named = "the exact default" if chosen is None else f"rule {chosen}"
     if rule.dense:
-        return _dense(site, f"{named} says so", dense_bytes)
+        return leave_dense(site, f"{named} says so", dense_bytes)
     if site.selection:
-        return _dense(site, f"the model chooses neurons itself ({site.selection}), and so reads them all", dense_bytes)
+        return leave_dense(
+            site, f"the model chooses neurons itself ({site.selection}), and so reads them all", dense_bytes
+        )
     if site.batch > rule.max_batch:
-        return _dense(
+        return leave_dense(
             site, f"its batch of {site.batch} rows is more than the max_batch {rule.max_batch} of {named}", dense_bytes
         )
     assert rule.predictor is not None
@@ -129,7 +136,7 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         raise ConfigError(
             f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
         )
-    candidates = _candidates(rule, site, group, where)
+    candidates = wanted_candidates(rule, site, group, where)
     if facts.winners_only and candidates < facts.top_k:
         raise ConfigError(f"{where}: {candidates} candidates cannot hold the top {facts.top_k} that the program reads")
     if rule.tail == "dropped" and not facts.winners_only and not facts.drops and candidates < site.width:
@@ -149,7 +156,7 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     row_bytes = gathered * candidates // site.width
     sparse_bytes = _read_bytes(rule.predictor, predictor_bytes, candidates, site, where) + row_bytes
     if sparse_bytes >= dense_bytes and candidates < site.width:
-        return _dense(
+        return leave_dense(
             site,
             f"{rule.predictor} with {candidates} of {site.width} rows would read {sparse_bytes} bytes a call, "
             f"dense reads {dense_bytes}: it would lose",
@@ -176,7 +183,8 @@ def _plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     return SitePlan(site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only, rule.certify)
 
 
-def _dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
+def leave_dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
+    """The plan that changes nothing, and why."""
     decision = Decision(site=site.id, action="dense", reason=reason, dense_bytes=dense_bytes, sparse_bytes=dense_bytes)
     return SitePlan(site, decision)
 
@@ -206,7 +214,12 @@ def _why_no_rule(site: Site, facts: SiteFacts) -> str:
     return "no rule selects it, and nothing approximate is done unasked"
 
 
-def _candidates(rule: Rule, site: Site, group: int, where: str) -> int:
+def wanted_candidates(rule: Rule, site: Site, group: int, where: str) -> int:
+    """How many rows a rule wants of a site, in whole groups.
+
+    Raises:
+      ConfigError: more than there are; begins with ``where``.
+    """
     if rule.candidates is not None:
         if rule.candidates > site.width:
             raise ConfigError(f"{where}: candidates {rule.candidates} are more than the {site.width} rows there are")

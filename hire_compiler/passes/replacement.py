@@ -32,7 +32,27 @@ from hire_compiler.runtime.predictors import (
 )
 from hire_compiler.runtime.target import Target, bits_of, store
 from hire_compiler.runtime.weights import materialize, view
+from hire_compiler.sharding import Axes, MeshShape, Spec
 from hire_compiler.weights import Weight
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How prepared arrays lie on a mesh: every shard's own, one after the other along the first dimension.
+
+    Attributes:
+      mesh: all its axes.
+      rows: axes that split the rows of the site.
+      bits: arrays that are an argument itself, and how that is split.
+    """
+
+    mesh: MeshShape
+    rows: Axes
+    bits: tuple[tuple[str, Spec], ...] = ()
+
+    def spec(self, name: str) -> Spec:
+        """How a prepared array is split, for its first dimensions."""
+        return dict(self.bits).get(name, (self.rows,))
 
 
 @dataclass(frozen=True)
@@ -44,12 +64,18 @@ class Preparation:
       arguments: positions in ``@main`` of the weights that ``build`` takes.
       build: from those arrays to named arrays.
       bits: named arrays that are an argument itself, its bytes read as unsigned integers: no copy.
+      spread: how the arrays lie on a mesh, if every shard has its own.
     """
 
     key: str
     arguments: tuple[int, ...]
     build: Callable[..., Arrays]
     bits: tuple[tuple[str, int], ...] = ()
+    spread: Spread | None = None
+
+    def spec(self, name: str) -> Spec | None:
+        """On a mesh, the axes that split the first dimensions of an array."""
+        return None if self.spread is None else self.spread.spec(name)
 
     def traced(self, *arrays: jax.Array) -> Arrays:
         """All named arrays, as a function that JAX can trace."""

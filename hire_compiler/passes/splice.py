@@ -17,16 +17,22 @@ import jax.export
 from hire_compiler import _mlir
 from hire_compiler.passes.replacement import Preparation, Replacement
 from hire_compiler.runtime.target import Target, lowering_platform
+from hire_compiler.sharding import Spec
 
 
 @dataclass(frozen=True)
 class PreparedArray:
-    """One prepared array that the step takes: entry ``name`` of what ``preparation`` builds."""
+    """One prepared array that the step takes: entry ``name`` of what ``preparation`` builds.
+
+    Attributes:
+      spec: on a mesh, the axes that split its first dimensions.
+    """
 
     preparation: str
     name: str
     shape: tuple[int, ...]
     dtype: str
+    spec: Spec | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def splice(
     preparations = {r.preparation.key: r.preparation for r in replacements}
     shapes = {key: _prepared_shapes(p, arguments) for key, p in preparations.items()}
     order = [
-        PreparedArray(key, name, tuple(built[name].shape), str(built[name].dtype))
+        PreparedArray(key, name, tuple(built[name].shape), str(built[name].dtype), preparations[key].spec(name))
         for key, built in shapes.items()
         for name in sorted(built)
     ]
@@ -87,6 +93,7 @@ def splice(
     for i in sorted(set(range(len(arguments))) - set(kept), reverse=True):
         block.erase_argument(i)
     _mlir.set_main_signature(function)
+    _mlir.number_channels(module)
     if not module.operation.verify():
         raise AssertionError("the spliced module does not verify")
     return Spliced(_mlir.to_bytecode(module), kept, tuple(order), preparations, tuple(counters))

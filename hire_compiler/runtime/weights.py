@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from hire_compiler.weights import Step, Weight
 
@@ -53,10 +54,16 @@ def _scale(value: jax.Array, operation: str, factor: float) -> jax.Array:
     return value * constant if operation == "multiply" else value / constant
 
 
+def _turn(value: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """From all rows of some columns to some rows of all columns: every device sends each other one its part."""
+    return lax.all_to_all(value, axes, split_axis=0, concat_axis=1, tiled=True)
+
+
 _STEPS: dict[str, Callable[..., jax.Array]] = {
     "transpose": lambda value, *order: value.transpose(order),
     "reshape": lambda value, *shape: value.reshape(shape),
     "convert": lambda value, dtype: value.astype(dtype),
     "slice": _slice,
     "scale": _scale,
+    "turn": lambda value, *axes: _turn(value, axes),
 }

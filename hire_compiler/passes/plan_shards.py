@@ -1,0 +1,89 @@
+"""Plan sites whose rows are split over devices: a shard is planned as a site of its size. Pure, without IR.
+
+What changes is only how many candidates a shard keeps: an even share of the rule's, times the slack that the closed
+form asks for (:mod:`hire_compiler.sharding`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hire_compiler.config import Config, Rule
+from hire_compiler.passes.plan import SiteFacts, SitePlan, leave_dense, plan_site, wanted_candidates
+from hire_compiler.report import Site
+from hire_compiler.sharding import SiteLayout, expected_recall, kept_per_shard
+
+
+def plan_on_mesh(
+    sites: Sequence[Site], facts: Sequence[SiteFacts], layouts: Sequence[SiteLayout | str], config: Config
+) -> tuple[SitePlan, ...]:
+    """Decide every site of a program on several devices.
+
+    Args:
+      layouts: how each site lies on the mesh, or why its shards cannot work by themselves.
+
+    Raises:
+      ConfigError: a rule asks a site for something impossible; names both.
+    """
+    return tuple(
+        _without_layout(site, fact, layout, config)
+        if isinstance(layout, str)
+        else _plan_shard(site, fact, layout, config)
+        for site, fact, layout in zip(sites, facts, layouts, strict=True)
+    )
+
+
+def _without_layout(site: Site, facts: SiteFacts, why: str, config: Config) -> SitePlan:
+    planned = plan_site(site, replace(facts, devices=1), config)
+    if planned.predictor is None:
+        return planned
+    reason = f"{why}; every device would need rows of others"
+    return leave_dense(site, f"sharded over {facts.devices} devices: {reason}", sum(facts.weight_bytes))
+
+
+def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config) -> SitePlan:
+    shards, parts = layout.shards, layout.mesh.size(layout.batch)
+    shard = replace(site, width=site.width // shards, batch=site.batch // parts)
+    copied = facts.copied_bytes + (sum(facts.weight_bytes) if layout.turned else 0)
+    local_facts = replace(
+        facts,
+        weight_bytes=tuple(n // shards for n in facts.weight_bytes),
+        copied_bytes=copied // shards,
+        devices=1,
+    )
+    rules = tuple(_shard_rule(rule, site, facts, shards, config.shard_recall) for rule in config.rules)
+    planned = plan_site(shard, local_facts, replace(config, rules=rules))
+    if planned.predictor is None or shards == 1:
+        return planned
+    if planned.certify == "strict":
+        reason = "certify='strict' cannot order the winners of different shards yet; certify=True can"
+        return leave_dense(site, reason, sum(facts.weight_bytes))
+    group = planned.group
+    kept, total = planned.candidates // group, shard.width // group
+    wanted = _wanted(site, config, group) or min(kept, total)
+    recall = expected_recall(total * shards, wanted, shards, kept)
+    decision = replace(planned.decision, candidates=planned.candidates * shards, shards=shards, shard_recall=recall)
+    return replace(planned, decision=decision, axes=layout.rows)
+
+
+def _shard_rule(rule: Rule, site: Site, facts: SiteFacts, shards: int, recall: float) -> Rule:
+    """The rule of one shard: fewer candidates."""
+    if rule.dense or not rule.selects(site.kind, site.id, site.path):
+        return rule
+    group = rule.group if site.kind == "ffn" else 1
+    if site.width % (group * shards):
+        return rule  # refused below, in the sizes of a shard
+    wanted = wanted_candidates(rule, site, group, site.id) // group
+    kept = kept_per_shard(site.width // group, wanted, shards, recall)
+    if facts.winners_only:
+        kept = max(kept, min(facts.top_k, site.width // shards))
+    return replace(rule, density=None, candidates=kept * group)
+
+
+def _wanted(site: Site, config: Config, group: int) -> int:
+    """How many groups the rule of a site wants; 0 if none speaks for it."""
+    for rule in config.rules:
+        if rule.selects(site.kind, site.id, site.path) and not rule.dense:
+            return wanted_candidates(rule, site, group, site.id) // group
+    return 0

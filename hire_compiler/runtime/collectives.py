@@ -1,0 +1,60 @@
+"""DaT-Top-k: every shard chooses and computes by itself; here is how the shards' answers meet.
+
+Each function runs inside ``jax.shard_map``, on one device's part. What travels is what a result is made of, never
+scores, never gathered rows:
+
+* a feed-forward block: partial sums of d numbers a batch row, in the all-reduce that the dense block needs too;
+* a head of which winners are read: the shards' own k winners, as (value, index) pairs;
+* a head whose logits are read: nothing, they stay split over the vocabulary as the dense ones are.
+
+``axes`` names the mesh axes over which the rows (neurons, vocabulary) are split.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Axes = tuple[str, ...]
+
+
+def sum_shards(partial: jax.Array, axes: Axes) -> jax.Array:
+    """The sum of the shards' partial sums, on every shard."""
+    return lax.psum(partial, axes) if axes else partial
+
+
+def meet_winners(values: jax.Array, local_ids: jax.Array, rows: int, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """The best of all shards' winners, on every shard.
+
+    Ties go to the lowest row, as in the dense program, if the shard's own winners are sorted so: shards hold
+    ascending ranges of rows, and equal values keep the order in which they are gathered.
+
+    Args:
+      values: ``[b, k]``, the shard's winners, best first.
+      local_ids: ``[b, k]``, their rows, counted within the shard.
+      rows: how many rows a shard holds.
+
+    Returns:
+      ``(values [b, k], ids [b, k])``, ids counted over all shards.
+    """
+    ids = local_ids + (lax.axis_index(axes) * rows).astype(local_ids.dtype) if axes else local_ids
+    if not axes:
+        return values, ids
+    everyone = lax.all_gather(values, axes, axis=1, tiled=True)
+    all_ids = lax.all_gather(ids, axes, axis=1, tiled=True)
+    if values.shape[1] == 1:  # argmax, not top_k: the two differ in where they put NaN
+        at = jnp.argmax(everyone, axis=1, keepdims=True)
+    else:
+        at = lax.top_k(everyone, values.shape[1])[1]
+    return jnp.take_along_axis(everyone, at, axis=1), jnp.take_along_axis(all_ids, at, axis=1)
+
+
+def rows_held(count: jax.Array, axes: Axes, batch_axes: Axes) -> jax.Array:
+    """For how many batch rows something held on every shard, at least: from each shard's own count.
+
+    A shard's failures may or may not be those of another, so the shard that fails most is a bound for one mesh axis
+    of rows, and the parts of the batch add up.
+    """
+    worst = lax.pmin(count, axes) if axes else count
+    return lax.psum(worst, batch_axes) if batch_axes else worst
