@@ -43,6 +43,11 @@ def block(x: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
     return jax.nn.relu(jnp.sin(x) @ up) @ down
 
 
+def pointwise(x: jax.Array, kernel: jax.Array, layout: str = "NHC HIO NHC") -> jax.Array:
+    """A linear layer as a convolution with a window of one."""
+    return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=tuple(layout.split()))
+
+
 # --------------------------------------------------------------------------- feed-forward blocks
 
 FOUND_FFN: dict[str, tuple[Function, tuple[Any, ...]]] = {
@@ -57,6 +62,22 @@ FOUND_FFN: dict[str, tuple[Function, tuple[Any, ...]]] = {
     "output in heads": (
         lambda x, u, v: jnp.einsum("bf,fhk->bhk", jax.nn.relu(jnp.sin(x) @ u), v),
         (X, UP, shape(WIDTH, 4, 4)),
+    ),
+    "batched over one matrix": (
+        lambda x, u, v: jnp.einsum(
+            "ebf,efd->ebd", jax.nn.relu(jnp.einsum("ebd,edf->ebf", jnp.sin(x)[None], u[None])), v[None]
+        ),
+        (X, UP, DOWN),
+    ),
+    "convolutions with a window of one": (
+        lambda x, u, v: pointwise(jax.nn.relu(pointwise(jnp.sin(x)[None], u[None])), v[None]),
+        (X, UP, DOWN),
+    ),
+    "convolutions with features first": (
+        lambda x, u, v: pointwise(
+            jax.nn.relu(pointwise(jnp.sin(x).T[None], u.T[..., None], "NCH OIH NCH")), v.T[..., None], "NCH OIH NCH"
+        ),
+        (X, UP, DOWN),
     ),
     "scaled weights": (lambda x, u, v: jax.nn.relu(jnp.sin(x) @ (u * 0.5)) @ (v / 8), (X, UP, DOWN)),
     "a slice of the neurons": (lambda x, u, v: jax.nn.relu((jnp.sin(x) @ u)[:, :32]) @ v, (X, UP, shape(32, D))),
@@ -219,6 +240,16 @@ def test_not_a_site_when_a_factor_differs_by_batch_row() -> None:
         return (jax.nn.relu(jnp.sin(x) @ u) * s[:, None]) @ v
 
     assert not sites(program, X, UP, DOWN, shape(2))
+
+
+def test_not_a_site_when_a_dropout_is_left_on() -> None:
+    def program(x: jax.Array, up: jax.Array, down: jax.Array, key: jax.Array) -> jax.Array:
+        h = jax.nn.relu(jnp.sin(x) @ up)
+        return jnp.where(jax.random.bernoulli(jax.random.wrap_key_data(key), 0.9, h.shape), h / 0.9, 0) @ down
+
+    arguments = (X, UP, DOWN, shape(2, dtype=jnp.uint32))
+    for weight in ("up", "down"):
+        assert "(select" in why(program, weight, *arguments), why(program, weight, *arguments)
 
 
 def test_not_a_site_when_the_products_are_batched_over_experts() -> None:

@@ -2,7 +2,8 @@
 
 Calls are inlined (``relu``, ``silu``, scan bodies become plain operations), common subexpressions merged,
 dead code dropped, and loop-invariant carries become direct uses of the value outside the loop, so that a
-stacked weight is seen at its dot and a new operand can be used inside a body without threading it.
+stacked weight is seen at its dot and a new operand can be used inside a body without threading it. Products that
+are spelled otherwise become ``dot_general``.
 Meaning never changes here.
 """
 
@@ -11,12 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 from hire_compiler import _mlir
+from hire_compiler.passes.respell import respell_products
 
 
 def normalize(module: Any) -> None:
     """Normalize a parsed module in place."""
     _mlir.inline_calls(module)
     drop_invariant_carries(module)
+    respell_products(module)
     _mlir.run_passes(module, "trivial-dce,cse")
 
 

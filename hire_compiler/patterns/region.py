@@ -23,6 +23,9 @@ from hire_compiler.patterns.terms import Node, Parameter, Scalar, Stream, Term, 
 _MAX_OPERATIONS = 2000  # a region longer than this is a whole network, not an activation
 
 
+_MASKING = frozenset({"multiply", "divide", "select"})
+
+
 class RegionReader:
     """Reads regions; remembers every value it has seen, so shared subexpressions are read once."""
 
@@ -109,9 +112,15 @@ class RegionReader:
                 terms.append(self.term(operand))
             except NoMatch as no:
                 failed.append(no)
-        if failed:
-            raise max(failed, key=lambda no: no.depth)
-        return terms
+        if not failed:
+            return terms
+        deepest = max(failed, key=lambda no: no.depth)
+        before = tuple(dict.fromkeys(dot.op for term in terms for dot in products_of(term)))
+        if before and op.name in _MASKING:
+            # Something masks or scales what a product made: a dropout left on, padding masked out.
+            depth = max(deepest.depth, 3)
+            raise NoMatch(f"{deepest.reason} ({_describe(op)})", depth=depth, involved=before) from None
+        raise deepest
 
     def _row_operation(self, op: Op, value: Value) -> Term:
         term = self.term(op.operands[0])
