@@ -261,6 +261,7 @@ _DTYPES = {
     "bf16": "bfloat16",
     "f16": "float16",
     "i1": "bool",
+    "i4": "int4",
     "i8": "int8",
     "i16": "int16",
     "i32": "int32",

@@ -25,7 +25,7 @@ from hire_compiler.cost import CHIPS, Chip, OpCost, price
 from hire_compiler.errors import EstimateError
 from hire_compiler.hlo import HloProgram, read_hlo
 
-LARGE = 1 << 20  # copies below a megabyte are not worth a line
+LARGE = 4 << 20  # copies of less are no copies of a weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Estimate:
 
     @property
     def copies(self) -> tuple[OpCost, ...]:
-        """Copies of at least a megabyte a run, the dearest first: a whole weight must not be among them."""
+        """Copies of at least four megabytes a run, the dearest first: a whole weight must not be among them."""
         large = [op for op in self.operations if op.kind == "copy" and op.hbm_bytes // op.repeat >= LARGE]
         return tuple(sorted(large, key=lambda op: -op.hbm_bytes))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from hire_compiler.runtime.predictors import kept_for, predict, prepare_int4
 from hire_compiler.runtime.target import columns_dot, dot_of_few, own_rows_dot, rows_dot, target_for
 from hire_compiler.runtime.topk import top_candidates, top_groups
 
@@ -52,6 +53,22 @@ def test_the_best_row_is_among_the_candidates_of_the_partial_top_k() -> None:
     assert (np.diff(chosen, axis=1) > 0).all()
 
 
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize(("d", "columns"), [(24, 8), (24, 24), (32, 8)])
+def test_a_copy_of_four_bits_scores_the_same_in_a_type_of_four_bits(batch: int, d: int, columns: int) -> None:
+    x, packed = jnp.asarray(normal(batch, d)), prepare_int4(jnp.asarray(normal(50, d)), columns)
+    native = kept_for(packed, TPU)
+    assert native["q4"].dtype == jnp.int4
+    assert kept_for(packed, CPU)["q4"] is packed["q4"]
+    np.testing.assert_allclose(predict(x, native, TPU), predict(x, packed, CPU), rtol=1e-4, atol=1e-4)
+
+
+def test_factors_that_a_product_rounds_anyway_are_kept_rounded() -> None:
+    factors = {"a": jnp.ones((4, 2)), "b": jnp.ones((8, 2))}
+    assert kept_for(factors, TPU)["a"].dtype == jnp.bfloat16
+    assert kept_for(factors, CPU)["a"].dtype == jnp.float32
+
+
 # --------------------------------------------------------------------------- what XLA:TPU makes of them
 
 LAYERS, D, M = 3, 1024, 8192
@@ -88,6 +105,19 @@ def test_a_scanned_stack_copies_no_weight(batch: int) -> None:
     assert sparse.seconds < 0.4 * dense.seconds
     # One row alone would run on the vector unit.
     assert all(op.kind != "elementwise" or op.hbm_bytes < 1e5 for op in sparse.operations)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 8])
+def test_four_bits_are_read_as_four_bits(batch: int) -> None:
+    rule = hire.Rule(kind="head", predictor=hire.Quantized(4, columns=64), candidates=128)
+    step = hire.transform(jax.jit(top), hire.Config(rules=(rule,)), platform="tpu")
+    estimate = hire.estimate(step, bf16(VOCABULARY, D), bf16(batch, D))
+    scales, rows = VOCABULARY * D // 64 * 4, batch * 128 * D * 2
+    assert estimate.hbm_bytes < VOCABULARY * D // 2 + scales + rows + 1e6
+    assert estimate.temporary_bytes < 2 * VOCABULARY
+    assert not estimate.copies
 
 
 @needs_compiler

@@ -26,6 +26,7 @@ from hire_compiler.runtime.certify import prepare_bound
 from hire_compiler.runtime.predictors import (
     PREDICTOR_ARRAYS,
     Arrays,
+    kept_for,
     prepare_int4,
     prepare_low_rank,
     prepare_quantized,
@@ -164,9 +165,8 @@ def make_preparation(
     def build(*arrays: jax.Array) -> Arrays:
         given = dict(zip(used, arrays, strict=True))
         rows = materialize(predicted, given[predicted.argument])
-        prepared = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
-        if "a" in prepared and target.rounds_operands:
-            prepared["a"] = prepared["a"].astype(jnp.bfloat16)
+        made = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
+        prepared = kept_for(made, target)
         if plan.certify:
             prepared |= prepare_bound(rows, prepared)
         for i, w in enumerate(matrices):

@@ -7,10 +7,11 @@ Every predictor is a pair of functions: ``prepare_*`` makes its arrays once from
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.runtime.low_rank import low_rank_scores, prepare_low_rank
-from hire_compiler.runtime.quantized import int4_scores, prepare_int4, prepare_quantized, quantized_scores
+from hire_compiler.runtime.quantized import int4_scores, native_int4, prepare_int4, prepare_quantized, quantized_scores
 from hire_compiler.runtime.target import Target, own_rows_dot, take_rows
 
 Arrays = dict[str, jax.Array]
@@ -38,6 +39,16 @@ def predict(x: jax.Array, prepared: Arrays, target: Target, layer: jax.Array | N
     return quantized_scores(x, prepared, target)
 
 
+def kept_for(prepared: Arrays, target: Target) -> Arrays:
+    """What a ``prepare_…`` returned, in the types in which a platform keeps it."""
+    kept = dict(prepared)
+    if "q4" in kept and target.has_int4:
+        kept |= native_int4(kept)
+    if "a" in kept and target.rounds_operands:
+        kept["a"] = kept["a"].astype(jnp.bfloat16)
+    return kept
+
+
 def is_cascade(prepared: Arrays) -> bool:
     """Whether there is a finer copy behind the coarse one."""
     return "a" in prepared and "q" in prepared
@@ -50,6 +61,6 @@ def refine(x: jax.Array, prepared: Arrays, ids: jax.Array, target: Target) -> ja
 
 
 __all__ = [
-    "PREDICTOR_ARRAYS", "Arrays", "is_cascade", "predict", "prepare_int4", "prepare_low_rank", "prepare_quantized",
-    "refine",
+    "PREDICTOR_ARRAYS", "Arrays", "is_cascade", "kept_for", "predict", "prepare_int4", "prepare_low_rank",
+    "prepare_quantized", "refine",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ class Target:
         vector unit, at a fraction of the speed of the matrix unit.
       rounds_operands: a product of float32 rounds its operands to bfloat16 unless asked not to, so that factors which
         only go into such products are kept as bfloat16.
+      has_int4: keeps and reads arrays of four-bit numbers; elsewhere two share a byte and are unpacked.
       chunk_bytes: of a larger batch: bytes of a chunk of a narrow copy, converted to float32 and multiplied while it
         is in the cache.
       two_stage_top_k: find the best of a vocabulary by blocks first; plain sorts are slow there.
@@ -43,6 +44,7 @@ class Target:
     rows_one_by_one: bool
     least_rows: int
     rounds_operands: bool
+    has_int4: bool
     chunk_bytes: int
     two_stage_top_k: bool
     top_k_recall: float
@@ -56,6 +58,7 @@ _TARGETS = {
         rows_one_by_one=True,
         least_rows=1,
         rounds_operands=False,
+        has_int4=False,
         chunk_bytes=4 << 20,
         two_stage_top_k=True,
         top_k_recall=1.0,
@@ -67,6 +70,7 @@ _TARGETS = {
         rows_one_by_one=False,
         least_rows=1,
         rounds_operands=False,
+        has_int4=False,
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
         top_k_recall=1.0,
@@ -78,6 +82,7 @@ _TARGETS = {
         rows_one_by_one=False,
         least_rows=8,
         rounds_operands=True,
+        has_int4=True,
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
         top_k_recall=0.95,

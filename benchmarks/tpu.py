@@ -1,0 +1,205 @@
+"""What rewriting does on a TPU v5e, as the TPU compiler estimates it: no TPU is needed, and nothing is measured.
+
+python -m benchmarks.tpu [ffn] [head] [sharded] [--json FILE]        (needs the extra "tpu")
+
+Every row stands against two dense programs: as written, and the best dense form the same compiler finds (a batch of
+one padded to eight rows, layers scanned or unrolled). Times follow the published cost function (hire_compiler/cost.py);
+the HBM bytes beside them are the safer thing to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import hire_compiler as hire
+from benchmarks.timing import print_table
+from hire_compiler.estimate import Estimate
+
+TPU = "v5e:2x2"
+HEADER = [
+    "program",
+    "batch",
+    "µs",
+    "k cycles",
+    "HBM MB",
+    "over as written",
+    "over best dense",
+    "bytes over dense",
+    "copies",
+]
+
+
+def bf16(*shape: int) -> jax.ShapeDtypeStruct:
+    """The type of a bfloat16 array."""
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+
+
+def padded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with its last argument's rows filled up to eight, which keeps XLA:TPU off its vector unit."""
+
+    def wide(*args: Any) -> Any:
+        *weights, x = args
+        rows = x.shape[0]
+        return jax.tree.map(lambda y: y[:rows], function(*weights, jnp.pad(x, ((0, max(8 - rows, 0)), (0, 0)))))
+
+    return wide
+
+
+# --------------------------------------------------------------------------- feed-forward
+
+LAYERS, D, M = 4, 2048, 16384
+
+
+def relu_layer(x: jax.Array, w: dict[str, jax.Array]) -> jax.Array:
+    return jax.nn.relu(x @ w["up"].T) @ w["down"]
+
+
+def gated_layer(x: jax.Array, w: dict[str, jax.Array]) -> jax.Array:
+    return (jax.nn.relu(x @ w["gate"].T) * (x @ w["up"].T)) @ w["down"]
+
+
+def scanned(layer: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def stack(layers: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, w: (layer(x, w), None), x, layers)[0]
+
+    return stack
+
+
+def unrolled(layer: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def stack(layers: Sequence[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
+        for w in layers:
+            x = layer(x, w)
+        return x
+
+    return stack
+
+
+def ffn() -> list[tuple[str, int, Estimate]]:
+    """Scanned stacks, dense and rewritten; figures of one layer."""
+    rows = []
+    for name, layer, matrices in (
+        ("relu", relu_layer, ("up", "down")),
+        ("gated relu", gated_layer, ("gate", "up", "down")),
+    ):
+        stacked = {matrix: bf16(LAYERS, M, D) for matrix in matrices}
+        apart = [{matrix: bf16(M, D) for matrix in matrices}] * LAYERS
+        for batch in (1, 8):
+            x = bf16(batch, D)
+            forms = {
+                "dense, scanned": (jax.jit(scanned(layer)), stacked),
+                "dense, unrolled": (jax.jit(unrolled(layer)), apart),
+                "dense, scanned, padded": (jax.jit(padded(scanned(layer))), stacked),
+                "dense, unrolled, padded": (jax.jit(padded(unrolled(layer))), apart),
+            }
+            for rule_name, rule in (
+                ("LowRank(256), 10 %", dict(predictor=hire.LowRank(rank=256, dtype="bfloat16"), density=0.1)),
+                ("Exact(), 10 % fit", dict(predictor=hire.Exact(), density=0.1)),
+            ):
+                rules = (hire.Rule(kind="ffn", **rule),)
+                step = hire.transform(jax.jit(scanned(layer)), hire.Config(rules=rules), platform="tpu")
+                forms[f"hire {rule_name}"] = (step, stacked)
+            for form, (function, weights) in forms.items():
+                if batch > 1 and "padded" in form:
+                    continue
+                rows.append((f"{name} {D}→{M}: {form}", batch, hire.estimate(function, weights, x, tpu=TPU)))
+    return rows
+
+
+# --------------------------------------------------------------------------- head
+
+V = 262144
+
+
+def greedy(w: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.argmax(x @ w.T, axis=-1)
+
+
+def precise_greedy(w: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.argmax(jnp.dot(x, w.T, precision="highest"), axis=-1)
+
+
+def head() -> list[tuple[str, int, Estimate]]:
+    """Greedy heads, dense and rewritten."""
+    rows = []
+    predictors: dict[str, dict[str, Any]] = {
+        "int8": dict(predictor=hire.Quantized(bits=8), candidates=256),
+        "int4": dict(predictor=hire.Quantized(bits=4, columns=64), candidates=256),
+        "low rank d/8": dict(candidates=256),
+    }
+    for d in (640, 2048):
+        for batch in (1, 8):
+            x = bf16(batch, d)
+            forms: dict[str, Any] = {"dense": jax.jit(greedy), "dense, padded": jax.jit(padded(greedy))}
+            for name, options in predictors.items():
+                options = {"predictor": hire.LowRank(rank=d // 8, dtype="bfloat16"), **options}
+                rule = hire.Rule(kind="head", **options)
+                forms[f"hire {name}"] = hire.transform(jax.jit(greedy), hire.Config(rules=(rule,)), platform="tpu")
+            for form, function in forms.items():
+                if batch > 1 and "padded" in form:
+                    continue
+                rows.append((f"argmax {d}→{V} bf16: {form}", batch, hire.estimate(function, bf16(V, d), x, tpu=TPU)))
+        for batch in (1, 8):
+            f32 = jax.ShapeDtypeStruct((V, d), jnp.float32), jax.ShapeDtypeStruct((batch, d), jnp.float32)
+            certified = hire.transform(jax.jit(precise_greedy), platform="tpu")
+            for form, function in {"dense": jax.jit(precise_greedy), "hire certified": certified}.items():
+                rows.append((f"argmax {d}→{V} f32 highest: {form}", batch, hire.estimate(function, *f32, tpu=TPU)))
+    return rows
+
+
+# --------------------------------------------------------------------------- printing
+
+
+def table(title: str, rows: list[tuple[str, int, Estimate]]) -> list[dict[str, Any]]:
+    """Print one table; its figures as plain data."""
+    printed, data = [], []
+    for name, batch, estimate in rows:
+        group = name.partition(":")[0]
+        dense = [e for other, b, e in rows if b == batch and other.partition(":")[0] == group and "dense" in other]
+        best = min(dense, key=lambda e: e.seconds)
+        worst = f" ({estimate.worst_seconds * 1e6:.0f})" if estimate.worst_seconds > estimate.seconds else ""
+        printed.append(
+            [
+                name,
+                str(batch),
+                f"{estimate.seconds * 1e6:.0f}{worst}",
+                f"{estimate.cycles / 1e3:.0f}",
+                f"{estimate.hbm_bytes / 1e6:.1f}",
+                f"{dense[0].seconds / estimate.seconds:.2f}×",
+                f"{best.seconds / estimate.seconds:.2f}×",
+                f"{min(e.hbm_bytes for e in dense) / estimate.hbm_bytes:.2f}×",
+                f"{sum(op.hbm_bytes for op in estimate.copies) / 1e6:.0f} MB" if estimate.copies else "none",
+            ]
+        )
+        data.append(
+            {"program": name, "batch": batch, **{k: v for k, v in estimate.to_dict().items() if k != "operations"}}
+        )
+    compiler = rows[0][2].compiler
+    print_table(f"{title}; an estimate by the TPU compiler ({compiler}, {TPU}), not a measurement", HEADER, printed)
+    return data
+
+
+def main() -> None:
+    """Print the tables asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", default=[], help="ffn, head (both by default)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    options = parser.parse_args()
+    makers = {
+        "ffn": (f"{LAYERS} feed-forward layers, bfloat16, scanned", ffn),
+        "head": ("LM head (in brackets: the dense branch runs)", head),
+    }
+    wanted = options.tables or list(makers)
+    figures = {name: table(makers[name][0], makers[name][1]()) for name in wanted}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
