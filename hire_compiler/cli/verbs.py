@@ -19,7 +19,6 @@ from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.atomic import new_file
 from hire_compiler.offline.calibrate import calibrate_export, load_calibration, save_calibration
 from hire_compiler.offline.inputs import inputs_from, random_inputs
-from hire_compiler.offline.naming import assign_names
 from hire_compiler.offline.tensors import TensorWriter, open_tensors, spec_of
 from hire_compiler.offline.verify import verify as compare
 from hire_compiler.rules import RulesFile, read_rules
@@ -74,8 +73,7 @@ def rewrite(options: Namespace) -> int:
 
 def prepare(options: Namespace) -> int:
     """The model's weights into an artifact."""
-    artifact = hire.load(options.artifact)
-    artifact.given = assign_names(artifact.manifest.sources, open_tensors(options.weights), dict(options.map))
+    artifact = hire.load(options.artifact).with_weights(options.weights, dict(options.map))
     output, force = (options.output, options.force) if options.output else (options.artifact, True)
     with progress() as tell:
         artifact.save(output, overwrite=force, new=options.new_weights, progress=tell)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from hire_compiler.errors import ArtifactError, WeightError
 from hire_compiler.offline.atomic import new_directory
 from hire_compiler.offline.manifest import MANIFEST, File, Manifest, Platform, read_manifest
+from hire_compiler.offline.naming import assign_names
 from hire_compiler.offline.tensors import Spec, Tensors, TensorWriter, digest, from_tree, open_tensors, spec_of
 from hire_compiler.offline.trees import nest
 from hire_compiler.prepared import check_finite
@@ -112,18 +113,33 @@ class Artifact:
 
     # ------------------------------------------------------------------ weights
 
+    def with_weights(self, weights: Any, mapping: Mapping[str, str] | None = None) -> Artifact:
+        """The same artifact, to be prepared from the model's weights.
+
+        Args:
+          weights: files or arrays, as for :func:`hire_compiler.rewrite`.
+          mapping: from the names of ``manifest.sources`` to tensors, where names differ.
+
+        Raises:
+          WeightError: names or types do not fit.
+        """
+        given = assign_names(self.manifest.sources, open_tensors(weights), mapping or {})
+        return replace(self, given=given, _loaded={})
+
     def prepare(self, weights: Any = None, *, platform: str | None = None, new: bool = False) -> dict[str, jax.Array]:
         """Make the step's weights from the model's.
 
         Args:
-          weights: a file, files, or a mapping by the names of ``manifest.sources``; None for those given at rewrite.
+          weights: files or arrays, named as for :meth:`with_weights`; None for those given at rewrite.
           platform: whose form of the weights to make; the default backend if None.
           new: accept other numbers than the artifact was first prepared from (a fine-tuned model).
 
         Raises:
           WeightError: a weight is missing, has another type, holds NaN or Inf, or is one of another model.
         """
-        tensors = self._originals(weights)
+        if weights is not None:
+            return self.with_weights(weights).prepare(platform=platform, new=new)
+        tensors = self._originals()
         made = self.prepared_tensors(self.platform(platform), tensors, {}, new=new)
         return {name: jax.numpy.asarray(array) for name, array in made}
 
@@ -140,14 +156,13 @@ class Artifact:
         """Whether its weights are at hand, stored or given."""
         return self.given is not None or any(entry.stored for entry in self.manifest.platforms.values())
 
-    def _originals(self, weights: Any) -> Tensors:
-        tensors = self.given if weights is None else open_tensors(weights)
-        needed = {name: spec for name, spec in self.manifest.sources.items() if name not in self.constants.specs}
+    def _originals(self) -> Tensors:
+        tensors = self.given
         if tensors is None:
-            if needed:
+            if self.manifest.sources:
                 raise WeightError(f"{self._where} holds no weights: prepare it with the model's weights first")
             tensors = from_tree({})
-        for name, spec in needed.items():
+        for name, spec in self.manifest.sources.items():
             if name not in tensors.specs:
                 raise WeightError(
                     f"{tensors.origin} lacks the weight {name!r} ({spec}), which {self._where} needs: these are the "
@@ -253,10 +268,9 @@ class Artifact:
         new: bool,
         progress: Progress,
     ) -> Platform:
-        needed = [source for source in self.manifest.sources if source not in self.constants.specs]
-        if self.given is None and needed:
+        if self.given is None and self.manifest.sources:
             return replace(entry, stored="")
-        tensors, total = self._originals(None), len(entry.weights)
+        tensors, total = self._originals(), len(entry.weights)
 
         def made() -> Iterator[tuple[str, Any]]:
             for done, pair in enumerate(self.prepared_tensors(entry, tensors, hashes, new=new), start=1):

@@ -97,7 +97,8 @@ class Manifest:
       versions: of the packages that wrote it.
       inputs, results: what the step takes beside the weights, and types of what it returns.
       donate: positions of the step's arguments whose buffers the author gave away.
-      sources: the model's weights by name; with a hash once the artifact was prepared from them.
+      sources: the model's weights by name.
+      hashes: of those weights, once the artifact was prepared from them.
       platforms: by name.
       files: every other file of the artifact.
     """

@@ -25,6 +25,8 @@ def assign_names(sources: Mapping[str, Spec], weights: Tensors, mapping: Mapping
     """
     names, types = list(sources), list(sources.values())
     if set(names) <= set(weights.specs) and not mapping:
+        return weights.renamed({name: name for name in names})
+    if not names:
         return weights
     chosen = match_names("the artifact", names, types, weights, mapping)
     return weights.renamed({names[leaf]: tensor for leaf, tensor in chosen.items()})

@@ -137,6 +137,7 @@ def _assemble(
         for preparation in entries[name].preparations:
             sources |= {n: signature.spec(n, one.program) for n in preparation.inputs}
         sources |= {n: entries[name].weights[n] for n in entries[name].originals}
+    sources = {name: spec for name, spec in sources.items() if not files.holds(name)}
     files.blobs[PLAN] = _json({name: [asdict(d) for d in b.outcome.report.decisions] for name, b in built.items()})
     files.blobs[REPORT] = _json({name: b.outcome.report.to_dict() for name, b in built.items()})
     any_program = next(iter(built.values())).program
@@ -184,6 +185,10 @@ class _Files:
         """File a tensor under a name of its own contents."""
         self._arrays[name] = np.asarray(array)
         return name
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor of that name is filed."""
+        return name in self._arrays
 
     def constants(self) -> Tensors:
         """All tensors filed."""
