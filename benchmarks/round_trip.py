@@ -1,7 +1,7 @@
 """Rewrite every module of a folder offline at full width, run the artifacts elsewhere, and compare with dense.
 
-``python -m benchmarks.round_trip FOLDER --python PYTHON``: FOLDER holds ``*.mlir``, ``*.mlir.gz``, portable artifacts or
-serialized exports; PYTHON is an interpreter that has jax, numpy, flatbuffers and safetensors and need not have this
+``python -m benchmarks.round_trip FOLDER --python PYTHON``: FOLDER holds ``*.mlir``, ``*.mlir.gz``, ``*.vhlo`` or
+``*.jax_export``; PYTHON is an interpreter that has jax, numpy, flatbuffers and safetensors and need not have this
 package. Weights and inputs are random. At full width (every row a candidate) the artifact must equal dense to rounding.
 """
 
@@ -115,8 +115,10 @@ def main() -> int:
             row = round_trip(path, options.python, Path(folder), FULL)
         good = row["error"] <= options.tolerance * (100 if row["bf16"] else 1) and row["equal"] == row["integers"]
         failed += not good
+        kind = " (bfloat16)" if row["bf16"] else ""
         print(
-            f"{row['name']:<32} {row['rewritten']:>2} of {row['sites']:>2} sites rewritten, error {row['error']:.1e}{' (bf16)' * row['bf16']}, "
+            f"{row['name']:<32} {row['rewritten']:>2} of {row['sites']:>2} sites rewritten, "
+            f"error {row['error']:.1e}{kind}, "
             f"integers {row['equal']} of {row['integers']}, {row['seconds']:.1f} s{'' if good else '   DIFFERENT'}",
             flush=True,
         )

@@ -2,6 +2,6 @@
 
 import sys
 
-from hire_compiler.cli import main
+from hire_compiler.cli import command_line
 
-sys.exit(main())
+sys.exit(command_line())

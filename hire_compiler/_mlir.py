@@ -9,6 +9,7 @@ modules cross this border as bytecode and are parsed into a context of our own.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,15 +63,45 @@ def parse_portable(artifact: bytes) -> Any:
 def parse_any(data: bytes, name: str) -> Any:
     """Parse StableHLO text or bytecode, a VHLO portable artifact, or a serialized ``jax.export``."""
     # Each reader would print its own complaint about the others' formats.
-    silence = ir.Context.current.attach_diagnostic_handler(lambda _diagnostic: True)
-    try:
+    with silence():
         return _parse_any(data, name)
+
+
+def check_strings(module: Any) -> None:
+    """Refuse a module with names that are no UTF-8: reading one of them would abort the whole process.
+
+    Raises:
+      HireError: there is one; only a corrupted file has them.
+    """
+    printed = module.operation.get_asm(enable_debug_info=True, large_elements_limit=16, binary=True)
+    for run in re.findall(rb"(?:\\[0-9A-F]{2})+", printed):  # the printer escapes whatever is not plain ASCII
+        try:
+            bytes.fromhex(run.replace(b"\\", b"").decode()).decode()
+        except UnicodeDecodeError:
+            raise HireError("it holds a name that is no text") from None
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep MLIR from printing what it finds wrong; the caller says it in a sentence."""
+    handler = ir.Context.current.attach_diagnostic_handler(lambda _diagnostic: True)
+    try:
+        yield
     finally:
-        silence.detach()
+        handler.detach()
 
 
 def _parse_any(data: bytes, name: str) -> Any:
-    for read in (parse, parse_portable, lambda d: parse_portable(_exported_module(d))):
+    readers = (parse, parse_portable, lambda d: parse_portable(_exported_module(d)))
+    for read in readers if data.startswith(BYTECODE) or _is_text(data) else readers[1:]:
         try:
             module = read(data)
         except Exception:  # each reader fails in its own way on the others' formats

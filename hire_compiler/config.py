@@ -250,4 +250,7 @@ class Config:
             isinstance(self.shard_recall, (int, float)) and 0 < self.shard_recall < 1,
             f"Config.shard_recall is {self.shard_recall!r}: give a share between 0 and 1, such as 0.99",
         )
+        for name in ("exact", "check_weights"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), f"Config.{name} is {value!r}, must be true or false")
         object.__setattr__(self, "rules", rules)

@@ -7,7 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from hire_compiler.cli.parser import make_parser
+from hire_compiler.cli.supervise import supervised
 from hire_compiler.errors import HireError
+
+
+def command_line() -> int:
+    """The entry point: :func:`main` in a child process that may crash."""
+    return supervised(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_one_line(error))
     except MemoryError:
         return _fail("out of memory")
+    except Exception as error:
+        if "HIRE_TRACEBACK" in os.environ:
+            raise
+        return _fail(f"{type(error).__name__}: {_one_line(error)} (HIRE_TRACEBACK=1 shows where)")
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -82,6 +82,8 @@ class Source:
         except ValueError as error:
             why = str(error.__cause__ or error).strip().splitlines()[0]
             raise CaptureError(f"{self.name}: a dynamic shape does not follow from the arguments: {why}") from None
+        except _mlir.ir.MLIRError as error:
+            raise CaptureError(f"{self.name} is no valid program: {str(error).strip().splitlines()[0]}") from None
         constants = [Argument(_content_name(c), c.shape, str(c.dtype)) for c in settled.constants]
         own = [Argument(self.names[i], *self.types[i], self.donated[i]) for i in self.kept]
         return Program(
@@ -142,8 +144,12 @@ def source_from_bytes(data: bytes, name: str, dims: Mapping[str, int]) -> Source
 
 
 def _from_exported(exported: Any, name: str, dims: Mapping[str, int]) -> Source:
-    with _mlir.fresh_context():
-        module = _mlir.parse_portable(exported.mlir_module_serialized)
+    with _mlir.fresh_context(), _mlir.silence():
+        try:
+            module = _mlir.parse_portable(exported.mlir_module_serialized)
+            _mlir.check_strings(module)
+        except HireError as error:
+            raise HireError(f"{name} is a truncated or corrupted export: {error}") from None
         _refuse_rewritten(module, name)
         hidden, main = _hidden_platform(module), _mlir.main_function(module)
         donated = [_is_donated(main, i + int(hidden)) for i in range(len(exported.module_kept_var_idx))]
@@ -199,11 +205,12 @@ def _check_dims(name: str, needed: list[str], dims: Mapping[str, int]) -> None:
 def _from_module(data: bytes, name: str, dims: Mapping[str, int]) -> Source:
     with _mlir.fresh_context():
         module = _mlir.parse_any(data, name)
-        _refuse_rewritten(module, name)
         try:
+            _mlir.check_strings(module)
             main = _mlir.main_function(module)
         except HireError as error:
             raise HireError(f"{name}: {error}") from None
+        _refuse_rewritten(module, name)
         if _hidden_platform(module):
             raise CaptureError(
                 f"{name} is the bare module of an export for several platforms, and does not say which: give the "

@@ -46,7 +46,7 @@ def settle(module: bytes, types: Sequence[tuple[tuple[int, ...], str]], platform
     Raises:
       ValueError: a dynamic shape does not follow from the types of the arguments.
     """
-    with _mlir.fresh_context():
+    with _mlir.fresh_context(), _mlir.silence():
         parsed = _mlir.parse(module)
         if platform is not None:
             _set_platform(parsed, platform)
