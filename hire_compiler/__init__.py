@@ -4,6 +4,9 @@
 >>> step = hire.transform(jax.jit(decode_step), hire.Config(rules=(...)))    # doctest: +SKIP
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from hire_compiler.api import HireFunction, inspect, transform
 from hire_compiler.calibrate import calibrate
 from hire_compiler.calibration import Calibration
@@ -19,10 +22,26 @@ from hire_compiler.errors import (
     WeightError,
 )
 from hire_compiler.estimate import Comparison, Estimate, estimate
-from hire_compiler.offline.artifact import Artifact, load
-from hire_compiler.offline.rewrite import rewrite
 from hire_compiler.report import Decision, Miss, Report, Site
 from hire_compiler.version import __version__
+
+if TYPE_CHECKING:
+    from hire_compiler.offline.artifact import Artifact, load
+    from hire_compiler.offline.rewrite import rewrite
+
+# What only some programs need is imported when it is first named.
+_LATER = {
+    "Artifact": "hire_compiler.offline.artifact",
+    "load": "hire_compiler.offline.artifact",
+    "rewrite": "hire_compiler.offline.rewrite",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)
+
 
 __all__ = [
     "Artifact",

@@ -21,7 +21,6 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
-from hire_compiler.offline.source import read_source
 from hire_compiler.passes.pipeline import inspect_program, rewrite_program
 from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.prepared import Arrays, PreparedCache
@@ -81,6 +80,8 @@ def inspect(target: Any, *args: Any, **kwargs: Any) -> Report:
 
 
 def _inspect_export(target: Any, *, dims: dict[str, int] | None = None) -> Report:
+    from hire_compiler.offline.source import read_source
+
     source = read_source(target, dims=dims)
     refusal = source.refusal()
     if refusal:
