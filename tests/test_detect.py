@@ -415,6 +415,27 @@ def test_sites_are_numbered_in_program_order_and_carry_the_models_own_path() -> 
     ]
 
 
+def test_projections_of_attention_are_no_adapters_where_embeddings_are_products() -> None:
+    """With one-hot embeddings the whole residual stream is made of products and elementwise code."""
+
+    def norm(x: jax.Array) -> jax.Array:
+        return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+
+    def program(ids: jax.Array, embed: jax.Array, layers: list[tuple[jax.Array, ...]]) -> jax.Array:
+        x = jax.nn.one_hot(ids, VOCABULARY) @ embed
+        for q, o, up, down in layers:
+            h = norm(x) @ q
+            x = x + (jax.nn.softmax(h @ h.T) @ h) @ o
+            x = x + block(norm(x), up, down)
+        return jnp.argmax(norm(x) @ embed.T, -1)
+
+    layer = (shape(D, D), shape(D, D), UP, DOWN)
+    report = hire.inspect(program, shape(4, dtype=jnp.int32), HEAD, [layer] * 4)
+    assert [site.kind for site in report.sites] == ["ffn"] * 4 + ["head"]
+    reasons = {miss.reason.split(" (")[0] for miss in report.misses}
+    assert reasons <= {"its result goes into another product", "its 16 rows are no more than its 16 inputs"}, reasons
+
+
 def test_a_miss_says_where_it_stands() -> None:
     def program(x: jax.Array, w: jax.Array) -> jax.Array:
         with jax.named_scope("attention"), jax.named_scope("q_proj"):

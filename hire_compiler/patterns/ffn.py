@@ -75,6 +75,8 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
             raise
         # What stands there is no concern of this product: it came in through the residual stream.
         raise NoMatch(no.reason, depth=min(no.depth, 1)) from None
+    if _is_residual(region):
+        raise NoMatch("its input is a sum of what earlier blocks put out, not one block's neurons")
     try:
         return _match_region(down, region)
     except NoMatch as no:
@@ -100,6 +102,17 @@ def _match_region(down: WeightDot, region: Region) -> FfnMatch:
         raise NoMatch("both products read the same parameter (attention to a memory, not a feed-forward)", depth=4)
     _check_layers(down, products, region)
     return FfnMatch(down, products, matrices, region, activation, region.parameters)
+
+
+def _is_residual(region: Region) -> bool:
+    """Whether products are summands of a residual stream: none has more rows than inputs, and they differ in these.
+
+    An embedding that is spelled as a product with one-hot rows begins such a stream, too; a norm follows it.
+    """
+    products = region.products
+    if any(dot.rows > dot.d for dot in products):
+        return False
+    return region.expression.rowwise or any(dot.x is not products[0].x for dot in products)
 
 
 def _check_same_input(products: tuple[WeightDot, ...]) -> None:

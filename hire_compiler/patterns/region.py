@@ -7,13 +7,15 @@ resolved into one expression over ``[batch, columns]`` (``canonical.py``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from hire_compiler.expression import OPERATIONS
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.canonical import Region, canonical_form, resolve
 from hire_compiler.patterns.computed import computed_weight
-from hire_compiler.patterns.dots import read_weight_dot
+from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
@@ -23,6 +25,7 @@ from hire_compiler.patterns.terms import Node, Parameter, Scalar, Stream, Term, 
 _MAX_OPERATIONS = 2000  # a region longer than this is a whole network, not an activation
 
 
+_MAX_PRODUCTS = 4  # two make a gated block, adapters may stand beside them; more is the sum of earlier layers
 _MASKING = frozenset({"multiply", "divide", "select"})
 
 
@@ -101,8 +104,11 @@ class RegionReader:
         size = 1 + sum(arg.size for arg in args if isinstance(arg, Node))
         if size > _MAX_OPERATIONS:
             raise NoMatch(f"more than {_MAX_OPERATIONS} operations stand before it since the last product", depth=1)
+        products = frozenset[WeightDot]().union(*map(products_of, args))
+        if len(products) > _MAX_PRODUCTS:
+            raise NoMatch(f"more than {_MAX_PRODUCTS} matrix products are added up (a residual stream)")
         direction = op.text("comparison_direction") if op.name == "compare" else None
-        return Node(op.name, args, value.dtype, direction, size)
+        return Node(op.name, args, value.dtype, direction, size, products)
 
     def _operands(self, op: Op) -> list[Term]:
         """The terms of all operands; of several that fail, the one that came furthest says why."""
@@ -115,7 +121,7 @@ class RegionReader:
         if not failed:
             return terms
         deepest = max(failed, key=lambda no: no.depth)
-        before = tuple(dict.fromkeys(dot.op for term in terms for dot in products_of(term)))
+        before = _in_order(dot.op for term in terms for dot in products_of(term))
         if before and op.name in _MASKING:
             # Something masks or scales what a product made: a dropout left on, padding masked out.
             depth = max(deepest.depth, 3)
@@ -128,7 +134,7 @@ class RegionReader:
             return read_row_operation(op, value.index, term)
         except NoMatch as no:
             depth = max(no.depth, 3) if products_of(term) else 1
-            before = tuple(dict.fromkeys(dot.op for dot in products_of(term)))
+            before = _in_order(dot.op for dot in products_of(term))
             raise NoMatch(f"{no.reason} ({_describe(op)})", depth=depth, involved=before) from None
 
     def _layout(self, op: Op) -> Term:
@@ -152,8 +158,11 @@ class RegionReader:
 
     def _products_before(self, op: Op) -> tuple[Op, ...]:
         terms = [self._terms.get(id(operand)) for operand in op.operands]
-        found = [dot.op for term in terms if isinstance(term, Term) for dot in products_of(term)]
-        return tuple(dict.fromkeys(found))
+        return _in_order(dot.op for term in terms if isinstance(term, Term) for dot in products_of(term))
+
+
+def _in_order(operations: Iterable[Op]) -> tuple[Op, ...]:
+    return tuple(sorted(set(operations), key=lambda op: op.position))
 
 
 def _read_operands(value: Value) -> tuple[Value, ...]:

@@ -42,13 +42,19 @@ class Scalar:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An elementwise operation; ``size`` counts the operations below it, shared ones as often as they are used."""
+    """An elementwise operation.
+
+    Attributes:
+      size: the operations below it, shared ones counted as often as they are used.
+      products: the matrix products below it, those behind row numbers included.
+    """
 
     op: str
     args: tuple[Term, ...]
     dtype: str
     value: str | None = None
     size: int = 1
+    products: frozenset[WeightDot] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +95,8 @@ def _mapped(term: Term, apply: Callable[[np.ndarray], np.ndarray], done: dict[in
             return Stream(dot, apply(rows), apply(batch))
         case Parameter(origin, index):
             return Parameter(origin, apply(index))
-        case Node(op, args, dtype, value, size):
-            return Node(op, tuple(done[id(arg)] for arg in args), dtype, value, size)
+        case Node(op, args, dtype, value, size, products):
+            return Node(op, tuple(done[id(arg)] for arg in args), dtype, value, size, products)
         case RowNumber(op, arg, shape, columns, dtype, batch, rank):
             return RowNumber(op, arg, shape, columns, dtype, apply(batch), apply(rank))
     return term
@@ -113,14 +119,13 @@ def topological(term: Term) -> list[Term]:
     return order
 
 
-def products_of(term: Term) -> list[WeightDot]:
+def products_of(term: Term) -> frozenset[WeightDot]:
     """Every matrix product with a weight below, those behind row numbers included."""
-    found = []
-    stack = [term]
-    while stack:
-        for part in topological(stack.pop()):
-            if isinstance(part, Stream):
-                found.append(part.dot)
-            elif isinstance(part, RowNumber):
-                stack.append(part.arg)
-    return found
+    match term:
+        case Stream(dot):
+            return frozenset((dot,))
+        case Node():
+            return term.products
+        case RowNumber():
+            return products_of(term.arg)
+    return frozenset()
