@@ -15,7 +15,7 @@ from hire_compiler.expression import OPERATIONS
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.canonical import Region, canonical_form, resolve
 from hire_compiler.patterns.computed import computed_weight
-from hire_compiler.patterns.dots import WeightDot, read_weight_dot
+from hire_compiler.patterns.dots import read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
@@ -104,11 +104,11 @@ class RegionReader:
         size = 1 + sum(arg.size for arg in args if isinstance(arg, Node))
         if size > _MAX_OPERATIONS:
             raise NoMatch(f"more than {_MAX_OPERATIONS} operations stand before it since the last product", depth=1)
-        products = frozenset[WeightDot]().union(*map(products_of, args))
-        if len(products) > _MAX_PRODUCTS:
-            raise NoMatch(f"more than {_MAX_PRODUCTS} matrix products are added up (a residual stream)")
         direction = op.text("comparison_direction") if op.name == "compare" else None
-        return Node(op.name, args, value.dtype, direction, size, products)
+        node = Node(op.name, args, value.dtype, direction, size)
+        if len(node.products) > _MAX_PRODUCTS:
+            raise NoMatch(f"more than {_MAX_PRODUCTS} matrix products are added up (a residual stream)")
+        return node
 
     def _operands(self, op: Op) -> list[Term]:
         """The terms of all operands; of several that fail, the one that came furthest says why."""

@@ -7,7 +7,7 @@ is, in the shape of the tensor at hand; a layout operation is applied to them by
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -54,7 +54,10 @@ class Node:
     dtype: str
     value: str | None = None
     size: int = 1
-    products: frozenset[WeightDot] = frozenset()
+    products: frozenset[WeightDot] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "products", frozenset[WeightDot]().union(*map(products_of, self.args)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +98,8 @@ def _mapped(term: Term, apply: Callable[[np.ndarray], np.ndarray], done: dict[in
             return Stream(dot, apply(rows), apply(batch))
         case Parameter(origin, index):
             return Parameter(origin, apply(index))
-        case Node(op, args, dtype, value, size, products):
-            return Node(op, tuple(done[id(arg)] for arg in args), dtype, value, size, products)
+        case Node(op, args, dtype, value, size):
+            return Node(op, tuple(done[id(arg)] for arg in args), dtype, value, size)
         case RowNumber(op, arg, shape, columns, dtype, batch, rank):
             return RowNumber(op, arg, shape, columns, dtype, apply(batch), apply(rank))
     return term
