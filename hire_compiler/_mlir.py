@@ -656,6 +656,28 @@ def _mesh_operations(module: Any) -> list[Any]:
     return [op.operation for op in module.body.operations if op.operation.name == "sdy.mesh"]
 
 
+def manual_shardings(op: Any) -> tuple[str, list[DimensionAxes]]:
+    """The mesh of a ``sdy.manual_computation``, and how its operands are split over the devices."""
+    shardings = list(sdy.TensorShardingPerValueAttr(op.attributes["in_shardings"]).shardings)
+    shardings += list(sdy.TensorShardingPerValueAttr(op.attributes["out_shardings"]).shardings)
+    mesh = ir.FlatSymbolRefAttr(sdy.TensorShardingAttr(shardings[0]).mesh_or_ref).value
+    return str(mesh), [_dimension_axes(sharding) for sharding in shardings[: len(op.operands)]]
+
+
+def collective_groups(op: Any) -> tuple[tuple[int, ...], ...]:
+    """The devices that a collective brings together, as numbers; () where it does not list them."""
+    named = "replica_groups" if "replica_groups" in op.attributes else "source_target_pairs"
+    groups = np.asarray(ir.DenseIntElementsAttr(op.attributes[named]))
+    return tuple(tuple(int(device) for device in group) for group in groups.reshape(groups.shape[0], -1))
+
+
+def collective_axes(op: Any) -> tuple[str, tuple[str, ...]] | None:
+    """The mesh and its axes over which a collective goes, where it names axes (JAX 0.12); else None."""
+    printed = str(op.attributes["replica_groups"]) if "replica_groups" in op.attributes else ""
+    mesh = re.search(r"mesh = @([\w.$-]+)", printed)
+    return None if mesh is None else (mesh[1], tuple(re.findall(r'name = "([^"]+)"', printed)))
+
+
 def number_channels(module: Any, first: int = 1) -> int:
     """Give every collective a channel of its own, as merged modules repeat theirs; the next free number."""
     for op in _every_operation(module.operation):

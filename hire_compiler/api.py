@@ -296,7 +296,21 @@ class _Signature:
         assert self.spliced is not None
         values = [*self.program.constants, *leaves]
         kept = [values[i] for i in self.spliced.kept]
-        return [*kept, *(self._prepared_type(entry) for entry in self.spliced.prepared)]
+        placed = self._placed_by_xla(values) if self._mesh is not None else {}
+        return [*kept, *(placed.get((e.preparation, e.name)) or self._prepared_type(e) for e in self.spliced.prepared)]
+
+    def _placed_by_xla(self, values: Sequence[Any]) -> dict[tuple[str, str], jax.ShapeDtypeStruct]:
+        """Where XLA puts the prepared arrays for which the plan names no place (``sharded="vanilla"``)."""
+        assert self.spliced is not None
+        placed = {}
+        for key, preparation in self.spliced.preparations.items():
+            if preparation.spread is None:
+                build = jax.jit(preparation.traced)
+                lowered = build.lower(*(_abstract(values[i], _aval(values[i])) for i in preparation.arguments))
+                for name, sharding in lowered.compile().output_shardings.items():
+                    kind = lowered.out_info[name]
+                    placed[key, name] = jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=sharding)
+        return placed
 
     def _prepared_type(self, entry: PreparedArray) -> jax.ShapeDtypeStruct:
         dtype = jax.numpy.dtype(entry.dtype)
@@ -360,7 +374,7 @@ class _Signature:
             try:
                 array = prepared[entry.preparation][entry.name]
             except (KeyError, TypeError):
-                raise WeightError(f"prepared= lacks {_described(entry)}") from None
+                raise WeightError(f"prepared= {_lacking(prepared, entry)} {_described(entry)}") from None
             if array.shape != entry.shape or str(array.dtype) != entry.dtype:
                 raise WeightError(
                     f"prepared= has the wrong shape or type, {array.dtype}{list(array.shape)}, for {_described(entry)}"
@@ -427,6 +441,17 @@ def _mesh(values: Sequence[Any]) -> Any:
 
 def _device_count(values: Sequence[Any]) -> int:
     return max((placement.num_devices for value in values if (placement := _placement(value))), default=1)
+
+
+def _lacking(prepared: Any, entry: PreparedArray) -> str:
+    """What is wrong with prepared arrays that lack one: they may have been made for another mesh."""
+    layout = entry.preparation.rpartition("|")[2]
+    given = [key.rpartition("|")[2] for key in prepared] if isinstance(prepared, dict) else []
+    others = [text for text in given if text.startswith("mesh ")] if entry.spec else []
+    if not others:
+        return "lacks"
+    here, there = (text.partition(";")[0] for text in (layout, others[0]))
+    return f"was made for the {there} and the weights lie on the {here}; it lacks"
 
 
 def _described(entry: PreparedArray) -> str:

@@ -173,10 +173,8 @@ def _shard_text(decision: Decision) -> str:
     if decision.shards == 1:
         return ""
     kept = decision.candidates // decision.shards
-    return (
-        f"; {decision.shards} shards choose {kept} rows each, expected to hold {decision.shard_recall:.2%} of the "
-        "best; bytes are one device's"
-    )
+    recall = f", expected to hold {decision.shard_recall:.2%} of the best" if decision.predictor != "Exact()" else ""
+    return f"; {decision.shards} shards choose {kept} rows each{recall}; bytes are one device's"
 
 
 def _miss_lines(misses: tuple[Miss, ...]) -> list[str]:

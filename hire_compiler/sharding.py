@@ -157,6 +157,10 @@ class SiteLayout:
         """Into how many parts the rows are split."""
         return self.mesh.size(self.rows)
 
+    def __str__(self) -> str:
+        split = ", ".join(f"{position}: {spec}" for position, spec in self.arguments)
+        return f"mesh {self.mesh}; rows over {self.rows}{', turned' if self.turned else ''}; {split}"
+
     def argument(self, position: int) -> Spec:
         """How an argument is split."""
         return dict(self.arguments)[position]

@@ -33,7 +33,7 @@ def main(program: str, topology: str, result: str) -> None:
     chosen = np.asarray(devices[: exported.nr_devices])
     single = SingleDeviceSharding(chosen[0])
     given = (
-        exported.in_shardings_jax(Mesh(chosen, ("devices",))) if len(chosen) > 1 else [single] * len(exported.in_avals)
+        exported.in_shardings_jax(mesh_of(exported, chosen)) if len(chosen) > 1 else [single] * len(exported.in_avals)
     )
     leaves = [
         jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding or single)
@@ -56,6 +56,13 @@ def main(program: str, topology: str, result: str) -> None:
         "temporary_bytes": memory.temp_size_in_bytes,
     }
     Path(result).write_text(json.dumps(found))
+
+
+def mesh_of(exported: jax.export.Exported, devices: np.ndarray) -> Mesh:
+    """The devices as the mesh that the program names, or in one row."""
+    named = re.search(r"sdy\.mesh @\w+ = <\[([^\]]+)\]", exported.mlir_module())
+    axes = re.findall(r'"([^"]+)"=(\d+)', named.group(1)) if named else [("devices", len(devices))]
+    return Mesh(devices.reshape([int(size) for _, size in axes]), [name for name, _ in axes])
 
 
 def donated(exported: jax.export.Exported) -> list[int]:

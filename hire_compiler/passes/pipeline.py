@@ -24,6 +24,7 @@ from hire_compiler.passes.replace_sharded import replace_sharded
 from hire_compiler.passes.replacement import copied_bytes, site_matrices, site_moment_key
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.splice import Spliced, splice
+from hire_compiler.passes.verify import check_module
 from hire_compiler.patterns.activations import EXACT_ZEROS
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.ffn import FfnMatch
@@ -98,6 +99,8 @@ def rewrite_program(
                 )
                 replacements.append((plans[i].site.id, replacement))
             spliced = clock.time("splice", lambda: splice(module, replacements, types, target))
+            if placement is not None:
+                clock.time("verify", lambda: check_module(spliced.module))
     report = Report(
         sites=found.sites,
         misses=found.misses,

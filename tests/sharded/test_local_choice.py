@@ -238,7 +238,7 @@ def test_the_same_weights_elsewhere_are_planned_anew(rng: np.random.Generator) -
     there = place(mesh_of("8"), x)
     assert np.array_equal(step(moved, there)[1], want)
     assert step.report().rewritten[0].shards == 8
-    with pytest.raises(hire.HireError, match="prepared= lacks"):
+    with pytest.raises(hire.HireError, match="made for the mesh model=4 and the weights lie on the mesh model=8"):
         step(moved, there, prepared=prepared)
     single = jax.device_put(params, jax.devices()[0]), jax.device_put(x, jax.devices()[0])
     assert np.array_equal(step(*single)[1], want)
