@@ -678,6 +678,108 @@ def collective_axes(op: Any) -> tuple[str, tuple[str, ...]] | None:
     return None if mesh is None else (mesh[1], tuple(re.findall(r'name = "([^"]+)"', printed)))
 
 
+def manual_axes(op: Any) -> tuple[str, ...]:
+    """The mesh axes over which a ``sdy.manual_computation`` is one device's program."""
+    return tuple(str(axis) for axis in sdy.ManualAxesAttr(op.attributes["manual_axes"]))
+
+
+def argument_number(value: Any) -> int | None:
+    """Which argument of ``@main`` a value is, seen through constraints of its sharding; None for any other."""
+    while not isinstance(value.owner, ir.Block):
+        op = value.owner
+        if op.name not in ("sdy.sharding_constraint", "sdy.reshard"):
+            return None
+        value = op.operands[0]
+    in_main = value.owner.owner.operation.name == "func.func"
+    return int(ir.BlockArgument(value).arg_number) if in_main else None
+
+
+def body_module(module: bytes, operation: str, number: int) -> bytes:
+    """A module whose ``@main`` is the body of the ``number``-th such operation in ``@main``."""
+    copy = parse(module)
+    main = main_function(copy).operation
+    found = [op.operation for op in main.regions[0].blocks[0].operations if op.operation.name == operation]
+    block = found[number].regions[0].blocks[0]
+    terminator = list(block.operations)[-1].operation
+    inputs = [argument.type for argument in block.arguments]
+    outputs = [operand.type for operand in terminator.operands]
+    with ir.InsertionPoint(terminator):
+        ir.Operation.create("func.return", operands=list(terminator.operands), loc=terminator.location)
+    terminator.erase()
+    attributes = {
+        "sym_name": ir.StringAttr.get("main"),
+        "function_type": ir.TypeAttr.get(ir.FunctionType.get(inputs, outputs)),
+    }
+    with ir.InsertionPoint(copy.body):
+        function = ir.Operation.create("func.func", attributes=attributes, regions=1, loc=main.location)
+    block.append_to(function.regions[0])
+    main.erase()
+    run_passes(copy, "symbol-dce")
+    return to_bytecode(copy)
+
+
+def replace_body(
+    module: Any,
+    old: Any,
+    body: bytes,
+    *,
+    keep: Sequence[int],
+    new_arguments: Sequence[tuple[tuple[int, ...], str]],
+    entering: Sequence[tuple[int, tuple[int, ...], str, DimensionAxes]],
+) -> None:
+    """Let a ``sdy.manual_computation`` run another module's ``@main`` as its body.
+
+    Args:
+      old: the operation; erased.
+      body: takes the operands ``keep`` of ``old``, then what enters; its first results are those of the old body.
+      new_arguments: types of arguments to append to the ``@main`` of ``module``.
+      entering: further operands: which argument of ``@main``, its local type, and the axes that split it.
+    """
+    name, function_type = merge_function(module, "hire_body", parse(body))
+    function = main_function(module)
+    block = function.operation.regions[0].blocks[0]
+    for shape, dtype in new_arguments:
+        block.add_argument(make_tensor_type(shape, dtype), ir.Location.unknown())
+    operands = [old.operands[i] for i in keep] + [block.arguments[i] for i, *_ in entering]
+    shardings = list(sdy.TensorShardingPerValueAttr(old.attributes["in_shardings"]).shardings)
+    mesh = sdy.TensorShardingAttr([*shardings, *_out_shardings(old)][0]).mesh_or_ref
+    shardings = [shardings[i] for i in keep] + [_tensor_sharding(mesh, axes) for *_, axes in entering]
+    attributes = {**dict(old.attributes.items()), "in_shardings": sdy.TensorShardingPerValueAttr.get(shardings)}
+    results = [result.type for result in old.results]
+    with ir.InsertionPoint(old):
+        new = ir.Operation.create(
+            old.name, results=results, operands=operands, attributes=attributes, regions=1, loc=old.location
+        )
+    inner = new.regions[0].blocks.append(*function_type.inputs, arg_locs=[old.location] * len(function_type.inputs))
+    with ir.InsertionPoint(inner), old.location:
+        values = call(name, function_type, list(inner.arguments))
+        ir.Operation.create("sdy.return", operands=values[: len(results)])
+    for before, after in zip(old.results, new.results, strict=True):
+        before.replace_all_uses_with(after)
+    old.erase()
+    set_main_signature(function)
+
+
+def _out_shardings(op: Any) -> list[Any]:
+    return list(sdy.TensorShardingPerValueAttr(op.attributes["out_shardings"]).shardings)
+
+
+def _tensor_sharding(mesh: Any, axes: DimensionAxes) -> Any:
+    dims = ", ".join("{" + ", ".join(f'"{axis}"' for axis in names) + "}" for names in axes)
+    return ir.Attribute.parse(f"#sdy.sharding<{mesh}, [{dims}]>")
+
+
+def drop_unused_arguments(module: Any, count: int) -> set[int]:
+    """Take those of the first ``count`` arguments out of ``@main`` that nothing reads; which they were."""
+    function = main_function(module)
+    block = function.operation.regions[0].blocks[0]
+    unused = {i for i in range(count) if next(iter(block.arguments[i].uses), None) is None}
+    for i in sorted(unused, reverse=True):
+        block.erase_argument(i)
+    set_main_signature(function)
+    return unused
+
+
 def number_channels(module: Any, first: int = 1) -> int:
     """Give every collective a channel of its own, as merged modules repeat theirs; the next free number."""
     for op in _every_operation(module.operation):

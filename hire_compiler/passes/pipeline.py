@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from hire_compiler.graph import collection_paused, read_graph
 from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Detection, Match, detect
 from hire_compiler.passes.instrument import Instrumented, instrument
+from hire_compiler.passes.manual import rewrite_bodies
 from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.plan import SiteFacts, SitePlan, check_rules, idle_rules, plan
 from hire_compiler.passes.plan_shards import plan_on_mesh
@@ -99,8 +101,17 @@ def rewrite_program(
                 )
                 replacements.append((plans[i].site.id, replacement))
             spliced = clock.time("splice", lambda: splice(module, replacements, types, target))
-            if placement is not None:
-                clock.time("verify", lambda: check_module(spliced.module))
+        inner: list[Report] = []
+        if devices > 1:
+
+            def rewrite_body(body: Program) -> tuple[Report, Spliced | None]:
+                outcome = rewrite_program(body, config, calibration, platform)
+                return outcome.report, outcome.spliced
+
+            before = _mlir.to_bytecode(module)
+            spliced, inner = clock.time("shard_map", lambda: rewrite_bodies(program, before, spliced, rewrite_body))
+        if placement is not None and spliced is not None:
+            clock.time("verify", lambda: check_module(spliced.module))
     report = Report(
         sites=found.sites,
         misses=found.misses,
@@ -108,7 +119,25 @@ def rewrite_program(
         notes=(*idle_rules(found.sites, config), *_nothing_done(found, plans)),
         seconds=clock.seconds,
     )
-    return Rewritten(report, spliced, plans)
+    return Rewritten(_with_bodies(report, inner), spliced, plans)
+
+
+def _with_bodies(report: Report, inner: Sequence[Report]) -> Report:
+    """One report of a program and of the bodies of its ``shard_map``s, whose sites are numbered on."""
+    for body in inner:
+        taken = Counter(site.kind for site in report.sites)
+        names = {s.id: f"{s.kind}/{int(s.id.partition('/')[2]) + taken[s.kind]}" for s in body.sites}
+        report = replace(
+            report,
+            sites=(*report.sites, *(replace(s, id=names[s.id]) for s in body.sites)),
+            decisions=(*report.decisions, *(replace(d, site=names[d.site]) for d in body.decisions)),
+            misses=(*report.misses, *body.misses),
+            notes=(
+                *(note for note in report.notes if not (body.rewritten and "runs unchanged" in note)),
+                *(note for note in body.notes if "runs unchanged" not in note),
+            ),
+        )
+    return report
 
 
 def _facts(found: Detection, calibration: Calibration | None, target: Target, devices: int) -> list[SiteFacts]:

@@ -62,7 +62,7 @@ def replace_sharded(
 
         specs = [spread.spec(name) for name in names]
         specs += [layout.argument(position) for position in shard.views]
-        return _shard_map(run, layout.mesh, [*specs, *inputs], outputs)(
+        return over_mesh(run, layout.mesh, [*specs, *inputs], outputs)(
             *(prepared[name] for name in names), *views, *values
         )
 
@@ -87,7 +87,7 @@ def _sharded_preparation(shard: Preparation, layout: SiteLayout) -> Preparation:
             return built
 
         specs = [layout.argument(position) for position in shard.arguments]
-        return _shard_map(one, layout.mesh, specs, (layout.rows,))(*arrays)
+        return over_mesh(one, layout.mesh, specs, (layout.rows,))(*arrays)
 
     bits = tuple((name, layout.argument(position)) for name, position in shard.bits)
     return replace(shard, build=build, key=f"{shard.key}|{layout}", spread=Spread(layout.mesh, layout.rows, bits))
@@ -114,7 +114,7 @@ def _meet_winner(winner: Winner, values: jax.Array, ids: jax.Array, rows: int, a
     return [best.reshape(values.shape), where.reshape(ids.shape)]
 
 
-def _shard_map(function: Any, mesh: MeshShape, inputs: Sequence[Spec], outputs: Any) -> Any:
+def over_mesh(function: Any, mesh: MeshShape, inputs: Sequence[Spec], outputs: Any) -> Any:
     """``jax.shard_map`` over every axis of a mesh that is known by its shape alone."""
     names, sizes = zip(*mesh.axes, strict=True)
     abstract = AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
