@@ -118,8 +118,7 @@ class Manifest:
     def fingerprint(self) -> str:
         """Equal for artifacts that take the same prepared weights."""
         platforms = {name: asdict(p) | {"stored": ""} for name, p in self.platforms.items()}
-        programs = {name: f.sha256 for name, f in self.files.items() if not name.endswith((".safetensors", ".json"))}
-        return _hash({"source": self.source, "platforms": platforms, "files": programs})
+        return _hash({"source": self.source, "platforms": platforms})
 
     def to_bytes(self) -> bytes:
         """The JSON file."""

@@ -176,8 +176,9 @@ class _Files:
         data = bytes(exported.serialize())
         key = hashlib.sha256(exported.mlir_module_serialized).hexdigest()
         if key not in self._programs:
-            name = f"{kind}.jax_export" if kind.startswith(("step", "check")) else f"{kind}.{key[:8]}.jax_export"
-            self._programs[key] = name
+            if not kind.startswith(("step", "check")):
+                kind = f"{kind}.{len(self._programs)}"
+            name = self._programs[key] = f"{kind}.jax_export"
             self.blobs[name] = data
         return self._programs[key]
 
