@@ -23,9 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0; 1 if a verification failed; 2 after a one-line error.
     """
     options = make_parser().parse_args(argv)
-    # Nothing here needs an accelerator unless the user says so, and looking at a file must not grab one.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax
+
     from hire_compiler.cli import verbs
+
+    if "JAX_PLATFORMS" not in os.environ:  # nothing here needs an accelerator, and looking must not grab one
+        jax.config.update("jax_platforms", "cpu")
 
     try:
         return int(getattr(verbs, options.verb)(options))

@@ -16,6 +16,7 @@ a model that came as a file, from there to tokens:
   hire-compiler verify    model.hire --original model.jax_export --weights model.safetensors
   hire-compiler run       model.hire --inputs inputs.npz -o outputs.npz
 
+everything runs on the CPU unless JAX_PLATFORMS says otherwise
 exit codes: 0 done, 1 verify found a larger difference than allowed, 2 bad input (one line says which)
 """
 
@@ -45,6 +46,7 @@ def make_parser() -> Parser:
     _prepare(verbs)
     _run(verbs)
     _verify(verbs)
+    _estimate(verbs)
     _report(verbs)
     return parser
 
@@ -149,6 +151,20 @@ def _verify(verbs: Any) -> None:
         "--tolerance", type=_share, metavar="X", help="exit with 1 if an error is larger than X times the largest value"
     )
     verb.add_argument("--agreement", type=_share, metavar="X", help="exit with 1 if a smaller share of integers agrees")
+
+
+def _estimate(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "estimate",
+        "estimate an artifact on a TPU that is not there",
+        "Compile the artifact's TPU step, and with --original the dense program too, with the TPU compiler (extra "
+        "'tpu'), and add up cycles and HBM bytes. An estimate by the compiler, not a measurement.",
+    )
+    _add_artifact(verb)
+    verb.add_argument("--original", type=Path, metavar="FILE", help=MODEL)
+    _add_dims(verb)
+    verb.add_argument("--tpu", default="v5e:2x2", metavar="TOPOLOGY", help="default v5e:2x2, of which one chip is used")
 
 
 def _report(verbs: Any) -> None:

@@ -20,6 +20,7 @@ from hire_compiler.offline.atomic import new_file
 from hire_compiler.offline.calibrate import calibrate_export, load_calibration, save_calibration
 from hire_compiler.offline.inputs import inputs_from, random_inputs
 from hire_compiler.offline.tensors import TensorWriter, open_tensors, spec_of
+from hire_compiler.offline.verify import export_original
 from hire_compiler.offline.verify import verify as compare
 from hire_compiler.rules import RulesFile, read_rules
 
@@ -133,6 +134,23 @@ def verify(options: Namespace) -> int:
     )
     _print(options, found.to_dict() | {"failed": failed}, "\n".join(verification_lines(found, failed)))
     return int(failed)
+
+
+def estimate(options: Namespace) -> int:
+    """What a step would cost on a TPU, as its compiler sees it."""
+    artifact = hire.load(options.artifact)
+    program = artifact.step_program("tpu")
+    with progress() as tell:
+        dense = None
+        if options.original:
+            tell("compiling dense", 0, 2)
+            exported = export_original(artifact, options.original, _dims(options), "tpu")
+            dense = hire.estimate(exported, tpu=options.tpu)
+        tell("compiling rewritten", 1, 2)
+        sparse = hire.estimate(program, tpu=options.tpu)
+    found = sparse if dense is None else hire.Comparison(dense=dense, rewritten=sparse)
+    _print(options, found.to_dict(), str(found))
+    return 0
 
 
 def report(options: Namespace) -> int:

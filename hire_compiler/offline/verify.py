@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
@@ -107,9 +108,7 @@ def verify(
       ArtifactError: the artifact was made from another model.
       WeightError: a weight or an input is missing or has another type.
     """
-    source = read_source(original, dims=dims)
-    if source.digest != artifact.manifest.source:
-        raise ArtifactError(f"{artifact.manifest.name!r} was rewritten from another model than {source.name}")
+    source = _source_of(artifact, original, dims)
     run = _original(source, artifact, weights, mapping)
     entries = artifact.manifest.inputs
     stored = artifact.weights()
@@ -135,6 +134,28 @@ def verify(
     batches = {s["id"]: s["batch"] for s in next(iter(artifact.report().values()))["sites"]}
     certificates = {site: (batches[site] * done, count) for site, count in proven.items()}
     return Verification(done, "given" if inputs else f"random (seed {seed})", differences, certificates)
+
+
+def export_original(artifact: Artifact, original: Any, dims: Mapping[str, int] | None, platform: str) -> Any:
+    """The dense program of an artifact as a ``jax.export.Exported`` for one platform, its arguments flat.
+
+    Raises:
+      ArtifactError: the artifact was made from another model.
+    """
+    program = _source_of(artifact, original, dims).program(platform)
+
+    def dense(*values: Any) -> list[Any]:
+        return _mlir.run_module(program.module, program.out_avals, values)
+
+    structs = [Spec(argument.shape, argument.dtype).struct for argument in program.arguments]
+    return jax.export.export(jax.jit(dense), platforms=[platform])(*structs)
+
+
+def _source_of(artifact: Artifact, original: Any, dims: Mapping[str, int] | None) -> Source:
+    source = read_source(original, dims=dims)
+    if source.digest != artifact.manifest.source:
+        raise ArtifactError(f"{artifact.manifest.name!r} was rewritten from another model than {source.name}")
+    return source
 
 
 def _original(
