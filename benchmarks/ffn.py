@@ -1,70 +1,122 @@
-"""A ReLU stack through ``transform``, against every dense form of it.
+"""Feed-forward stacks through ``transform``, against every dense form of them, with the bytes that each must read.
 
-python -m benchmarks.ffn [--dtype float32] [--layers 4] [--d 2048] [--width 8192] [--rank 256]
+python -m benchmarks.ffn [--block relu|reglu] [--dtype float32|bfloat16] [--batch 1] [--layers 4] [--exact] …
+
+The byte limit is the ratio that both programs would have at the same bytes a second. Weights are random, so this is
+speed at a given density, not quality. ``--exact`` shifts a bias so that the given share of neurons is active and uses
+``Exact()``, which needs no predictor.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import hire_compiler as hire
-from benchmarks.best_dense import relu_as_written, relu_forms
+from benchmarks.best_dense_ffn import Block, Layer, as_written, dense_forms, random_layers
 from benchmarks.timing import interleaved, median_ms, print_table
+
+BLOCKS = {"relu": (Block(jax.nn.relu, gated=False), 8192), "reglu": (Block(jax.nn.relu, gated=True), 5632)}
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--block", default="relu", choices=BLOCKS)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--d", type=int, default=2048)
-    parser.add_argument("--width", type=int, default=8192)
+    parser.add_argument("--width", type=int, default=0, help="default 8192 (relu) or 5632 (reglu)")
     parser.add_argument("--rank", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--densities", default="0.05,0.09,0.2")
+    parser.add_argument("--exact", action="store_true", help="Exact() on a block of which that share is active")
+    parser.add_argument("--scan", action="store_true", help="also the stack under lax.scan, at the middle density")
+    parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-
-    def random(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]), options.dtype)
-
-    layers = [
-        {"up": random(options.d, options.width), "down": random(options.width, options.d)}
-        for _ in range(options.layers)
-    ]
-    x = jnp.asarray(rng.normal(size=(1, options.d)), options.dtype)
-    forms = relu_forms(layers)
-    runs = {name: (lambda f=f, w=w: f(w, x)) for name, (f, w) in forms.items()}
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-    for density in (0.05, 0.09, 0.2, 0.5):
-        rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=options.rank, dtype=options.dtype), density=density)
-        step = hire.transform(jax.jit(relu_as_written), hire.Config(rules=(rule,)))
-        began = time.perf_counter()
-        jax.block_until_ready(step(layers, x))
-        print(f"{density:.0%} kept: lowered, rewritten, prepared, compiled in {time.perf_counter() - began:.1f} s")
-        runs[f"hire, {density:.0%} kept"] = lambda s=step: s(layers, x)
-    scan_rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=options.rank, dtype=options.dtype), density=0.09)
-    scan = hire.transform(_scanned, hire.Config(rules=(scan_rule,)))
-    dense_scan = jax.jit(_scanned)
-    runs["dense, scanned stack"] = lambda: dense_scan(stacked, x)
-    runs["hire, scanned stack, 9% kept"] = lambda: scan(stacked, x)
-    ms = {name: median_ms(t) / options.layers for name, t in interleaved(runs, options.rounds).items()}
-    best = min(ms[name] for name in ms if name.startswith("dense"))
-    written = ms["dense, as written [in, out]"]
-    rows = [[name, f"{t:.3f}", f"{written / t:.2f}×", f"{best / t:.2f}×"] for name, t in ms.items()]
-    title = f"ReLU {options.d}→{options.width} {options.dtype}, rank {options.rank}, groups of 8, batch 1, a layer"
-    print_table(title, ["form", "ms", "over as written", "over best dense"], rows)
+    block, width = BLOCKS[options.block]
+    width = options.width or width
+    densities = [float(f) for f in options.densities.split(",")]
+    if options.exact:
+        block = Block(_few_active(densities[0]), block.gated)
+    layers = random_layers(block, options.layers, options.d, width, options.dtype)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(options.batch, options.d)), options.dtype)
+    runs: dict[str, Callable[[], Any]] = {}
+    nbytes: dict[str, int] = {}
+    dense_bytes = sum(w.nbytes for w in layers[0].values())
+    for name, (form, stored) in dense_forms(layers, block, options.batch).items():
+        runs[name] = lambda form=form, stored=stored: form(stored, x)
+        nbytes[name] = dense_bytes
+    written = as_written(block)
+    rules = {density: _rule(density, options) for density in densities}
+    for density, rule in rules.items():
+        name = f"hire, {density:.0%}" + (" active, Exact()" if options.exact else " kept")
+        runs[name], nbytes[name] = _rewritten(jax.jit(written), layers, x, rule)
+    if options.scan:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        middle = sorted(densities)[len(densities) // 2]
+        scan = _scanned(written)
+        name = f"hire, scanned stack, {middle:.0%}"
+        runs[name], nbytes[name] = _rewritten(jax.jit(scan), stacked, x, rules[middle])
+    seconds = interleaved(runs, options.rounds)
+    _print(options, width, {name: median_ms(t) / options.layers for name, t in seconds.items()}, nbytes, dense_bytes)
 
 
-def _scanned(layers: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    def layer(x: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
-        return relu_as_written([w], x), None
+def _few_active(share: float) -> Callable[[jax.Array], jax.Array]:
+    """ReLU after a shift that leaves about this share of a normal pre-activation."""
+    shift = NormalDist().inv_cdf(share)
+    return lambda z: jax.nn.relu(z + jnp.asarray(shift, z.dtype))
 
-    return jax.lax.scan(layer, x, layers)[0]
+
+def _rule(density: float, options: argparse.Namespace) -> hire.Rule:
+    if options.exact:
+        return hire.Rule(kind="ffn", predictor=hire.Exact(), density=1.25 * density, group=1)
+    predictor = hire.LowRank(rank=options.rank, dtype=options.dtype)
+    return hire.Rule(kind="ffn", predictor=predictor, density=density, group=8)
+
+
+def _rewritten(
+    function: Callable[..., Any], weights: Any, x: jax.Array, rule: hire.Rule
+) -> tuple[Callable[[], Any], int]:
+    step = hire.transform(function, hire.Config(rules=(rule,)))
+    began = time.perf_counter()
+    jax.block_until_ready(step(weights, x))
+    print(f"{rule.predictor} {rule.density:.1%}: rewritten, prepared, compiled in {time.perf_counter() - began:.1f} s")
+    decision = step.report().decisions[0]
+    if decision.action != "rewritten":
+        raise SystemExit(f"left dense: {decision.reason}")
+    return lambda: step(weights, x), decision.sparse_bytes
+
+
+def _scanned(stack: Callable[[list[Layer], jax.Array], jax.Array]) -> Callable[[Layer, jax.Array], jax.Array]:
+    def scanned(layers: Layer, x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, w: (stack([w], x), None), x, layers)[0]
+
+    return scanned
+
+
+def _print(
+    options: argparse.Namespace, width: int, ms: dict[str, float], nbytes: dict[str, int], dense_bytes: int
+) -> None:
+    best = min(t for name, t in ms.items() if name.startswith("dense"))
+    written = ms["dense, as written"]
+    rows = []
+    for name, t in ms.items():
+        limit = dense_bytes / nbytes[name]
+        reached = "" if name.startswith("dense") else f"{limit:.2f}×"
+        share = "" if name.startswith("dense") else f"{best / t / limit:.0%}"
+        row = [name, f"{t:.3f}", f"{nbytes[name] / t / 1e6:.1f}", f"{written / t:.2f}×", f"{best / t:.2f}×"]
+        rows.append([*row, reached, share])
+    title = f"{options.block} {options.d}→{width} {options.dtype}, rank {options.rank}, batch {options.batch}, a layer"
+    header = ["form", "ms", "GB/s", "over as written", "over best dense", "byte limit", "of the limit"]
+    print_table(title, header, rows)
 
 
 if __name__ == "__main__":

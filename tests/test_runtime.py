@@ -25,7 +25,7 @@ TARGETS = {
     "cpu": target_for("cpu"),
     "gpu": target_for("gpu"),
     "tpu": target_for("tpu"),
-    "cpu, small cache": replace(target_for("cpu"), gather_limit=64),
+    "cpu, small cache": replace(target_for("cpu"), gathered_rows=16),
 }
 on_every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 in_every_type = pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
@@ -245,10 +245,11 @@ def test_a_sparse_block_is_the_dense_block_of_its_neurons(
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("group", [1, 4])
-def test_long_second_products_in_chunks_are_the_same(group: int, rng: np.random.Generator) -> None:
-    chunked = dataclasses.replace(target_for("cpu"), gather_limit=0)
-    x, up, down = (random(rng, *shape) for shape in ((2, D), (4 * N, D), (4 * N, D)))
+def test_long_products_in_chunks_are_the_same(group: int, batch: int, rng: np.random.Generator) -> None:
+    chunked = dataclasses.replace(target_for("cpu"), gathered_rows=16)
+    x, up, down = (random(rng, *shape) for shape in ((batch, D), (4 * N, D), (4 * N, D)))
     groups = jnp.asarray(np.sort(rng.choice(4 * N // group, 4 * N // group - 3, replace=False)), jnp.int32)
     neurons = (np.asarray(groups)[:, None] * group + np.arange(group)).ravel()
     got = sparse_ffn(x, [up], down, [], groups, Form(jax.nn.relu, group, chunked))

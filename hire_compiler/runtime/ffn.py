@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.runtime.blocks import chosen_columns_dot, chosen_rows_dot
 from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, take_rows
 from hire_compiler.runtime.topk import top_groups
@@ -79,20 +80,30 @@ class Form:
     precise: bool = False
     down_precise: bool = False
 
-    def product(self, x: jax.Array, rows: jax.Array) -> jax.Array:
-        """One of the first products, in the author's type."""
-        return rows_dot(x, rows, precise=self.precise, target=self.target).astype(self.product_dtype)
+    def product(self, x: jax.Array, stack: jax.Array) -> jax.Array:
+        """One of the first products with all rows, in the author's type: ``[b, m]``."""
+        whole = rows_dot(x, self.whole(stack, 2), precise=self.precise, target=self.target)
+        return whole.astype(self.product_dtype)
 
-    def take(self, stack: jax.Array, groups: jax.Array) -> jax.Array:
-        """The rows of the chosen groups: ``[k · group, …]``."""
+    def chosen_product(self, x: jax.Array, stack: jax.Array, groups: jax.Array) -> jax.Array:
+        """One of the first products with the chosen groups alone: ``[b, k · group]``."""
+        rows, index = self._flat(stack, groups)
+        return chosen_rows_dot(x, rows, index, self.group, self.target, precise=self.precise).astype(self.product_dtype)
+
+    def chosen_down_product(self, h: jax.Array, stack: jax.Array, groups: jax.Array) -> jax.Array:
+        """The last product, of ``h [b, k · group]`` with the chosen groups: ``[b, d_out]`` float32."""
+        rows, index = self._flat(stack, groups)
+        return chosen_columns_dot(h, rows, index, self.group, self.target, precise=self.down_precise)
+
+    def _flat(self, stack: jax.Array, groups: jax.Array) -> tuple[jax.Array, jax.Array]:
         m, width = stack.shape[-2:]
-        blocks = stack.reshape(-1, self.group, width)
         index = groups if self.layer is None else groups + self.layer.astype(jnp.int32) * (m // self.group)
-        return take_rows(blocks, index, self.target).reshape(-1, width)
+        return stack.reshape(-1, width), index
 
     def take_vector(self, stack: jax.Array, groups: jax.Array) -> jax.Array:
         """The entries of the chosen groups of a vector: ``[k · group]``."""
-        return self.take(stack[..., None], groups)[:, 0]
+        entries, index = self._flat(stack[..., None], groups)
+        return take_rows(entries.reshape(-1, self.group), index, self.target).reshape(-1)
 
     def whole(self, stack: jax.Array, rank: int) -> jax.Array:
         """All rows of the layer."""
@@ -120,9 +131,9 @@ def sparse_ffn(
     Returns:
       ``[b, d_out]`` float32.
     """
-    products = [form.product(x, form.take(matrix, groups)) for matrix in matrices]
+    products = [form.chosen_product(x, matrix, groups) for matrix in matrices]
     h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
-    return _down_product(h, down, groups, form)
+    return form.chosen_down_product(h, down, groups)
 
 
 def exact_ffn(
@@ -145,7 +156,7 @@ def exact_ffn(
     Returns:
       ``[b, d_out]`` float32, and int32 the number of batch rows for which the budget held.
     """
-    z = form.product(x, form.whole(matrices[gate], 2))
+    z = form.product(x, matrices[gate])
     shifted = z if gate_bias is None else z + form.whole(biases[gate_bias], 1)
     batch, m = z.shape
     active = jnp.logical_not(shifted <= 0).reshape(batch, m // form.group, form.group).any(axis=(0, 2))  # NaN counts
@@ -154,37 +165,15 @@ def exact_ffn(
     def sparse() -> jax.Array:
         groups = lax.top_k(active.astype(jnp.float32), budget)[1]  # the active ones first, in ascending order
         kept = z.reshape(batch, -1, form.group)[:, groups].reshape(batch, -1)
-        products = [
-            kept if i == gate else form.product(x, form.take(matrix, groups)) for i, matrix in enumerate(matrices)
-        ]
+        products = [kept if i == gate else form.chosen_product(x, matrix, groups) for i, matrix in enumerate(matrices)]
         h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
         used = jnp.repeat(jnp.arange(budget) < count, form.group)
-        return _down_product(jnp.where(used, h, jnp.zeros_like(h)), down, groups, form)
+        return form.chosen_down_product(jnp.where(used, h, jnp.zeros_like(h)), down, groups)
 
     def dense() -> jax.Array:
-        products = [z if i == gate else form.product(x, form.whole(matrix, 2)) for i, matrix in enumerate(matrices)]
+        products = [z if i == gate else form.product(x, matrix) for i, matrix in enumerate(matrices)]
         h = form.activation(*products, *(form.whole(bias, 1) for bias in biases))
         return columns_dot(h, form.whole(down, 2), precise=form.down_precise, target=form.target)
 
     held = count <= budget
     return lax.cond(held, sparse, dense), jnp.where(held, batch, 0).astype(jnp.int32)
-
-
-def _down_product(h: jax.Array, down: jax.Array, groups: jax.Array, form: Form) -> jax.Array:
-    """The second product on the gathered rows, a few groups at a time where they would leave the cache.
-
-    The first products need no such care: there XLA fuses the gather into the dot.
-    """
-    if h.shape[1] * down.shape[-1] * 4 <= form.target.gather_limit:
-        return columns_dot(h, form.take(down, groups), precise=form.down_precise, target=form.target)
-    chunk = max(1, min(len(groups), 128 // form.group))
-    count = -(-len(groups) // chunk)
-    missing = count * chunk - len(groups)  # the last chunk is filled up with group 0 times zero
-    index = jnp.pad(groups, (0, missing)).reshape(count, chunk)
-    weights = jnp.pad(h.astype(jnp.float32), ((0, 0), (0, missing * form.group)))
-    weights = weights.reshape(h.shape[0], count, chunk * form.group)
-
-    def add(i: jax.Array, total: jax.Array) -> jax.Array:
-        return total + columns_dot(weights[:, i], form.take(down, index[i]), precise=form.down_precise)
-
-    return lax.fori_loop(0, count, add, jnp.zeros((h.shape[0], down.shape[-1]), jnp.float32))

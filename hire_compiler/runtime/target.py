@@ -35,8 +35,8 @@ class Target:
       top_k_recall: share of the best k candidates that a fused, approximate form is asked to find; 1 for an exact one.
         It keeps the best of each of n bins, n ≈ k / (1 − recall), so of the K ≪ k best, which a program reads, it
         misses about K (K − 1) / 2n: none for an argmax.
-      gather_limit: bytes of gathered rows above which the second product of a block goes in chunks; a
-        larger temporary leaves the cache (and above 32 MiB costs ten times as much).
+      gathered_rows: how many gathered rows a product takes at a time (None: all); a larger temporary leaves the cache,
+        and above 32 MiB costs ten times as much.
     """
 
     platform: str
@@ -48,7 +48,7 @@ class Target:
     chunk_bytes: int
     two_stage_top_k: bool
     top_k_recall: float
-    gather_limit: int
+    gathered_rows: int | None
 
 
 _TARGETS = {
@@ -62,7 +62,7 @@ _TARGETS = {
         chunk_bytes=4 << 20,
         two_stage_top_k=True,
         top_k_recall=1.0,
-        gather_limit=4 << 20,
+        gathered_rows=256,
     ),
     "gpu": Target(
         "gpu",
@@ -74,7 +74,7 @@ _TARGETS = {
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
         top_k_recall=1.0,
-        gather_limit=1 << 62,
+        gathered_rows=None,
     ),
     "tpu": Target(
         "tpu",
@@ -86,7 +86,7 @@ _TARGETS = {
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
         top_k_recall=0.95,
-        gather_limit=1 << 62,
+        gathered_rows=None,
     ),
 }
 
@@ -138,6 +138,7 @@ def _enough_rows(x: jax.Array, target: Target | None) -> jax.Array:
     return jnp.pad(x, ((0, missing), (0, 0))) if missing else x
 
 
+_FACTOR_ROWS, _FACTOR_WIDTH = 4096, 512
 _ONE_BY_ONE = 5  # rows above which a pass over the copy for each of them costs more than one in chunks
 
 
@@ -153,6 +154,12 @@ def dot_of_few(
       unpack: elementwise, from what is stored to the numbers; done on the way to the product.
     """
     batch, (n, d) = x.shape[0], rows.shape
+    if batch == 1 and target.rows_one_by_one and n > _FACTOR_ROWS and n % _FACTOR_ROWS == 0 and d <= _FACTOR_WIDTH:
+        # A long thin factor: XLA:CPU threads this product half as well in one piece.
+        def some(i: jax.Array) -> jax.Array:
+            return rows_dot(x, unpack(load(lax.dynamic_slice_in_dim(rows, i * _FACTOR_ROWS, _FACTOR_ROWS))))[0]
+
+        return lax.map(some, jnp.arange(n // _FACTOR_ROWS)).reshape(1, n)
     if batch == 1 or not target.rows_one_by_one or rows.dtype == jnp.float32:
         return rows_dot(x, unpack(load(rows)), target=target)
     if batch <= _ONE_BY_ONE:

@@ -1,0 +1,97 @@
+"""Products with the chosen rows of a matrix, in the form that each platform runs at the speed of its memory.
+
+An index picks blocks of ``group`` adjacent rows. What the CPU forms avoid
+(measured, docs/decisions.md): XLA:CPU fuses a gather into a matrix-vector product when the sum runs along the
+gathered rows, which is what we want; when it runs across them, the fused loop is scalar and ten times slower than
+memory. A gather that is not fused leaves the cache when it is large.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hire_compiler.runtime.target import Target, columns_dot, rows_dot, take_rows
+
+_LANES = 8  # rows that are summed in one pass over a row of the result
+
+
+def chosen_rows_dot(
+    x: jax.Array, matrix: jax.Array, index: jax.Array, group: int, target: Target, *, precise: bool = False
+) -> jax.Array:
+    """``x [b, d]`` times the rows of the chosen blocks, summed in float32.
+
+    Args:
+      matrix: ``[n · group, d]``, stored for the target.
+      index: int32 ``[k]``: which blocks, in range.
+
+    Returns:
+      ``[b, k · group]``.
+    """
+    blocks, width, k = _blocks(matrix, group, target), matrix.shape[1], len(index)
+
+    def product(some: jax.Array) -> jax.Array:
+        rows = take_rows(blocks, some, target).reshape(-1, width)
+        return rows_dot(x, rows, precise=precise, target=target)
+
+    if target.gathered_rows is None or k * group <= target.gathered_rows:
+        return product(index)
+    if x.shape[0] == 1 and group == 1:  # fused whole
+        return rows_dot(x, take_rows(matrix, index, target), precise=precise)
+    parts = _in_chunks(index, max(1, target.gathered_rows // group))
+    return lax.map(product, parts).transpose(1, 0, 2).reshape(x.shape[0], -1)[:, : k * group]
+
+
+def chosen_columns_dot(
+    h: jax.Array, matrix: jax.Array, index: jax.Array, group: int, target: Target, *, precise: bool = False
+) -> jax.Array:
+    """``h [b, k · group]`` times the rows of the chosen blocks of ``matrix``, summed in float32: ``[b, width]``."""
+    h = h.astype(jnp.float32)
+    blocks, width = _blocks(matrix, group, target), matrix.shape[1]
+
+    def product(some: jax.Array, weights: jax.Array) -> jax.Array:
+        rows = take_rows(blocks, some, target).reshape(-1, width)
+        return columns_dot(weights, rows, precise=precise, target=target)
+
+    if target.gathered_rows is None:
+        return product(index, h)
+    if h.shape[0] == 1:
+        return _one_row_columns_dot(h, matrix, index, group, target)
+    parts = _in_chunks(index, max(1, target.gathered_rows // 2 // group))
+    short = parts.size * group - h.shape[1]
+    weights = jnp.pad(h, ((0, 0), (0, short))).reshape(h.shape[0], len(parts), -1)  # what fills up counts as 0
+    nothing = jnp.zeros((h.shape[0], width), jnp.float32)
+    return lax.fori_loop(0, len(parts), lambda i, total: total + product(parts[i], weights[:, i]), nothing)
+
+
+def _one_row_columns_dot(h: jax.Array, matrix: jax.Array, index: jax.Array, group: int, target: Target) -> jax.Array:
+    """Sums eight rows at a time in one vectorised loop, and what is left with a product by ones.
+
+    A plain product would run down the columns of the gathered rows, one scalar after the other.
+    """
+    rows = (index[:, None] * group + jnp.arange(group, dtype=index.dtype)).reshape(-1)
+    short = -len(rows) % _LANES
+    lanes = jnp.pad(rows, (0, short)).reshape(-1, _LANES)
+    weights = jnp.pad(h, ((0, 0), (0, short))).reshape(-1, _LANES)
+    partial = jnp.zeros((len(weights), matrix.shape[1]), jnp.float32)
+    for i in range(_LANES):
+        partial += take_rows(matrix, lanes[:, i], target).astype(jnp.float32) * weights[:, i, None]
+    return columns_dot(jnp.ones((1, len(weights)), jnp.float32), partial)
+
+
+def _blocks(matrix: jax.Array, group: int, target: Target) -> jax.Array:
+    """``[n, …]``: everything that one entry of the index brings, in more than one dimension."""
+    n, width = matrix.shape[0] // group, matrix.shape[1]
+    if target.gathered_rows is not None and group == 1 and width % 2 == 0:
+        # A gather of plain rows lets XLA:CPU transpose the whole matrix before a loop, and a dimension of length one
+        # lets it copy.
+        return matrix.reshape(n, 2, width // 2)
+    return matrix.reshape(n, group, width)
+
+
+def _in_chunks(index: jax.Array, at_most: int) -> jax.Array:
+    """The index in equal parts, the last one filled up with block 0: ``[parts, size]``."""
+    parts = -(-len(index) // at_most)
+    size = -(-len(index) // parts)
+    return jnp.pad(index, (0, parts * size - len(index))).reshape(parts, size)
