@@ -22,6 +22,7 @@ from hire_compiler.errors import (
     WeightError,
 )
 from hire_compiler.estimate import Comparison, Estimate, estimate
+from hire_compiler.group_topk import group_topk
 from hire_compiler.report import Decision, Miss, Report, Site
 from hire_compiler.version import __version__
 
@@ -70,6 +71,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "estimate",
+    "group_topk",
     "inspect",
     "load",
     "rewrite",

@@ -357,6 +357,12 @@ def integer(op: Any, attribute: str) -> int:
     return int(ir.IntegerAttr(op.attributes[attribute]).value)
 
 
+def composite_integer(op: Any, attribute: str) -> int:
+    """An integer attribute of a ``composite``; 0 if absent."""
+    attributes = ir.DictAttr(op.attributes["composite_attributes"])
+    return int(ir.IntegerAttr(attributes[attribute]).value) if attribute in attributes else 0
+
+
 def text(op: Any, attribute: str) -> str:
     """A string or enum attribute as the word it prints (``GT``, ``Sharding`` …); '' if absent."""
     if attribute not in op.attributes:

@@ -153,9 +153,11 @@ class Rule:
         to −inf. Only programs that read more than the winners see the difference.
       max_batch: sites that see more rows of input in one call (prefill) stay dense: a large batch reads every
         weight once for all its rows, and there is little left to save.
-      certify: head only, with ``Quantized(bits=8)``, where winners alone are read: prove at run time that no row
+      certify: with ``Quantized(bits=8)``. Of a head of which winners alone are read: prove at run time that no row
         outside the candidates can win, and compute the dense product where the proof fails. ``True``: a valid
-        top-k up to the rounding of the type; ``"strict"``: also in the order of dense.
+        top-k up to the rounding of the type; ``"strict"``: also in the order of dense. Of a block with a ReLU-like
+        activation: skip the neurons that are proven zero, and compute the dense block where the others are more
+        than the candidates.
       dense: leave the matching sites as they are.
     """
 
@@ -186,9 +188,13 @@ class Rule:
             return
         certifiable = isinstance(self.predictor, Quantized) and self.predictor.bits == 8
         _require(
-            not self.certify or (self.kind == "head" and certifiable),
-            f"{where}: certify needs kind='head' and predictor=Quantized(bits=8); the bounds of 4-bit copies, low-rank "
+            not self.certify or certifiable,
+            f"{where}: certify needs predictor=Quantized(bits=8); the bounds of 4-bit copies, low-rank "
             "factors and cascades are too wide to prove anything",
+        )
+        _require(
+            self.certify != "strict" or self.kind == "head",
+            f"{where}: certify='strict' is about the order of winners, which only a head has; use certify=True",
         )
         _require(
             isinstance(self.predictor, (LowRank, Quantized, Cascade, Exact)),

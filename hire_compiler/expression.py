@@ -55,6 +55,37 @@ class Expression:
             values.append(_jax(instruction, operands) if exact else _numpy(instruction, operands))
         return values[self.output]
 
+    def stages(self, early: frozenset[int]) -> Stages:
+        """The code cut in two: what follows from the inputs ``early`` alone, and the rest."""
+        known = [i in early for i in range(self.inputs)]
+        for instruction in self.instructions:
+            known.append(all(known[i] for i in instruction.args))
+        return Stages(self, tuple(known))
+
+    def on_part(self, width: int, part: int) -> Expression:
+        """The same code for ``part`` columns of ``width``, the largest among them: ranks count from the top."""
+
+        def moved(i: Instruction) -> Instruction:
+            return replace(i, value=float(i.value or 0) * width / part) if i.op == "row_rank" else i
+
+        return replace(self, instructions=tuple(moved(i) for i in self.instructions))
+
+    def kept(self, width: int) -> int:
+        """How many columns of ``width`` an explicit choice by rank keeps (ties aside); 0 where there is none."""
+        ranks = [round(float(i.value or 0) * width) + 1 for i in self.instructions if i.op == "row_rank"]
+        counts = [int(str(i.value).split("/")[0]) for i in self.instructions if i.op == "group_topk"]
+        return max([*ranks, *counts], default=0)
+
+    @property
+    def kept_group(self) -> int:
+        """How many adjacent columns a choice by :func:`hire_compiler.group_topk` keeps together; else 1."""
+        return max((int(str(i.value).split("/")[2]) for i in self.instructions if i.op == "group_topk"), default=1)
+
+    @property
+    def sums_rows(self) -> bool:
+        """Whether a number enters that only the whole row can give: a mean, an extreme."""
+        return any(i.op in ("row_sum", "row_max", "row_min") for i in self.instructions)
+
     @property
     def widened(self) -> Expression:
         """The same code with every narrow float kept in float32: for ranking, where rounding would only make ties."""
@@ -73,6 +104,45 @@ class Expression:
     def is_identity(self) -> bool:
         """Whether the only input comes out unchanged (conversions of type aside)."""
         return all(i.op in ("convert",) for i in self.instructions)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """An expression cut in two by what is known early; values have the numbers of the expression.
+
+    Attributes:
+      known: for every value, inputs first, whether it is computed in the first stage.
+    """
+
+    expression: Expression
+    known: tuple[bool, ...]
+
+    @property
+    def rowwise_late(self) -> bool:
+        """Whether the second stage draws numbers from whole rows, and so cannot run on some columns."""
+        late = self.known[self.expression.inputs :]
+        return any(
+            i.op in ROW_OPERATIONS and not early for i, early in zip(self.expression.instructions, late, strict=True)
+        )
+
+    def first(self, inputs: dict[int, Any]) -> dict[int, Any]:
+        """The known values that the second stage reads, computed by JAX from the early inputs."""
+        values = dict(inputs)
+        code = list(enumerate(self.expression.instructions, start=self.expression.inputs))
+        for at, instruction in code:
+            if self.known[at]:
+                values[at] = _jax(instruction, [values[i] for i in instruction.args])
+        read = {i for at, instruction in code if not self.known[at] for i in instruction.args if self.known[i]}
+        read |= {self.expression.output} if self.known[self.expression.output] else set()
+        return {i: values[i] for i in read}
+
+    def second(self, known: dict[int, Any], inputs: dict[int, Any]) -> Any:
+        """The result, from what :meth:`first` gave (or some columns of it) and the late inputs."""
+        values = dict(known) | dict(inputs)
+        for at, instruction in enumerate(self.expression.instructions, start=self.expression.inputs):
+            if not self.known[at]:
+                values[at] = _jax(instruction, [values[i] for i in instruction.args])
+        return values[self.expression.output]
 
 
 def special(name: str) -> Callable[..., Any]:
@@ -143,7 +213,8 @@ OPERATIONS = frozenset(_TABLE) | {"compare", "convert", "constant"}
 
 # Numbers drawn from all neurons of a row, as a column: of ``row_sum`` the value is how many neurons the author
 # summed, of ``row_rank`` which share of them is larger.
-ROW_OPERATIONS = frozenset({"row_sum", "row_max", "row_min", "row_rank"})
+# ``group_topk`` is as wide as its operand; its value is "k/m/group".
+ROW_OPERATIONS = frozenset({"row_sum", "row_max", "row_min", "row_rank", "group_topk"})
 
 
 def _numpy_row(instruction: Instruction, x: np.ndarray) -> Any:
@@ -155,12 +226,23 @@ def _numpy_row(instruction: Instruction, x: np.ndarray) -> Any:
             return np.max(x, axis=-1, keepdims=True)
         case "row_min":
             return np.min(x, axis=-1, keepdims=True)
+        case "group_topk":
+            return _numpy_group_topk(np.asarray(x, np.float64), *map(int, str(instruction.value).split("/")))
     rank = min(round(float(instruction.value or 0) * x.shape[-1]), x.shape[-1] - 1)
     return np.sort(x, axis=-1)[..., ::-1][..., rank : rank + 1]
 
 
+def _numpy_group_topk(x: np.ndarray, k: int, m: int, group: int) -> np.ndarray:
+    count = x.shape[-1] // group  # of groups among the samples, of which the same share is kept
+    strength = np.abs(x[..., : count * group]).reshape(*x.shape[:-1], count, group).max(axis=-1)
+    last = np.sort(strength, axis=-1)[..., ::-1][..., max(round(count * k / m), 1) - 1, None]
+    kept = np.repeat(strength >= last, group, axis=-1)
+    return np.where(np.pad(kept, [(0, 0)] * (x.ndim - 1) + [(0, x.shape[-1] - count * group)]), x, 0.0)
+
+
 def _jax_row(instruction: Instruction, x: Any) -> Any:
     import jax.numpy as jnp
+    from jax import lax
 
     match instruction.op:
         case "row_sum":
@@ -169,8 +251,13 @@ def _jax_row(instruction: Instruction, x: Any) -> Any:
             return jnp.max(x, axis=-1, keepdims=True)
         case "row_min":
             return jnp.min(x, axis=-1, keepdims=True)
+        case "group_topk":
+            from hire_compiler.group_topk import masked
+
+            k, _, group = map(int, str(instruction.value).split("/"))
+            return masked(x, min(k, x.shape[-1]), group)
     rank = round(float(instruction.value or 0) * x.shape[-1])
-    return jnp.sort(x, axis=-1, descending=True)[..., rank : rank + 1]
+    return lax.top_k(x, rank + 1)[0][..., rank:]
 
 
 def _numpy(instruction: Instruction, operands: Sequence[Any]) -> Any:

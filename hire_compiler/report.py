@@ -18,7 +18,8 @@ class Site:
       path: the model's own scope path, from the locations of the graph.
       activation: of a feed-forward (``relu``, ``silu`` …); None for a head.
       gated: feed-forward with a gate (GLU) beside the up-projection.
-      selection: an explicit choice of neurons that the model makes itself: ``top_k``, ``statistical_top_k``, or ''.
+      selection: an explicit choice of neurons that the model makes itself: ``top_k``, ``group_topk``,
+        ``statistical_top_k``, or ''.
       consumers: of a head: what reads the logits (``argmax``, ``top_k``, ``softmax`` … ``returned``).
       batch: rows of the input that the site sees in one call.
       d: width of the input.

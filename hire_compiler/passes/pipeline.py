@@ -19,7 +19,7 @@ from hire_compiler.passes.detect import Detection, Match, detect
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.manual import rewrite_bodies
 from hire_compiler.passes.normalize import normalize
-from hire_compiler.passes.plan import SiteFacts, SitePlan, check_rules, idle_rules, plan
+from hire_compiler.passes.plan import Choice, SiteFacts, SitePlan, check_rules, idle_rules, plan
 from hire_compiler.passes.plan_shards import plan_on_mesh
 from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replace_sharded import replace_sharded
@@ -144,14 +144,31 @@ def _facts(found: Detection, calibration: Calibration | None, target: Target, de
     return [_site_facts(match, calibration, target, devices) for match in found.matches]
 
 
-def _uncertifiable(match: HeadMatch, target: Target) -> str:
-    """Why the winners of a head cannot be proven, or ''."""
+def _uncertifiable(match: Match, target: Target) -> str:
+    """Why the winners of a head, or the zeros of a feed-forward block, cannot be proven; or ''."""
+    if isinstance(match, FfnMatch):
+        if match.activation.selection or match.activation.name not in EXACT_ZEROS:
+            return f"no bound of a neuron proves {match.activation.selection or match.activation.name} to be zero"
+        first_product = match.products[match.activation.gate]
+        return "" if target.platform == "cpu" or first_product.precise else _rounds(target)
     first = match.winners[0].region
     if not is_increasing(first.expression):
         return "what is compared is not known to rise with the logits"
     if target.platform != "cpu" and not match.dot.precise:
-        return f"the product is not computed in full float32 on {target.platform}, so its rounding is not bounded"
+        return _rounds(target)
     return ""
+
+
+def _rounds(target: Target) -> str:
+    return f"the product is not computed in full float32 on {target.platform}, so its rounding is not bounded"
+
+
+def _choice(match: Match) -> Choice | None:
+    if not isinstance(match, FfnMatch) or not match.activation.selection:
+        return None
+    code, width = match.region.expression, match.down.d
+    by_gate = not match.gate_stages.rowwise_late
+    return Choice(code.kept(width), match.activation.share, code.kept_group, by_gate, code.sums_rows)
 
 
 def _keeps_minus_infinity(region: Region) -> bool:
@@ -165,11 +182,12 @@ def _site_facts(match: Match, calibration: Calibration | None, target: Target, d
         weight_bytes=tuple(weight.nbytes for weight in site_matrices(match)),
         copied_bytes=copied_bytes(match),
         winners_only=bool(winners),
-        uncertifiable=_uncertifiable(match, target) if isinstance(match, HeadMatch) and winners else "",
+        uncertifiable=_uncertifiable(match, target) if isinstance(match, FfnMatch) or winners else "",
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         devices=devices,
         exact_zeros=isinstance(match, FfnMatch) and match.activation.name in EXACT_ZEROS,
+        choice=_choice(match),
         drops=not isinstance(match, HeadMatch) or all(_keeps_minus_infinity(r) for r in match.compared),
     )
 

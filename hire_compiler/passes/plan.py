@@ -13,6 +13,25 @@ from hire_compiler.weights import itemsize
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How the author of a block chooses neurons.
+
+    Attributes:
+      kept: neurons kept of each row by rank; 0 where a statistical cut decides.
+      share: what is kept of normally distributed neurons.
+      group: adjacent neurons kept together.
+      by_gate: the gate alone (or the only product) decides.
+      whole_rows: numbers enter that only a whole row can give, such as a mean.
+    """
+
+    kept: int
+    share: float
+    group: int
+    by_gate: bool
+    whole_rows: bool
+
+
+@dataclass(frozen=True)
 class SiteFacts:
     """What the plan must know of a site beyond its report line.
 
@@ -25,6 +44,7 @@ class SiteFacts:
       calibrated: a second moment of the site's input is at hand.
       exact_zeros: the activation makes neurons exactly zero.
       drops: a logit of −inf is −inf still where it is read.
+      choice: how a block chooses its own neurons, if it does.
       devices: over how many devices the program's arguments are spread.
     """
 
@@ -37,6 +57,7 @@ class SiteFacts:
     devices: int = 1
     exact_zeros: bool = False
     drops: bool = True
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -121,10 +142,6 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     named = "the exact default" if chosen is None else f"rule {chosen}"
     if rule.dense:
         return leave_dense(site, f"{named} says so", dense_bytes)
-    if site.selection:
-        return leave_dense(
-            site, f"the model chooses neurons itself ({site.selection}), and so reads them all", dense_bytes
-        )
     if site.batch > rule.max_batch:
         return leave_dense(
             site, f"its batch of {site.batch} rows is more than the max_batch {rule.max_batch} of {named}", dense_bytes
@@ -137,6 +154,8 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
             f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
         )
     candidates = wanted_candidates(rule, site, group, where)
+    if facts.choice is not None:
+        _check_choice(facts.choice, site, rule, group, candidates, where)
     if facts.winners_only and candidates < facts.top_k:
         raise ConfigError(f"{where}: {candidates} candidates cannot hold the top {facts.top_k} that the program reads")
     if rule.tail == "dropped" and not facts.winners_only and not facts.drops and candidates < site.width:
@@ -149,7 +168,7 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     predictor_bytes = _stored_bytes(rule.predictor, site, where) + (8 * site.width if rule.certify else 0)
     gathered = dense_bytes
     if isinstance(rule.predictor, Exact):
-        if not facts.exact_zeros:
+        if not facts.exact_zeros and facts.choice is None:
             raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
         predictor_bytes = facts.weight_bytes[0]  # the gate, or the only up-projection, whole
         gathered -= predictor_bytes
@@ -191,6 +210,8 @@ def leave_dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
 
 def _exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule for a site that the user's rules leave out: only what never changes the answer."""
+    if site.kind == "ffn":
+        return _exact_choice_rule(site, facts)
     candidates = max(128, 4 * facts.top_k)
     if site.kind != "head" or not facts.winners_only or facts.uncertifiable or candidates * 4 > site.width:
         return None
@@ -201,14 +222,58 @@ def _exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
 
 
+def _exact_choice_rule(site: Site, facts: SiteFacts) -> Rule | None:
+    """``Exact()`` for a block that chooses neurons itself, with room for more than it is likely to keep."""
+    choice = facts.choice
+    if choice is None or not choice.by_gate or facts.devices > 1:
+        return None
+    share = choice.kept / site.width if choice.kept else 1.25 * choice.share
+    union = site.width * (1 - (1 - min(share, 1.0)) ** site.batch)  # of the rows of a batch, were they independent
+    room = ceil((union + 4 * union**0.5 if site.batch > 1 or not choice.kept else union) / choice.group) * choice.group
+    if 4 * room > 3 * site.width:
+        return None
+    return Rule(kind="ffn", predictor=Exact(), candidates=room, group=choice.group)
+
+
+def _check_choice(choice: Choice, site: Site, rule: Rule, group: int, candidates: int, where: str) -> None:
+    """Refuse what would not repeat the author's own choice of neurons."""
+    exact = isinstance(rule.predictor, Exact)
+    if group % choice.group:
+        raise ConfigError(
+            f"{where}: the model keeps groups of {choice.group} neurons, group {group} would cut them; "
+            f"use group={choice.group} or a multiple"
+        )
+    if exact and not choice.by_gate:
+        raise ConfigError(
+            f"{where}: Exact() is impossible, the model's {site.selection} reads both products; use a predictor, or "
+            "let the model choose by the gate alone"
+        )
+    if not exact and choice.whole_rows:
+        raise ConfigError(
+            f"{where}: {site.selection} needs numbers of all neurons, which no predictor gives; use Exact()"
+        )
+    if candidates < choice.kept:
+        raise ConfigError(
+            f"{where}: {candidates} candidates cannot hold the {choice.kept} neurons that the model keeps"
+        )
+
+
 def _why_no_rule(site: Site, facts: SiteFacts) -> str:
     if site.kind == "head" and not facts.winners_only:
         read = ", ".join(site.consumers)
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
     if site.kind == "head" and facts.devices > 1:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
-    if facts.uncertifiable:
+    if site.kind == "head" and facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
+    if site.kind == "ffn" and facts.choice is not None:
+        if facts.devices > 1:
+            return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
+        if not facts.choice.by_gate:
+            return f"its {site.selection} reads both products, so none can be skipped exactly, and no rule predicts it"
+        return (
+            f"the {site.batch} rows of a call keep too many of the {site.width} neurons between them for a skip to pay"
+        )
     if site.kind == "ffn" and not facts.exact_zeros:
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
     return "no rule selects it, and nothing approximate is done unasked"
@@ -274,11 +339,15 @@ def _read_bytes(predictor: Predictor, stored: int, candidates: int, site: Site, 
 def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str:
     if isinstance(rule.predictor, Exact):
         return "exact: only zeros are skipped, and where more neurons are active the dense block runs"
+    if rule.certify and site.kind == "ffn":
+        return "certified: neurons proven zero are skipped, and where too few can be, the dense block runs"
     if rule.certify:
         order = "in the order of dense" if rule.certify == "strict" else "up to rounding"
         return f"certified: the winners are proven {order} at run time, else the dense product runs"
     if candidates == site.width:
         return "exact (full width)"
+    if site.kind == "ffn" and facts.choice is not None:
+        return "approximate: the model's own choice of neurons, made among the candidates"
     if site.kind == "ffn":
         return "approximate: neurons outside the selection count as zero"
     if facts.winners_only:

@@ -44,6 +44,9 @@ def _without_layout(site: Site, facts: SiteFacts, why: str, config: Config) -> S
 
 def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config) -> SitePlan:
     shards, parts = layout.shards, layout.mesh.size(layout.batch)
+    if facts.choice is not None and shards > 1:
+        reason = f"the model's own {site.selection} compares the neurons of all {shards} shards"
+        return leave_dense(site, reason, sum(facts.weight_bytes))
     shard = replace(site, width=site.width // shards, batch=site.batch // parts)
     copied = facts.copied_bytes + (sum(facts.weight_bytes) if layout.turned else 0)
     local_facts = replace(

@@ -18,8 +18,9 @@ from hire_compiler.passes.replacement import (
     site_matrices,
 )
 from hire_compiler.patterns.ffn import FfnMatch
-from hire_compiler.runtime.ffn import Form, exact_ffn, select_groups, sparse_ffn
+from hire_compiler.runtime.ffn import Form, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
+from hire_compiler.runtime.skip import certified_ffn, exact_ffn
 from hire_compiler.runtime.target import Target
 
 
@@ -31,6 +32,8 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
     gate = match.matrices[activation.gate]
     preparation = make_preparation(match, plan, gate, vectors, calibration, target)
     stacked = match.layer is not None
+    # Where the model chooses among its neurons, it chooses among the candidates now.
+    code = match.region.expression.on_part(match.down.d, plan.candidates)
 
     def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array, *layers: jax.Array) -> list[jax.Array]:
         layer = layers[0].reshape(()) if stacked else None
@@ -38,7 +41,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         biases = [prepared[f"vector{i}"] for i in range(len(vectors))]
         *inputs, down = held_matrices(weights, prepared, views, target)
         form = Form(
-            activation=lambda *values: match.region.expression.evaluate(values, exact=True),
+            activation=lambda *values: code.evaluate(values, exact=True),
             group=plan.group,
             target=target,
             layer=layer,
@@ -46,9 +49,13 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
             precise=up.precise,
             down_precise=match.down.precise,
         )
+        budget = plan.candidates // plan.group
         if isinstance(plan.predictor, Exact):
-            budget = plan.candidates // plan.group
-            y, held = exact_ffn(rows, inputs, down, biases, activation.gate, activation.gate_bias, budget, form)
+            y, held = exact_ffn(rows, inputs, down, biases, activation.gate, budget, form, match.gate_stages)
+            return [restore_result(y, match.down), held]
+        if plan.certify:
+            bias = activation.gate_bias
+            y, held = certified_ffn(rows, inputs, down, biases, activation.gate, bias, prepared, budget, form)
             return [restore_result(y, match.down), held]
         groups = select_groups(
             rows,
@@ -56,7 +63,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
             None if activation.gate_bias is None else biases[activation.gate_bias],
             activation.name,
             plan.group,
-            plan.candidates // plan.group,
+            budget,
             target,
             layer,
         )
@@ -71,9 +78,9 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         results=(match.down.result,),
         before=match.down.op,
         signature=repr((
-            plan.predictor, plan.candidates, plan.group, activation, match.region.expression, up.x_free,
+            plan.predictor, plan.certify, plan.candidates, plan.group, activation, match.region.expression, up.x_free,
             up.x_contracting, match.down.row_shape, match.down.rows_first, len(vectors), up.precise,
             match.down.precise, [(w.shape, w.layers, w.is_view) for w in weights],
         )),
-        counted=isinstance(plan.predictor, Exact),
+        counted=isinstance(plan.predictor, Exact) or bool(plan.certify),
     )  # fmt: skip

@@ -31,6 +31,7 @@ from hire_compiler.runtime.predictors import (
     prepare_low_rank,
     prepare_quantized,
 )
+from hire_compiler.runtime.skip import trusted_bound
 from hire_compiler.runtime.target import Target, bits_of, store
 from hire_compiler.runtime.weights import materialize, view
 from hire_compiler.sharding import Axes, MeshShape, Spec
@@ -168,7 +169,7 @@ def make_preparation(
         made = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
         prepared = kept_for(made, target)
         if plan.certify:
-            prepared |= prepare_bound(rows, prepared)
+            prepared |= _prepare_bound(rows, prepared, plan.site.kind, stacked=predicted.layers is not None)
         for i, w in enumerate(matrices):
             if not w.is_view:
                 prepared[f"rows{i}"] = materialize(w, given[w.argument])
@@ -183,6 +184,17 @@ def make_preparation(
     key = "|".join([plan.site.kind, options, learned, target.platform, *parts])
     bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if _as_bits(w, target))
     return Preparation(key, tuple(used), build, bits)
+
+
+def _prepare_bound(rows: jax.Array, quantized: Arrays, kind: str, *, stacked: bool) -> Arrays:
+    if kind == "head":
+        return prepare_bound(rows, quantized)
+
+    def bound(rows: jax.Array, quantized: Arrays) -> jax.Array:
+        return trusted_bound(rows, prepare_bound(rows, quantized)["bound"])
+
+    copy = {name: quantized[name] for name in ("q", "scale")}
+    return {"bound": (jax.vmap(bound) if stacked else bound)(rows, copy)}
 
 
 def _prepare_predictor(rows: jax.Array, predictor: Predictor, moment: np.ndarray | None, stacked: bool) -> Arrays:

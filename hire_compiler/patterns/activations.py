@@ -51,13 +51,16 @@ class Activation:
       name: key of :data:`ACTIVATIONS`, or :data:`CUSTOM`.
       gate: which stream the activation is applied to.
       gate_bias: which parameter is added to that stream, or None.
-      selection: an explicit choice of neurons that the author makes: ``top_k``, ``statistical_top_k``, or ''.
+      selection: an explicit choice of neurons that the author makes: ``top_k``, ``group_topk``,
+        ``statistical_top_k``, or ''.
+      share: what such a choice keeps of normally distributed neurons.
     """
 
     name: str
     gate: int
     gate_bias: int | None
     selection: str = ""
+    share: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

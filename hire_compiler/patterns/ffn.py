@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hire_compiler.expression import Stages
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.activations import Activation
 from hire_compiler.patterns.canonical import Region
@@ -54,6 +55,12 @@ class FfnMatch:
     def x(self) -> Value:
         """Input of the block."""
         return self.products[0].x
+
+    @property
+    def gate_stages(self) -> Stages:
+        """The activation, cut into what follows from the gate and the parameters alone, and the rest."""
+        inputs, streams = self.region.expression.inputs, len(self.products)
+        return self.region.expression.stages(frozenset({self.activation.gate, *range(streams, inputs)}))
 
     @property
     def layer(self) -> Value | None:

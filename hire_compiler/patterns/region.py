@@ -16,6 +16,7 @@ from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.canonical import Region, canonical_form, resolve
 from hire_compiler.patterns.computed import computed_weight
 from hire_compiler.patterns.dots import read_weight_dot
+from hire_compiler.patterns.group_topk import GROUP_TOPK, read_group_topk
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
@@ -80,6 +81,8 @@ class RegionReader:
             return self._layout(op)
         if op.name in ROW_OPERATIONS:
             return self._row_operation(op, value)
+        if op.name == GROUP_TOPK:
+            return read_group_topk(op, self.term(op.operands[0]))
         if op.name not in OPERATIONS:
             before = self._products_before(op)
             reason, depth = f"{_describe(op)} stands between the matrix products", 3 if before else 1

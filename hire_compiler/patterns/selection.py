@@ -4,6 +4,7 @@
 
     v = top_k(h, k)[0];  where(h >= v[..., -1:], h, 0)             explicit, before or after the activation
     cut = mean(g) + c · std(g);  gelu(relu(g − cut)) · u           statistical (Gemma 3n)
+    hire.group_topk(h, k, group)                                   in groups, by its own name
 
 What is left out is exactly zero, so the definition of the activation is compared on what is kept alone. A
 statistical cut also shifts what it keeps; the shift is found from the points themselves.
@@ -34,7 +35,8 @@ def recognise_selection(expression: Expression, streams: int) -> Activation:
     samples = sample(expression, streams, _POINTS, grid=False)
     kept = samples.result != 0
     ranked = any(instruction.op == "row_rank" for instruction in expression.instructions)
-    selection = "top_k" if ranked else "statistical_top_k"
+    named = any(instruction.op == "group_topk" for instruction in expression.instructions)
+    selection = "group_topk" if named else "top_k" if ranked else "statistical_top_k"
     best, error = Activation("identity", 0, None), np.inf
     if _KEPT_AT_LEAST <= kept.sum() < _POINTS * 0.95:
         for gate, owners in product(range(streams), product(range(streams), repeat=len(samples.parameters))):
@@ -44,10 +46,11 @@ def recognise_selection(expression: Expression, streams: int) -> Activation:
             for name, definition in ACTIVATIONS.items():
                 distance = _distance(definition, shifted[gate], others, samples.result[kept])
                 if distance < error:
-                    best, error = Activation(name, gate, mine[0] if len(mine) == 1 else None, selection), distance
+                    bias = mine[0] if len(mine) == 1 else None
+                    best, error = Activation(name, gate, bias, selection, float(kept.mean())), distance
     if error < TOLERANCE:
         return best
-    what = "the largest numbers" if ranked else "a sum or an extreme"
+    what = "the largest numbers" if ranked or named else "a sum or an extreme"
     raise NoMatch(f"{what} of the whole row enter between the two products (a normalisation?)", depth=3)
 
 

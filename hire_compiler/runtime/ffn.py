@@ -100,6 +100,10 @@ class Form:
         index = groups if self.layer is None else groups + self.layer.astype(jnp.int32) * (m // self.group)
         return stack.reshape(-1, width), index
 
+    def down_product(self, h: jax.Array, stack: jax.Array) -> jax.Array:
+        """The last product with all rows: ``[b, d_out]`` float32."""
+        return columns_dot(h, self.whole(stack, 2), precise=self.down_precise, target=self.target)
+
     def take_vector(self, stack: jax.Array, groups: jax.Array) -> jax.Array:
         """The entries of the chosen groups of a vector: ``[k · group]``."""
         entries, index = self._flat(stack[..., None], groups)
@@ -134,46 +138,3 @@ def sparse_ffn(
     products = [form.chosen_product(x, matrix, groups) for matrix in matrices]
     h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
     return form.chosen_down_product(h, down, groups)
-
-
-def exact_ffn(
-    x: jax.Array,
-    matrices: Sequence[jax.Array],
-    down: jax.Array,
-    biases: Sequence[jax.Array],
-    gate: int,
-    gate_bias: int | None,
-    budget: int,
-    form: Form,
-) -> tuple[jax.Array, jax.Array]:
-    """A ReLU-like block of which only what its gate leaves non-zero is computed further.
-
-    Args:
-      gate: which of the matrices is computed whole; where its product plus bias is ≤ 0, h is exactly zero.
-      gate_bias: which of the biases belongs to it.
-      budget: groups that fit; where more are active, the dense block runs.
-
-    Returns:
-      ``[b, d_out]`` float32, and int32 the number of batch rows for which the budget held.
-    """
-    z = form.product(x, matrices[gate])
-    shifted = z if gate_bias is None else z + form.whole(biases[gate_bias], 1)
-    batch, m = z.shape
-    active = jnp.logical_not(shifted <= 0).reshape(batch, m // form.group, form.group).any(axis=(0, 2))  # NaN counts
-    count = jnp.sum(active, dtype=jnp.int32)
-
-    def sparse() -> jax.Array:
-        groups = lax.top_k(active.astype(jnp.float32), budget)[1]  # the active ones first, in ascending order
-        kept = z.reshape(batch, -1, form.group)[:, groups].reshape(batch, -1)
-        products = [kept if i == gate else form.chosen_product(x, matrix, groups) for i, matrix in enumerate(matrices)]
-        h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
-        used = jnp.repeat(jnp.arange(budget) < count, form.group)
-        return form.chosen_down_product(jnp.where(used, h, jnp.zeros_like(h)), down, groups)
-
-    def dense() -> jax.Array:
-        products = [z if i == gate else form.product(x, matrix) for i, matrix in enumerate(matrices)]
-        h = form.activation(*products, *(form.whole(bias, 1) for bias in biases))
-        return columns_dot(h, form.whole(down, 2), precise=form.down_precise, target=form.target)
-
-    held = count <= budget
-    return lax.cond(held, sparse, dense), jnp.where(held, batch, 0).astype(jnp.int32)

@@ -1,0 +1,166 @@
+"""Feed-forward blocks that skip only what is zero: known from the gate itself, or proven from a bound.
+
+Both find the groups of neurons that may be non-zero. If these fit in a budget they alone are computed, else all are:
+``lax.cond``, of which one side runs. Either way the result is that of the dense block, up to the order of its sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hire_compiler.runtime.certify import upper_bounds
+from hire_compiler.runtime.ffn import Form
+from hire_compiler.runtime.predictors import Arrays, predict
+
+Numbered = dict[int, jax.Array]
+
+
+class Stages(Protocol):
+    """The author's elementwise code, cut in two: what follows from the gate, and the rest.
+
+    Values have numbers: the products come first (0, 1), then the vectors.
+    """
+
+    def first(self, inputs: Numbered) -> Numbered:
+        """From the gate's product and the vectors: what :meth:`second` reads."""
+
+    def second(self, known: Numbered, inputs: Numbered) -> jax.Array:
+        """h, from that and the other product; on all neurons or on some."""
+
+
+def exact_ffn(
+    x: jax.Array,
+    matrices: Sequence[jax.Array],
+    down: jax.Array,
+    vectors: Sequence[jax.Array],
+    gate: int,
+    budget: int,
+    form: Form,
+    stages: Stages,
+) -> tuple[jax.Array, jax.Array]:
+    """A block of which only what its gate leaves non-zero is computed further.
+
+    A ReLU, or an explicit or statistical choice of neurons: the gate is computed whole, the author's own code says
+    what of it is exactly zero, and the other matrices skip that.
+
+    Args:
+      x: ``[b, d]``.
+      matrices: rows ``[m, d]`` of up, or of gate and up; or stacked.
+      gate: which of the matrices is computed whole.
+      budget: groups that fit; where more are active, the dense block runs.
+
+    Returns:
+      ``[b, d_out]`` float32, and int32 the number of batch rows for which the budget held.
+    """
+    z = form.product(x, matrices[gate])
+    width = z.shape[1]
+    inputs = {gate: z} | {len(matrices) + i: form.whole(vector, 1) for i, vector in enumerate(vectors)}
+    known = stages.first(inputs)
+    others = [i for i in range(len(matrices)) if i != gate]
+    # Zero whatever the other product is. Two values of it, because a bias there could cancel one.
+    probes = [stages.second(known, {i: jnp.full_like(z, value) for i in others}) for value in (1.0, -0.734375)]
+    nonzero = probes[0] != 0 if not others else jnp.logical_or(probes[0] != 0, probes[1] != 0)  # NaN is not zero
+
+    def finish(take: Callable[[jax.Array], jax.Array], product: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        some = {i: take(value) if value.ndim and value.shape[-1] == width else value for i, value in known.items()}
+        return stages.second(some, {i: product(matrices[i]) for i in others})
+
+    def sparse(groups: jax.Array) -> jax.Array:
+        take = _choose(groups, form.group)
+        return finish(take, lambda matrix: form.chosen_product(x, matrix, groups))
+
+    def dense() -> jax.Array:
+        return finish(lambda value: value, lambda matrix: form.product(x, matrix))
+
+    return _sparse_or_dense(nonzero, budget, down, form, sparse, dense)
+
+
+def certified_ffn(
+    x: jax.Array,
+    matrices: Sequence[jax.Array],
+    down: jax.Array,
+    vectors: Sequence[jax.Array],
+    gate: int,
+    gate_bias: int | None,
+    prepared: Arrays,
+    budget: int,
+    form: Form,
+) -> tuple[jax.Array, jax.Array]:
+    """A ReLU-like block that skips the neurons whose gate is *proven* not to be positive.
+
+    For the int8 copy of a row and its bound, u = z̃ + ε + bias is an upper limit of what the dense program can
+    compute before its ReLU; u < 0 proves the neuron exactly zero (method.md).
+
+    Args:
+      gate: the matrix that ``prepared`` (an int8 copy with its bound) predicts.
+      gate_bias: which of the vectors is added to its product.
+
+    Returns:
+      As :func:`exact_ffn`.
+    """
+    scores = predict(x, {name: prepared[name] for name in ("q", "scale")}, form.target, form.layer)
+    upper = upper_bounds(scores, form.whole(prepared["bound"], 1), x)
+    bias = jnp.zeros(()) if gate_bias is None else form.whole(vectors[gate_bias], 1).astype(jnp.float32)
+    # The author may round the product, and its sum with the bias, to a narrow type.
+    rounding = 4 * float(jnp.finfo(form.product_dtype).eps) * (jnp.abs(scores) + (upper - scores) + jnp.abs(bias))
+    largest = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=1, keepdims=True)
+    usual = (largest > SMALLEST) & (largest < LARGEST)  # elsewhere norms and products may under- or overflow
+    zero = (upper + bias + rounding < -SMALLEST) & usual
+
+    def sparse(groups: jax.Array) -> jax.Array:
+        products = [form.chosen_product(x, matrix, groups) for matrix in matrices]
+        return form.activation(*products, *(form.take_vector(vector, groups) for vector in vectors))
+
+    def dense() -> jax.Array:
+        products = [form.product(x, matrix) for matrix in matrices]
+        return form.activation(*products, *(form.whole(vector, 1) for vector in vectors))
+
+    return _sparse_or_dense(jnp.logical_not(zero), budget, down, form, sparse, dense)
+
+
+SMALLEST, LARGEST = 1e-12, 1e12  # largest entries of an input or of a row of weights for which bounds are trusted
+
+
+def trusted_bound(rows: jax.Array, bound: jax.Array) -> jax.Array:
+    """The bounds of rows ``[m, d]``, infinite for those whose size is unusual: these are never proven."""
+    largest = jnp.max(jnp.abs(rows.astype(jnp.float32)), axis=1)
+    return jnp.where((largest > SMALLEST) & (largest < LARGEST), bound, jnp.inf)
+
+
+def _sparse_or_dense(
+    needed: jax.Array,
+    budget: int,
+    down: jax.Array,
+    form: Form,
+    sparse: Callable[[jax.Array], jax.Array],
+    dense: Callable[[], jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    """Compute the needed neurons ``[b, m]`` if their groups fit in the budget, else all."""
+    batch = needed.shape[0]
+    active = needed.reshape(batch, -1, form.group).any(axis=(0, 2))
+    count = jnp.sum(active, dtype=jnp.int32)
+
+    def some() -> jax.Array:
+        groups = lax.top_k(active.astype(jnp.float32), budget)[1]  # the active ones first, in ascending order
+        h = sparse(groups)
+        used = jnp.repeat(jnp.arange(budget) < count, form.group)
+        return form.chosen_down_product(jnp.where(used, h, jnp.zeros_like(h)), down, groups)
+
+    held = count <= budget
+    result = lax.cond(held, some, lambda: form.down_product(dense(), down))
+    return result, jnp.where(held, batch, 0).astype(jnp.int32)
+
+
+def _choose(groups: jax.Array, group: int) -> Callable[[jax.Array], jax.Array]:
+    """Takes the columns of the chosen groups."""
+
+    def take(value: jax.Array) -> jax.Array:
+        blocks = value.reshape(*value.shape[:-1], -1, group)
+        return jnp.take(blocks, groups, axis=-2, mode="clip").reshape(*value.shape[:-1], -1)
+
+    return take

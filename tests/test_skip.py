@@ -1,0 +1,156 @@
+"""What is skipped exactly: explicit and statistical choices of neurons, and neurons proven zero from a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hire_compiler as hire
+
+D, WIDTH, K = 32, 256, 24
+Block = Callable[..., jax.Array]
+Params = dict[str, jax.Array]
+
+
+def kept(h: jax.Array, size: jax.Array) -> jax.Array:
+    return jnp.where(size >= jax.lax.top_k(size, K)[0][..., -1:], h, jnp.zeros_like(h))
+
+
+def above_cut(g: jax.Array) -> jax.Array:
+    """The statistical top-k of Gemma 3n."""
+    cut = jnp.mean(g, -1, keepdims=True) + 1.6449 * jnp.std(g, -1, keepdims=True)
+    return jax.nn.gelu(jax.nn.relu(g - cut))
+
+
+CHOICES: dict[str, Block] = {
+    "statistical, gated": lambda w, x: (above_cut(x @ w["gate"]) * (x @ w["up"] + w["shift"])) @ w["down"],
+    "top-k after a relu": lambda w, x: kept(jax.nn.relu(x @ w["up"]), jax.nn.relu(x @ w["up"])) @ w["down"],
+    "top-k by size, gated": lambda w, x: (
+        (jax.nn.silu(kept(x @ w["gate"], jnp.abs(x @ w["gate"]))) * (x @ w["up"])) @ w["down"]
+    ),
+}
+
+
+def weights(rng: np.random.Generator, dtype: Any = jnp.float32, bias: float = 0.0) -> Params:
+    shapes = {"gate": (D, WIDTH), "up": (D, WIDTH), "down": (WIDTH, D)}
+    w = {name: jnp.asarray(rng.normal(size=s) / np.sqrt(s[0]), dtype) for name, s in shapes.items()}
+    return w | {
+        "shift": jnp.where(jnp.arange(WIDTH) % 2, -1.0, 0.734375).astype(dtype),
+        "bias": jnp.full(WIDTH, bias, dtype),
+    }
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_choice_by_the_gate_is_skipped_exactly_by_default(name: str, dtype: str, batch: int) -> None:
+    rng = np.random.default_rng(0)
+    w, block = weights(rng, dtype), CHOICES[name]
+    step = hire.transform(block)
+    for x in (rng.normal(size=(batch, D)), np.ones((batch, D)), np.tile(np.arange(D) % 3 - 1.0, (batch, 1))):
+        x = jnp.asarray(x, dtype)
+        got, want = (np.asarray(f(w, x), np.float32) for f in (step, jax.jit(block)))
+        np.testing.assert_allclose(got, want, rtol=0, atol=(1e-5 if dtype == "float32" else 0.05) * np.abs(want).max())
+    (decision,) = step.report().rewritten
+    assert decision.predictor == "Exact()"
+    assert decision.candidates < WIDTH
+    (certificate,) = step.report().certificates
+    assert certificate.proven >= batch  # on random inputs it held
+
+
+def test_more_than_expected_runs_dense() -> None:
+    """Two inputs make half of the gate large: a cut by statistics lets a third of all neurons pass."""
+    rng = np.random.default_rng(1)
+    w = weights(rng)
+    w["gate"] = jnp.where(jnp.arange(WIDTH) % 5 == 0, 9.0, 0.0) + 0 * w["gate"]
+    block = CHOICES["statistical, gated"]
+    step = hire.transform(block)
+    x = jnp.abs(jnp.asarray(rng.normal(size=(1, D)), jnp.float32))
+    np.testing.assert_allclose(step(w, x), jax.jit(block)(w, x), rtol=1e-5)
+    (certificate,) = step.report().certificates
+    assert (certificate.proven, certificate.rows) == (0, 1)
+
+
+def test_a_statistical_cut_is_not_predicted() -> None:
+    rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=4), density=0.5)
+    step = hire.transform(CHOICES["statistical, gated"], hire.Config(rules=(rule,)))
+    with pytest.raises(hire.ConfigError, match=r"numbers of all neurons.*Exact\(\)"):
+        step(weights(np.random.default_rng(2)), jnp.ones((1, D)))
+
+
+# --------------------------------------------------------------------------- neurons proven zero
+
+
+def plain(w: Params, x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x @ w["up"] + w["bias"]) @ w["down"]
+
+
+def squared(w: Params, x: jax.Array) -> jax.Array:
+    return jnp.square(jax.nn.relu(x @ w["up"] + w["bias"])) @ w["down"]
+
+
+def gated(w: Params, x: jax.Array) -> jax.Array:
+    return (jax.nn.relu(x @ w["gate"] + w["bias"]) * (x @ w["up"])) @ w["down"]
+
+
+def scanned(w: Params, x: jax.Array) -> jax.Array:
+    return jax.lax.scan(lambda x, w: (x + gated(w, x), None), x, w)[0]
+
+
+def certified(block: Block, density: float = 0.4, group: int = 1) -> hire.HireFunction:
+    rule = hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), certify=True, density=density, group=group)
+    return hire.transform(jax.jit(block), hire.Config(rules=(rule,)))
+
+
+@pytest.mark.parametrize("block", [plain, squared, gated, scanned], ids=lambda block: block.__name__)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("bias", "fits"), [(-1.5, True), (1.0, False)], ids=["few active", "most active"])
+def test_proven_zeros_are_skipped_and_the_block_equals_dense(block: Block, dtype: str, bias: float, fits: bool) -> None:
+    rng = np.random.default_rng(3)
+    w = weights(rng, dtype, bias)
+    if block is scanned:
+        w = jax.tree.map(lambda a: jnp.stack([a, a[::-1], a / 2]), w)
+    step = certified(block)
+    for batch in (1, 1, 2):
+        x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+        got, want = (np.asarray(f(w, x), np.float32) for f in (step, jax.jit(block)))
+        np.testing.assert_allclose(
+            got, want, rtol=0, atol=64 * float(jnp.finfo(dtype).eps) * max(np.abs(want).max(), 0.1)
+        )
+    if block is not scanned:
+        (certificate,) = step.report().certificates
+        assert (certificate.proven == certificate.rows) == fits
+    assert step.report().rewritten[0].exactness.startswith("certified")
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-40, 1e-25, 1e-13, 1e13, 1e25, np.inf, np.nan])
+@pytest.mark.parametrize("where", ["input", "weights"])
+def test_unusual_sizes_are_never_wrong(size: float, where: str) -> None:
+    rng = np.random.default_rng(4)
+    w = weights(rng, bias=-1e-30)
+    x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    if where == "input":
+        x = x * jnp.float32(size)
+    else:
+        w["up"] = w["up"] * jnp.where(jnp.arange(WIDTH) % 2, jnp.float32(size), 1.0)
+    rule = hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), certify=True, density=0.9, group=1)
+    step = hire.transform(jax.jit(plain), hire.Config(rules=(rule,), check_weights=False))
+    got, want = np.asarray(step(w, x)), np.asarray(jax.jit(plain)(w, x))
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+    scale = np.abs(want[np.isfinite(want)]).max(initial=0)
+    np.testing.assert_allclose(got[np.isfinite(want)], want[np.isfinite(want)], rtol=0, atol=1e-5 * scale)
+
+
+def test_what_cannot_be_proven_is_an_error() -> None:
+    w, x = weights(np.random.default_rng(5)), jnp.ones((1, D))
+    with pytest.raises(hire.ConfigError, match="proves silu to be zero"):
+        certified(lambda w, x: jax.nn.silu(x @ w["up"]) @ w["down"])(w, x)
+    with pytest.raises(hire.ConfigError, match="only a head has"):
+        hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), certify="strict", density=0.5)
+    with pytest.raises(hire.ConfigError, match="too wide to prove"):
+        hire.Rule(kind="ffn", predictor=hire.LowRank(rank=4), certify=True, density=0.5)
