@@ -85,6 +85,20 @@ def test_activations_without_exact_zeros_are_refused() -> None:
         step(w, jnp.ones((1, D)))
 
 
+def test_a_shifted_relu_has_exact_zeros_too() -> None:
+    rng = np.random.default_rng(3)
+    w, x = weights(rng, 0.0, "float32"), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+
+    def shifted(w: Params, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x @ w["up"] - 1.5) @ w["down"]
+
+    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3, group=1)
+    step = hire.transform(shifted, hire.Config(rules=(rule,)))
+    np.testing.assert_allclose(step(w, x), jax.jit(shifted)(w, x), rtol=0, atol=1e-5)
+    (certificate,) = step.report().certificates
+    assert certificate.proven == 1
+
+
 def test_a_head_is_not_for_exact() -> None:
     with pytest.raises(hire.ConfigError, match="certify"):
         hire.Rule(kind="head", predictor=hire.Exact(), candidates=8)

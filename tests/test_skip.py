@@ -154,3 +154,47 @@ def test_what_cannot_be_proven_is_an_error() -> None:
         hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), certify="strict", density=0.5)
     with pytest.raises(hire.ConfigError, match="too wide to prove"):
         hire.Rule(kind="ffn", predictor=hire.LowRank(rank=4), certify=True, density=0.5)
+
+
+ROWS = 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["random", "near ties", "huge norms", "denormals", "overflow"])
+def test_a_million_rows_hold_no_mismatch(kind: str) -> None:
+    """Certified against dense, batch 1 each, a fifth of a million rows of every kind of adversary."""
+    rng = np.random.default_rng(6)
+    d, width, rows = 16, 64, ROWS // 5
+    gate = rng.normal(size=(width, d))
+    xs = rng.normal(size=(rows, d))
+    if kind == "near ties":  # products that are zero but for a few roundings, of either sign
+        gate[1::2] = -gate[::2] * (1 + rng.choice([0, 1e-7, -1e-7], size=(width // 2, 1)))
+        xs -= (xs @ gate[0])[:, None] * gate[0] / (gate[0] @ gate[0])
+    if kind == "huge norms":
+        gate *= 10.0 ** rng.integers(-8, 9, (width, 1))
+        xs *= 10.0 ** rng.integers(-8, 9, (rows, 1))
+    if kind == "denormals":
+        gate *= 10.0 ** rng.integers(-38, 1, (width, 1))
+        xs *= 10.0 ** rng.integers(-38, 1, (rows, 1))
+    if kind == "overflow":
+        gate *= 10.0 ** rng.integers(0, 38, (width, 1))
+        xs *= 10.0 ** rng.integers(0, 38, (rows, 1))
+    w = {"up": jnp.asarray(gate.T, jnp.float32), "down": random_matrix(rng, width, d), "bias": jnp.zeros(width)}
+    rule = hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), certify=True, density=0.75, group=1)
+    step = hire.transform(jax.jit(plain), hire.Config(rules=(rule,), check_weights=False))
+    x = jnp.asarray(xs, jnp.float32)
+    prepared = step.prepare(w, x[:1])
+    run = jax.jit(lambda w, x, q: jax.lax.map(lambda row: step(w, row[None], prepared=q)[0], x))
+    dense = jax.jit(lambda w, x: jax.lax.map(lambda row: plain(w, row[None])[0], x))
+    got, want = np.asarray(run(w, x, prepared), np.float64), np.asarray(dense(w, x), np.float64)
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+    finite = np.isfinite(want)
+    # τ: the sum of the second product, in another order.
+    hidden = np.maximum(xs.astype(np.float32).astype(np.float64) @ np.asarray(w["up"], np.float64), 0)
+    tau = 2 * width * 2.0**-23 * (hidden + 1e-30) @ np.abs(np.asarray(w["down"], np.float64))
+    slack = tau + 2 * d * 2.0**-23 * np.linalg.norm(xs, axis=1, keepdims=True) * np.linalg.norm(gate, axis=1).max()
+    assert (np.abs(got - want)[finite] <= np.where(kind == "near ties", slack, tau)[finite]).all()
+
+
+def random_matrix(rng: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)

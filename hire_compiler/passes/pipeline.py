@@ -27,7 +27,7 @@ from hire_compiler.passes.replacement import copied_bytes, site_matrices, site_m
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.splice import Spliced, splice
 from hire_compiler.passes.verify import check_module
-from hire_compiler.patterns.activations import EXACT_ZEROS
+from hire_compiler.patterns.activations import EXACT_ZEROS, sample
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch
@@ -163,6 +163,14 @@ def _rounds(target: Target) -> str:
     return f"the product is not computed in full float32 on {target.platform}, so its rounding is not bounded"
 
 
+def _gives_zeros(match: FfnMatch) -> bool:
+    """Whether a good part of all inputs gives exactly zero: ReLUs, shifted ones among them."""
+    if match.activation.selection or match.activation.name in EXACT_ZEROS:
+        return not match.activation.selection
+    samples = sample(match.region.expression, len(match.products), 320)
+    return bool(np.mean(samples.result == 0) > 0.3)
+
+
 def _choice(match: Match) -> Choice | None:
     if not isinstance(match, FfnMatch) or not match.activation.selection:
         return None
@@ -186,7 +194,7 @@ def _site_facts(match: Match, calibration: Calibration | None, target: Target, d
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         devices=devices,
-        exact_zeros=isinstance(match, FfnMatch) and match.activation.name in EXACT_ZEROS,
+        exact_zeros=isinstance(match, FfnMatch) and _gives_zeros(match),
         choice=_choice(match),
         drops=not isinstance(match, HeadMatch) or all(_keeps_minus_infinity(r) for r in match.compared),
     )

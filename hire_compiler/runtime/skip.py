@@ -93,9 +93,6 @@ def certified_ffn(
 ) -> tuple[jax.Array, jax.Array]:
     """A ReLU-like block that skips the neurons whose gate is *proven* not to be positive.
 
-    For the int8 copy of a row and its bound, u = z̃ + ε + bias is an upper limit of what the dense program can
-    compute before its ReLU; u < 0 proves the neuron exactly zero (method.md).
-
     Args:
       gate: the matrix that ``prepared`` (an int8 copy with its bound) predicts.
       gate_bias: which of the vectors is added to its product.
@@ -103,14 +100,8 @@ def certified_ffn(
     Returns:
       As :func:`exact_ffn`.
     """
-    scores = predict(x, {name: prepared[name] for name in ("q", "scale")}, form.target, form.layer)
-    upper = upper_bounds(scores, form.whole(prepared["bound"], 1), x)
-    bias = jnp.zeros(()) if gate_bias is None else form.whole(vectors[gate_bias], 1).astype(jnp.float32)
-    # The author may round the product, and its sum with the bias, to a narrow type.
-    rounding = 4 * float(jnp.finfo(form.product_dtype).eps) * (jnp.abs(scores) + (upper - scores) + jnp.abs(bias))
-    largest = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=1, keepdims=True)
-    usual = (largest > SMALLEST) & (largest < LARGEST)  # elsewhere norms and products may under- or overflow
-    zero = (upper + bias + rounding < -SMALLEST) & usual
+    bias = jnp.zeros(()) if gate_bias is None else form.whole(vectors[gate_bias], 1)
+    zero = proven_zero(x, bias, prepared, form)
 
     def sparse(groups: jax.Array) -> jax.Array:
         products = [form.chosen_product(x, matrix, groups) for matrix in matrices]
@@ -121,6 +112,22 @@ def certified_ffn(
         return form.activation(*products, *(form.whole(vector, 1) for vector in vectors))
 
     return _sparse_or_dense(jnp.logical_not(zero), budget, down, form, sparse, dense)
+
+
+def proven_zero(x: jax.Array, bias: jax.Array, prepared: Arrays, form: Form) -> jax.Array:
+    """Which neurons a ReLU after ``x · gate + bias`` certainly makes zero: bool ``[b, m]``.
+
+    For the int8 copy of a row and its bound, u = z̃ + ε + bias is an upper limit of what the dense program can
+    compute before its ReLU; u < 0 proves the neuron exactly zero.
+    """
+    scores = predict(x, {name: prepared[name] for name in ("q", "scale")}, form.target, form.layer)
+    upper = upper_bounds(scores, form.whole(prepared["bound"], 1), x)
+    bias = bias.astype(jnp.float32)
+    # The author may round the product, and its sum with the bias, to a narrow type.
+    rounding = 4 * float(jnp.finfo(form.product_dtype).eps) * (jnp.abs(scores) + (upper - scores) + jnp.abs(bias))
+    largest = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=1, keepdims=True)
+    usual = (largest > SMALLEST) & (largest < LARGEST)  # elsewhere norms and products may under- or overflow
+    return (upper + bias + rounding < -SMALLEST) & usual
 
 
 SMALLEST, LARGEST = 1e-12, 1e12  # largest entries of an input or of a row of weights for which bounds are trusted
