@@ -156,6 +156,26 @@ def test_what_cannot_be_proven_is_an_error() -> None:
         hire.Rule(kind="ffn", predictor=hire.LowRank(rank=4), certify=True, density=0.5)
 
 
+@pytest.mark.parametrize(
+    ("predictor", "certify"),
+    [
+        (hire.Exact(), False),
+        (hire.Quantized(bits=8), False),
+        (hire.Quantized(bits=8), True),
+        (hire.LowRank(rank=4), False),
+    ],
+    ids=["exact", "int8", "certified", "low rank"],
+)
+@pytest.mark.parametrize("zero", ["up", "down", "both"])
+def test_weights_of_zeros_give_what_dense_gives(predictor: hire.Exact, certify: bool, zero: str) -> None:
+    w, x = weights(np.random.default_rng(8)), jnp.ones((1, D))
+    w |= {name: 0 * w[name] for name in ("up", "down") if zero in (name, "both")}
+    rule = hire.Rule(kind="ffn", predictor=predictor, certify=certify, density=0.25, group=1)
+    step = hire.transform(jax.jit(plain), hire.Config(rules=(rule,)))
+    np.testing.assert_array_equal(step(w, x), np.zeros((1, D)))
+    assert step.report().rewritten
+
+
 ROWS = 1_000_000
 
 

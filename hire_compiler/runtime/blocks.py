@@ -58,6 +58,8 @@ def chosen_columns_dot(
         return product(index, h)
     if h.shape[0] == 1:
         return _one_row_columns_dot(h, matrix, index, group, target)
+    if 2 * len(index) * group <= target.gathered_rows:
+        return product(index, h)
     parts = _in_chunks(index, max(1, target.gathered_rows // 2 // group))
     short = parts.size * group - h.shape[1]
     weights = jnp.pad(h, ((0, 0), (0, short))).reshape(h.shape[0], len(parts), -1)  # what fills up counts as 0

@@ -60,9 +60,12 @@ module {
     return %0#1 : tensor<1x4xf32>
   }
   func.func private @hire_site(%arg0: tensor<3x4x1xf32>, %arg1: tensor<3x8x1xui16>, %arg2: tensor<3x8x4xf32>, %arg3: tensor<3x8x4xf32>, %arg4: tensor<1x4xf32>, %arg5: tensor<i32>) -> (tensor<1x4xf32> {jax.result_info = "result[0]"}) {
-    %cst = stablehlo.constant dense<0.000000e+00> : tensor<f32>
-    %c = stablehlo.constant dense<4> : tensor<i32>
-    %cst_0 = stablehlo.constant dense<0xFF800000> : tensor<f32>
+    %cst = stablehlo.constant dense<1.000000e+00> : tensor<f32>
+    %c = stablehlo.constant dense<0> : tensor<i32>
+    %c_0 = stablehlo.constant dense<2> : tensor<i32>
+    %cst_1 = stablehlo.constant dense<0.000000e+00> : tensor<f32>
+    %c_2 = stablehlo.constant dense<4> : tensor<i32>
+    %cst_3 = stablehlo.constant dense<0xFF800000> : tensor<f32>
     %0 = stablehlo.reshape %arg5 : (tensor<i32>) -> tensor<i32>
     %1 = call @dynamic_index_in_dim(%arg0, %0) : (tensor<3x4x1xf32>, tensor<i32>) -> tensor<4x1xf32>
     %2 = call @dynamic_index_in_dim_0(%arg1, %0) : (tensor<3x8x1xui16>, tensor<i32>) -> tensor<8x1xui16>
@@ -71,33 +74,121 @@ module {
     %5 = stablehlo.convert %4 : (tensor<8x1xbf16>) -> tensor<8x1xf32>
     %6 = stablehlo.transpose %5, dims = [1, 0] : (tensor<8x1xf32>) -> tensor<1x8xf32>
     %7 = stablehlo.dot_general %3, %6, contracting_dims = [1] x [0] : (tensor<1x1xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
-    %8 = stablehlo.reduce(%7 init: %cst_0) applies stablehlo.maximum across dimensions = [0] : (tensor<1x8xf32>, tensor<f32>) -> tensor<8xf32>
+    %8 = stablehlo.reduce(%7 init: %cst_3) applies stablehlo.maximum across dimensions = [0] : (tensor<1x8xf32>, tensor<f32>) -> tensor<8xf32>
     %9 = stablehlo.reshape %8 : (tensor<8xf32>) -> tensor<4x2xf32>
-    %10 = stablehlo.reduce(%9 init: %cst_0) applies stablehlo.maximum across dimensions = [1] : (tensor<4x2xf32>, tensor<f32>) -> tensor<4xf32>
+    %10 = stablehlo.reduce(%9 init: %cst_3) applies stablehlo.maximum across dimensions = [1] : (tensor<4x2xf32>, tensor<f32>) -> tensor<4xf32>
     %11:2 = stablehlo.composite "chlo.top_k" %10 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
     %12 = call @sort(%11#1) : (tensor<2xi32>) -> tensor<2xi32>
-    %13 = stablehlo.reshape %arg2 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
-    %14 = stablehlo.multiply %0, %c : tensor<i32>
-    %15 = stablehlo.broadcast_in_dim %14, dims = [] : (tensor<i32>) -> tensor<2xi32>
-    %16 = stablehlo.add %12, %15 : tensor<2xi32>
-    %17 = call @_take(%13, %16) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %18 = stablehlo.reshape %17 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %19 = stablehlo.transpose %18, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
-    %20 = stablehlo.dot_general %arg4, %19, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
-    %21 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
-    %22 = stablehlo.maximum %20, %21 : tensor<1x4xf32>
-    %23 = stablehlo.reshape %arg3 : (tensor<3x8x4xf32>) -> tensor<12x2x4xf32>
-    %24 = stablehlo.multiply %0, %c : tensor<i32>
+    %13 = stablehlo.multiply %0, %c_2 : tensor<i32>
+    %14 = stablehlo.broadcast_in_dim %13, dims = [] : (tensor<i32>) -> tensor<2xi32>
+    %15 = stablehlo.add %12, %14 : tensor<2xi32>
+    %16 = stablehlo.reshape %arg2 : (tensor<3x8x4xf32>) -> tensor<24x4xf32>
+    %17 = stablehlo.reshape %16 : (tensor<24x4xf32>) -> tensor<12x2x4xf32>
+    %18 = call @_take(%17, %15) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %19 = stablehlo.reshape %18 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %20 = stablehlo.transpose %19, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    %21 = stablehlo.dot_general %arg4, %20, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
+    %22 = stablehlo.broadcast_in_dim %cst_1, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
+    %23 = stablehlo.maximum %21, %22 : tensor<1x4xf32>
+    %24 = stablehlo.multiply %0, %c_2 : tensor<i32>
     %25 = stablehlo.broadcast_in_dim %24, dims = [] : (tensor<i32>) -> tensor<2xi32>
     %26 = stablehlo.add %12, %25 : tensor<2xi32>
-    %27 = call @_take(%23, %26) : (tensor<12x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %28 = stablehlo.reshape %27 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %29 = stablehlo.dot_general %22, %28, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
-    return %29 : tensor<1x4xf32>
+    %27 = stablehlo.reshape %arg3 : (tensor<3x8x4xf32>) -> tensor<24x4xf32>
+    %28 = stablehlo.broadcast_in_dim %26, dims = [0] : (tensor<2xi32>) -> tensor<2x1xi32>
+    %29 = stablehlo.broadcast_in_dim %c_0, dims = [] : (tensor<i32>) -> tensor<2x1xi32>
+    %30 = stablehlo.multiply %28, %29 : tensor<2x1xi32>
+    %31 = stablehlo.iota dim = 0 : tensor<2xi32>
+    %32 = stablehlo.broadcast_in_dim %31, dims = [1] : (tensor<2xi32>) -> tensor<1x2xi32>
+    %33 = stablehlo.broadcast_in_dim %30, dims = [0, 1] : (tensor<2x1xi32>) -> tensor<2x2xi32>
+    %34 = stablehlo.broadcast_in_dim %32, dims = [0, 1] : (tensor<1x2xi32>) -> tensor<2x2xi32>
+    %35 = stablehlo.add %33, %34 : tensor<2x2xi32>
+    %36 = stablehlo.reshape %35 : (tensor<2x2xi32>) -> tensor<4xi32>
+    %37 = call @_pad(%36, %c) : (tensor<4xi32>, tensor<i32>) -> tensor<8xi32>
+    %38 = stablehlo.reshape %37 : (tensor<8xi32>) -> tensor<1x8xi32>
+    %39 = call @_pad_1(%23, %c) : (tensor<1x4xf32>, tensor<i32>) -> tensor<1x8xf32>
+    %40 = stablehlo.broadcast_in_dim %cst_1, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
+    %41 = stablehlo.slice %38 [0:1, 0:1] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %42 = stablehlo.reshape %41 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %43 = call @_take_2(%27, %42) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %44 = stablehlo.slice %39 [0:1, 0:1] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %45 = stablehlo.reshape %44 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %46 = stablehlo.broadcast_in_dim %45, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %47 = stablehlo.broadcast_in_dim %46, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %48 = stablehlo.multiply %43, %47 : tensor<1x4xf32>
+    %49 = stablehlo.add %40, %48 : tensor<1x4xf32>
+    %50 = stablehlo.slice %38 [0:1, 1:2] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %51 = stablehlo.reshape %50 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %52 = call @_take_2(%27, %51) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %53 = stablehlo.slice %39 [0:1, 1:2] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %54 = stablehlo.reshape %53 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %55 = stablehlo.broadcast_in_dim %54, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %56 = stablehlo.broadcast_in_dim %55, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %57 = stablehlo.multiply %52, %56 : tensor<1x4xf32>
+    %58 = stablehlo.add %49, %57 : tensor<1x4xf32>
+    %59 = stablehlo.slice %38 [0:1, 2:3] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %60 = stablehlo.reshape %59 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %61 = call @_take_2(%27, %60) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %62 = stablehlo.slice %39 [0:1, 2:3] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %63 = stablehlo.reshape %62 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %64 = stablehlo.broadcast_in_dim %63, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %65 = stablehlo.broadcast_in_dim %64, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %66 = stablehlo.multiply %61, %65 : tensor<1x4xf32>
+    %67 = stablehlo.add %58, %66 : tensor<1x4xf32>
+    %68 = stablehlo.slice %38 [0:1, 3:4] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %69 = stablehlo.reshape %68 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %70 = call @_take_2(%27, %69) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %71 = stablehlo.slice %39 [0:1, 3:4] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %72 = stablehlo.reshape %71 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %73 = stablehlo.broadcast_in_dim %72, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %74 = stablehlo.broadcast_in_dim %73, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %75 = stablehlo.multiply %70, %74 : tensor<1x4xf32>
+    %76 = stablehlo.add %67, %75 : tensor<1x4xf32>
+    %77 = stablehlo.slice %38 [0:1, 4:5] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %78 = stablehlo.reshape %77 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %79 = call @_take_2(%27, %78) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %80 = stablehlo.slice %39 [0:1, 4:5] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %81 = stablehlo.reshape %80 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %82 = stablehlo.broadcast_in_dim %81, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %83 = stablehlo.broadcast_in_dim %82, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %84 = stablehlo.multiply %79, %83 : tensor<1x4xf32>
+    %85 = stablehlo.add %76, %84 : tensor<1x4xf32>
+    %86 = stablehlo.slice %38 [0:1, 5:6] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %87 = stablehlo.reshape %86 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %88 = call @_take_2(%27, %87) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %89 = stablehlo.slice %39 [0:1, 5:6] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %90 = stablehlo.reshape %89 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %91 = stablehlo.broadcast_in_dim %90, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %92 = stablehlo.broadcast_in_dim %91, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %93 = stablehlo.multiply %88, %92 : tensor<1x4xf32>
+    %94 = stablehlo.add %85, %93 : tensor<1x4xf32>
+    %95 = stablehlo.slice %38 [0:1, 6:7] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %96 = stablehlo.reshape %95 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %97 = call @_take_2(%27, %96) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %98 = stablehlo.slice %39 [0:1, 6:7] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %99 = stablehlo.reshape %98 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %100 = stablehlo.broadcast_in_dim %99, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %101 = stablehlo.broadcast_in_dim %100, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %102 = stablehlo.multiply %97, %101 : tensor<1x4xf32>
+    %103 = stablehlo.add %94, %102 : tensor<1x4xf32>
+    %104 = stablehlo.slice %38 [0:1, 7:8] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %105 = stablehlo.reshape %104 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %106 = call @_take_2(%27, %105) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %107 = stablehlo.slice %39 [0:1, 7:8] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %108 = stablehlo.reshape %107 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %109 = stablehlo.broadcast_in_dim %108, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %110 = stablehlo.broadcast_in_dim %109, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %111 = stablehlo.multiply %106, %110 : tensor<1x4xf32>
+    %112 = stablehlo.add %103, %111 : tensor<1x4xf32>
+    %113 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x1xf32>
+    %114 = stablehlo.dot_general %113, %112, contracting_dims = [1] x [0] : (tensor<1x1xf32>, tensor<1x4xf32>) -> tensor<1x4xf32>
+    return %114 : tensor<1x4xf32>
   }
   func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) { … }
   func.func private @dynamic_index_in_dim(%arg0: tensor<3x4x1xf32>, %arg1: tensor<i32>) -> tensor<4x1xf32> { … }
   func.func private @dynamic_index_in_dim_0(%arg0: tensor<3x8x1xui16>, %arg1: tensor<i32>) -> tensor<8x1xui16> { … }
   func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> { … }
   func.func private @_take(%arg0: tensor<12x2x4xf32>, %arg1: tensor<2xi32>) -> tensor<2x2x4xf32> { … }
+  func.func private @_pad(%arg0: tensor<4xi32>, %arg1: tensor<i32>) -> tensor<8xi32> { … }
+  func.func private @_pad_1(%arg0: tensor<1x4xf32>, %arg1: tensor<i32>) -> tensor<1x8xf32> { … }
+  func.func private @_take_2(%arg0: tensor<24x4xf32>, %arg1: tensor<1xi32>) -> tensor<1x4xf32> { … }
 }
