@@ -157,7 +157,9 @@ def test_a_predictor_proposes_and_the_model_chooses(block: Block, batch: int) ->
     w = stacked(w) if block is scanned else w
     x = jnp.asarray(rng.normal(size=(batch, D)), jnp.float32)
     want = np.asarray(jax.jit(block)(w, x))
-    room = WIDTH if block is by_both else min(2 * K * batch + 4 * GROUP, WIDTH)  # there the gate alone is a weak hint
+    room = (
+        WIDTH if block is by_both else min(2 * K * batch + 4 * GROUP, 3 * WIDTH // 4)
+    )  # there the gate alone is a weak hint
     step = hire.transform(block, rule(predictor=hire.Quantized(bits=8), candidates=room))
     np.testing.assert_allclose(step(w, x), want, rtol=0, atol=1e-4 * np.abs(want).max())
     (decision,) = step.report().rewritten
