@@ -1,6 +1,6 @@
 """What rewriting does on a TPU v5e, as the TPU compiler estimates it: no TPU is needed, and nothing is measured.
 
-python -m benchmarks.tpu [ffn] [head] [sharded] [--json FILE]        (needs the extra "tpu")
+python -m benchmarks.tpu [ffn] [head] [model] [--json FILE]        (needs the extra "tpu"; model also "demo")
 
 Every row stands against two dense programs: as written, and the best dense form the same compiler finds (a batch of
 one padded to eight rows, layers scanned or unrolled). Times follow the published cost function (hire_compiler/cost.py);
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,47 @@ def head() -> list[tuple[str, int, Estimate]]:
     return rows
 
 
+# --------------------------------------------------------------------------- a whole step
+
+
+def gemma(batch: int) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The greedy step of Gemma 3 270M in bfloat16, and the types of its weights, tokens and cache (1024 positions)."""
+    from examples.models import gemma3  # needs the extra "demo"
+
+    c = gemma3.Config(
+        vocabulary=V, width=640, layers=18, heads=4, kv_heads=1, head_dim=256, ffn_width=2048,
+        norm_epsilon=1e-6, window=512,
+    )  # fmt: skip
+    query, key = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    layer = {
+        **{name: bf16(c.width) for name in ("attention_norm", "post_attention_norm", "ffn_norm", "post_ffn_norm")},
+        "q": bf16(query, c.width), "k": bf16(key, c.width), "v": bf16(key, c.width), "o": bf16(c.width, query),
+        "q_norm": bf16(c.head_dim), "k_norm": bf16(c.head_dim),
+        "gate": bf16(c.ffn_width, c.width), "up": bf16(c.ffn_width, c.width), "down": bf16(c.width, c.ffn_width),
+    }  # fmt: skip
+    params = {"embed": bf16(V, c.width), "layers": [layer] * c.layers, "final_norm": bf16(c.width)}
+    cache = jax.eval_shape(lambda: gemma3.init_cache(c, batch, 1024, jnp.bfloat16))
+    step = jax.jit(partial(gemma3.greedy_step, c), donate_argnums=2)
+    return step, (params, jax.ShapeDtypeStruct((batch, 1), jnp.int32), cache)
+
+
+def model() -> list[tuple[str, int, Estimate]]:
+    """The decode step of Gemma 3 270M, greedy."""
+    rows = []
+    for batch in (1, 8):
+        step, arguments = gemma(batch)
+        forms: dict[str, Any] = {"dense": step}
+        for name, predictor in (
+            ("int8", hire.Quantized(bits=8)),
+            ("low rank 256", hire.LowRank(256, dtype="bfloat16")),
+        ):
+            rule = hire.Rule(kind="head", predictor=predictor, candidates=256)
+            forms[f"hire, head {name}"] = hire.transform(step, hire.Config(rules=(rule,)), platform="tpu")
+        for form, function in forms.items():
+            rows.append((f"Gemma 3 270M bf16: {form}", batch, hire.estimate(function, *arguments, tpu=TPU)))
+    return rows
+
+
 # --------------------------------------------------------------------------- printing
 
 
@@ -188,12 +230,13 @@ def table(title: str, rows: list[tuple[str, int, Estimate]]) -> list[dict[str, A
 def main() -> None:
     """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=[], help="ffn, head (both by default)")
+    parser.add_argument("tables", nargs="*", default=[], choices=["ffn", "head", "model", []], help="all by default")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
     makers = {
         "ffn": (f"{LAYERS} feed-forward layers, bfloat16, scanned", ffn),
         "head": ("LM head (in brackets: the dense branch runs)", head),
+        "model": ("A whole decode step", model),
     }
     wanted = options.tables or list(makers)
     figures = {name: table(makers[name][0], makers[name][1]()) for name in wanted}
