@@ -9,6 +9,10 @@ the HBM bytes beside them are the safer thing to compare.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # with libtpu installed JAX looks for a TPU first, and for long
+
 import argparse
 import json
 from collections.abc import Callable, Sequence
