@@ -135,10 +135,11 @@ def head() -> list[tuple[str, int, Estimate]]:
     rows = []
     predictors: dict[str, dict[str, Any]] = {
         "int8": dict(predictor=hire.Quantized(bits=8), candidates=256),
-        "int4": dict(predictor=hire.Quantized(bits=4, columns=64), candidates=256),
+        "int4, a scale per 64 columns": dict(predictor=hire.Quantized(bits=4, columns=64), candidates=256),
         "low rank d/8": dict(candidates=256),
     }
     for d in (640, 2048):
+        predictors["int4, a scale per row"] = dict(predictor=hire.Quantized(bits=4, columns=d), candidates=256)
         for batch in (1, 8):
             x = bf16(batch, d)
             forms: dict[str, Any] = {"dense": jax.jit(greedy), "dense, padded": jax.jit(padded(greedy))}
@@ -153,7 +154,10 @@ def head() -> list[tuple[str, int, Estimate]]:
         for batch in (1, 8):
             f32 = jax.ShapeDtypeStruct((V, d), jnp.float32), jax.ShapeDtypeStruct((batch, d), jnp.float32)
             certified = hire.transform(jax.jit(precise_greedy), platform="tpu")
-            for form, function in {"dense": jax.jit(precise_greedy), "hire certified": certified}.items():
+            forms = {"dense": jax.jit(precise_greedy), "dense, padded": jax.jit(padded(precise_greedy))}
+            for form, function in {**forms, "hire certified": certified}.items():
+                if batch > 1 and "padded" in form:
+                    continue
                 rows.append((f"argmax {d}→{V} f32 highest: {form}", batch, hire.estimate(function, *f32, tpu=TPU)))
     return rows
 

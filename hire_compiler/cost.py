@@ -10,6 +10,7 @@ with cycles          ``cycles / clock``
 sort                 ``3 · stages · vectors / clock``: a bitonic network of n' = 2^⌈log₂ n⌉ elements has
                      log₂ n' (log₂ n' + 1) / 2 stages, each over every vector register (8 × 128) of every operand
 top-k (exact)        ``k · (330 + 2 · vectors) / clock``: it takes out one maximum after the other
+partial top-k        ``2.5 · vectors / clock``, of what it reads
 matmul fused with a  ``HBM bytes / streamed``: at the rate at which the compiler's own cycles let a plain matmul read
 partial top-k        its weights (350 GB/s on v5e), so that fused and plain forms compare; and at least
                      ``weights / 1024 / clock``, where they were brought into VMEM before
@@ -18,13 +19,13 @@ collective           ``steps · hop + wire bytes / ICI``, as a ring of n devices
 anything else        ``HBM bytes / HBM bandwidth``
 ===================  =================================================================================================
 
-The constants of sorts, top-k and fused matmuls come from the compiler's instruction schedules of such operations
-(libtpu 0.0.52, docs/tpu.md). HBM bytes are those of operands and results that live in memory space 0; a gather or a
-dynamic slice reads what it returns, not what it indexes, inside fusions too; an update in place writes the update.
-Times are added up as if nothing overlapped. They are for comparing programs, not for predicting a wall clock: the
-compiler is pessimistic about matmuls that stream from HBM, and the truth for memory-bound programs lies nearer to
-their bytes, which every estimate shows beside its time. A conditional counts with its cheapest branch (the proof of a
-certificate holds); with the dearest one in ``worst_seconds``.
+The constants of sorts, both kinds of top-k and fused matmuls come from the compiler's instruction schedules of such
+operations (libtpu 0.0.52, docs/tpu.md). HBM bytes are those of operands and results that live in memory space 0; a
+gather or a dynamic slice reads what it returns, not what it indexes, inside fusions too; an update in place writes
+the update. Times are added up as if nothing overlapped. They are for comparing programs, not for predicting a wall
+clock: the compiler is pessimistic about matmuls that stream from HBM, and the truth for memory-bound programs lies
+nearer to their bytes, which every estimate shows beside its time. A conditional counts with its cheapest branch (the
+proof of a certificate holds); with the dearest one in ``worst_seconds``.
 """
 
 from __future__ import annotations
@@ -184,8 +185,7 @@ def kind_of(program: HloProgram, instruction: Instruction) -> str:
         return collective
     ops = {i.op for i in inside}
     matmul = bool(ops & {"convolution", "dot"})
-    partial = any(i.op == "custom-call" and "PartialReduce" in i.attribute("custom_call_target") for i in inside)
-    if partial:
+    if any("PartialReduce" in i.attribute("custom_call_target") for i in inside):
         return "matmul + partial top-k" if matmul else "partial top-k"
     for found, kind in ((matmul, "matmul"), ("gather" in ops, "gather"), ("sort" in ops, "sort")):
         if found:
@@ -307,7 +307,7 @@ def _wire(program: HloProgram, instruction: Instruction, devices: int) -> tuple[
 
 
 def _own_cycles(program: HloProgram, instruction: Instruction) -> float:
-    """Cycles of the sorts, exact top-k and matmuls inside an operation to which the compiler gives none."""
+    """Cycles of the sorts, top-k and matmuls inside an operation to which the compiler gives none."""
     total = 0.0
     for inner in bodies(program, instruction):
         if inner.op == "sort" and inner.results and inner.results[0].shape:
@@ -317,6 +317,8 @@ def _own_cycles(program: HloProgram, instruction: Instruction) -> float:
             total += 3 * levels * (levels + 1) / 2 * _vectors(array) * len(inner.results)
         elif is_top_k(inner):
             total += inner.results[0].shape[-1] * (330 + 2 * max(map(_vectors, _operands(program, inner)), default=0))
+        elif "PartialReduce" in inner.attribute("custom_call_target"):
+            total += 2.5 * max(map(_vectors, _operands(program, inner)), default=0)
         elif inner.op in ("convolution", "dot"):
             total += max((array.size for array in _operands(program, inner)), default=0) / 1024
     return total

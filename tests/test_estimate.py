@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import pytest
 
 import hire_compiler as hire
+from hire_compiler.cli import main
 from hire_compiler.cost import CHIPS, OpCost, price
 from hire_compiler.estimate import LARGE, compare, summarize
 from hire_compiler.hlo import HloProgram, read_hlo
@@ -74,7 +76,7 @@ def test_the_predictor_fused_with_its_top_k_reads_the_predictor_once() -> None:
     fused = operation("fusion", price(stored("sharded"), V5E, devices=4))
     assert fused.kind == "matmul + partial top-k"
     assert fused.cycles is None
-    assert fused.seconds == pytest.approx(1024 * 256 / 1024 / V5E.clock)
+    assert fused.seconds == pytest.approx((1024 * 256 / 1024 + 2.5 * 8) / V5E.clock)
     # The shard itself was prefetched into VMEM by a copy, which is charged for it.
     copy = operation("copy-start", price(stored("sharded"), V5E, devices=4))
     assert copy.kind == "prefetch"
@@ -211,6 +213,28 @@ def test_only_a_transformed_function_is_compared() -> None:
         compare(jax.jit(lambda x: x), jnp.zeros(3))  # type: ignore[arg-type]
 
 
+def artifact(folder: Path) -> tuple[Path, Path]:
+    """A small greedy head as a file, and its artifact."""
+    shapes = jax.ShapeDtypeStruct((1 << 18, 256), jnp.float32), jax.ShapeDtypeStruct((1, 256), jnp.float32)
+    head = jax.jit(lambda w, x: jnp.argmax(jnp.dot(x, w.T, precision="highest"), axis=-1))
+    model, rewritten = folder / "head.jax_export", folder / "head.hire"
+    model.write_bytes(bytes(jax.export.export(head)(*shapes).serialize()))
+    assert main(["rewrite", str(model), "-o", str(rewritten), "--platform", "tpu"]) == 0
+    return model, rewritten
+
+
+def test_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, rewritten = artifact(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name))
+    assert main(["estimate", str(rewritten)]) == 2
+    assert "pip install 'hire-compiler[tpu]'" in capsys.readouterr().err
+    assert main(["estimate", str(rewritten), "--tpu", "v9z:2x2"]) == 2
+    assert "use one of v5e:2x2" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------- the compiler itself
 
 
@@ -224,6 +248,21 @@ def test_a_program_is_compiled_and_read() -> None:
     assert estimate.hbm_bytes >= 1024 * 4096 * 2
     assert estimate.cycles > 0
     assert estimate.argument_bytes >= 1024 * 4096 * 2
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_command_compares_an_artifact_with_its_original(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, rewritten = artifact(tmp_path)
+    capsys.readouterr()
+    assert main(["estimate", str(rewritten), "--original", str(model), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rewritten"]["hbm_bytes"] < 0.5 * found["dense"]["hbm_bytes"]
+    assert found["rewritten"]["worst_seconds"] > found["rewritten"]["seconds"]  # a certificate may fail
+    assert main(["estimate", str(rewritten)]) == 0
+    assert "an estimate by the TPU compiler" in capsys.readouterr().out
 
 
 @needs_compiler

@@ -57,16 +57,17 @@ def test_the_best_row_is_among_the_candidates_of_the_partial_top_k() -> None:
 @pytest.mark.parametrize(("d", "columns"), [(24, 8), (24, 24), (32, 8)])
 def test_a_copy_of_four_bits_scores_the_same_in_a_type_of_four_bits(batch: int, d: int, columns: int) -> None:
     x, packed = jnp.asarray(normal(batch, d)), prepare_int4(jnp.asarray(normal(50, d)), columns)
-    native = kept_for(packed, TPU)
+    native = kept_for(packed, d, TPU)
     assert native["q4"].dtype == jnp.int4
-    assert kept_for(packed, CPU)["q4"] is packed["q4"]
+    assert native["q4"].shape == (d // columns, 50, columns)
+    assert kept_for(packed, d, CPU)["q4"] is packed["q4"]
     np.testing.assert_allclose(predict(x, native, TPU), predict(x, packed, CPU), rtol=1e-4, atol=1e-4)
 
 
 def test_factors_that_a_product_rounds_anyway_are_kept_rounded() -> None:
     factors = {"a": jnp.ones((4, 2)), "b": jnp.ones((8, 2))}
-    assert kept_for(factors, TPU)["a"].dtype == jnp.bfloat16
-    assert kept_for(factors, CPU)["a"].dtype == jnp.float32
+    assert kept_for(factors, 4, TPU)["a"].dtype == jnp.bfloat16
+    assert kept_for(factors, 4, CPU)["a"].dtype == jnp.float32
 
 
 # --------------------------------------------------------------------------- what XLA:TPU makes of them

@@ -87,7 +87,7 @@ def rewrite(
     for done, name in enumerate(chosen):
         progress(f"rewriting for {name}", done, len(chosen))
         program = source.program(name)
-        outcome = rewrite_program(program, config or Config(), calibration, name)
+        outcome = rewrite_program(program, config or Config(), calibration, name, storable=True)
         built[name] = _Built(program, outcome, outcome.spliced or _unchanged(program))
     signature = choose_weights(source, [(b.program, b.spliced) for b in built.values()], given, parameters)
     return _assemble(source, signature, built, tensors, given, (config or Config()), progress)

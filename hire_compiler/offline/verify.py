@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -148,7 +149,10 @@ def export_original(artifact: Artifact, original: Any, dims: Mapping[str, int] |
         return _mlir.run_module(program.module, program.out_avals, values)
 
     structs = [Spec(argument.shape, argument.dtype).struct for argument in program.arguments]
-    return jax.export.export(jax.jit(dense), platforms=[platform])(*structs)
+    donated = [i for i, argument in enumerate(program.arguments) if argument.donated]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+        return jax.export.export(jax.jit(dense, donate_argnums=donated), platforms=[platform])(*structs)
 
 
 def _source_of(artifact: Artifact, original: Any, dims: Mapping[str, int] | None) -> Source:

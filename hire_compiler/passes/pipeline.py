@@ -65,12 +65,28 @@ def inspect_program(program: Program) -> Report:
 
 
 def rewrite_program(
-    program: Program, config: Config, calibration: Calibration | None, platform: str, devices: int = 1
+    program: Program,
+    config: Config,
+    calibration: Calibration | None,
+    platform: str,
+    devices: int = 1,
+    *,
+    storable: bool = False,
 ) -> Rewritten:
-    """Run every stage on a program whose arguments are spread over so many devices."""
+    """Run every stage.
+
+    Args:
+      program: what to rewrite.
+      config, calibration: as in :func:`hire_compiler.transform`.
+      platform: to rewrite for.
+      devices: over how many its arguments are spread.
+      storable: keep prepared arrays in types that files of weights can hold, which 4-bit numbers are not.
+    """
     if program.refusal:
         return Rewritten(Report(notes=(f"{program.name} is not rewritten: {program.refusal}",)), None)
     target = target_for(platform)
+    if storable:
+        target = replace(target, has_int4=False)
     clock = _Clock()
     with _mlir.fresh_context(), collection_paused():
         module = clock.time("parse", lambda: _mlir.parse(program.module))

@@ -167,7 +167,7 @@ def make_preparation(
         given = dict(zip(used, arrays, strict=True))
         rows = materialize(predicted, given[predicted.argument])
         made = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
-        prepared = kept_for(made, target)
+        prepared = kept_for(made, predicted.shape[1], target)
         if plan.certify:
             prepared |= _prepare_bound(rows, prepared, plan.site.kind, stacked=predicted.layers is not None)
         for i, w in enumerate(matrices):

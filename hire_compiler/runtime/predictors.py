@@ -39,11 +39,11 @@ def predict(x: jax.Array, prepared: Arrays, target: Target, layer: jax.Array | N
     return quantized_scores(x, prepared, target)
 
 
-def kept_for(prepared: Arrays, target: Target) -> Arrays:
-    """What a ``prepare_…`` returned, in the types in which a platform keeps it."""
+def kept_for(prepared: Arrays, d: int, target: Target) -> Arrays:
+    """What a ``prepare_…`` made of rows of length d, in the types in which a platform keeps it."""
     kept = dict(prepared)
     if "q4" in kept and target.has_int4:
-        kept |= native_int4(kept)
+        kept |= native_int4(kept, d)
     if "a" in kept and target.rounds_operands:
         kept["a"] = kept["a"].astype(jnp.bfloat16)
     return kept

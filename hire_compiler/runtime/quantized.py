@@ -61,21 +61,23 @@ def prepare_int4(rows: jax.Array, columns: int) -> Arrays:
     return {"q4": low | (high << 4), "scale4": scale}
 
 
-def native_int4(prepared: Arrays) -> Arrays:
+def native_int4(prepared: Arrays, d: int) -> Arrays:
     """The same copy in a type of four bits, for a platform that has one: ``q4`` int4 ``[blocks, n, columns]``.
 
-    The scales become float32, so that they need no conversion on the way to the product.
+    The scales become float32, so that they need no conversion on the way to the product. No block is filled up.
     """
+    blocks = d // prepared["q4"].shape[-1]
     q = jnp.concatenate([prepared["q4"] & 15, prepared["q4"] >> 4], axis=-3).astype(jnp.int8) - _ZERO
-    return {"q4": q.astype(jnp.int4), "scale4": load(prepared["scale4"]).astype(jnp.float32)}
+    scale = load(prepared["scale4"]).astype(jnp.float32)
+    return {"q4": q.astype(jnp.int4)[..., :blocks, :, :], "scale4": scale[..., :blocks, :]}
 
 
 def _native_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
     """One product, batched over the blocks; their scales are applied to its results."""
     q, scale = prepared["q4"], prepared["scale4"]
     blocks, _, columns = q.shape
-    batch, d = x.shape
-    wide = jnp.pad(x.astype(jnp.float32), ((0, max(target.least_rows - batch, 0)), (0, blocks * columns - d)))
+    batch = x.shape[0]
+    wide = jnp.pad(x.astype(jnp.float32), ((0, max(target.least_rows - batch, 0)), (0, 0)))
     parts = wide.reshape(-1, blocks, columns).transpose(1, 0, 2)
     products = lax.dot_general(parts, q.astype(jnp.float32), (((2,), (2,)), ((0,), (0,))))
     return jnp.sum(products * scale[:, None], axis=0)[:batch]
