@@ -252,9 +252,7 @@ def test_a_program_is_compiled_and_read() -> None:
 
 @needs_compiler
 @pytest.mark.slow
-def test_the_command_compares_an_artifact_with_its_original(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_compares_an_artifact_with_its_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, rewritten = artifact(tmp_path)
     capsys.readouterr()
     assert main(["estimate", str(rewritten), "--original", str(model), "--json"]) == 0
