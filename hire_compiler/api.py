@@ -67,10 +67,12 @@ def inspect(target: Any, *args: Any, **kwargs: Any) -> Report:
 
     Args:
       target: a function (with the arguments of one call, arrays or ``jax.ShapeDtypeStruct``), a
-        ``jax.export.Exported``, or a path to StableHLO text, MLIR bytecode, a VHLO portable artifact or a
-        serialized ``jax.export``. With one of the latter, ``dims={"b": 1}`` gives sizes to symbolic dimensions.
+        ``jax.export.Exported``, what ``.lower()`` returned, StableHLO text, or a path to StableHLO text, MLIR
+        bytecode, a VHLO portable artifact or a serialized ``jax.export``. With one of the latter, ``dims={"b": 1}``
+        gives sizes to symbolic dimensions.
     """
-    if isinstance(target, (str, os.PathLike)) or hasattr(target, "mlir_module_serialized"):
+    lowered = isinstance(target, (jax.stages.Lowered, jax.stages.Compiled))
+    if isinstance(target, (str, os.PathLike)) or hasattr(target, "mlir_module_serialized") or lowered:
         return _inspect_export(target, *args, **kwargs)
     if isinstance(target, HireFunction):
         target = target.__wrapped__

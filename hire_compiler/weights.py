@@ -80,14 +80,34 @@ class Weight:
             steps = (*steps, Step("transpose", combined))
         return replace(self, steps=steps)
 
-    def take_rows(self, rows: np.ndarray) -> Weight:
-        """The matrix of some rows, which must stand at a constant stride (fused gate and up)."""
-        if len(rows) == self.shape[0] and rows[0] == 0 and rows[-1] == len(rows) - 1:
+    def take_rows(self, rows: np.ndarray) -> Weight | None:
+        """The matrix of some rows: all, at a constant stride, or in equal blocks at a constant distance.
+
+        Gate and up in one weight are the first half and the second, or every other row, or, cut for the devices
+        that share them, alternating blocks. None if the rows lie otherwise.
+        """
+        count, d = len(rows), self.shape[1]
+        if count == self.shape[0] and np.array_equal(rows, np.arange(count)):
             return self
-        stride = int(rows[1] - rows[0]) if len(rows) > 1 else 1
-        start, stop = int(rows[0]), int(rows[-1]) + 1
-        step = Step("slice", ((start, 0), (stop, self.shape[1]), (stride, 1)))
-        return self.then(step, (len(rows), self.shape[1]))
+        steps = np.diff(rows)
+        if count == 1 or (steps[0] > 0 and (steps == steps[0]).all()):
+            stride = int(steps[0]) if count > 1 else 1
+            bounds = ((int(rows[0]), 0), (int(rows[-1]) + 1, d), (stride, 1))
+            return self.then(Step("slice", bounds), (count, d))
+        block = int(np.argmax(steps != 1)) + 1
+        if count % block:
+            return None
+        blocks = rows.reshape(-1, block)
+        distance = int(blocks[1, 0] - blocks[0, 0])
+        first = int(rows[0]) % distance if distance > 0 else 0
+        regular = blocks[0, 0] + np.arange(len(blocks))[:, None] * distance + np.arange(block)
+        if distance < block or self.shape[0] % distance or first + block > distance or not (blocks == regular).all():
+            return None
+        whole, start = self.shape[0] // distance, int(rows[0]) // distance
+        cut = self.then(Step("reshape", (whole, distance, d)), (whole, distance, d))
+        corners = ((start, first, 0), (start + len(blocks), first + block, d), (1, 1, 1))
+        cut = cut.then(Step("slice", corners), (len(blocks), block, d))
+        return cut.then(Step("reshape", (count, d)), (count, d))
 
     @property
     def size(self) -> int:

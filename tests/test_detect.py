@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -62,6 +63,16 @@ FOUND_FFN: dict[str, tuple[Function, tuple[Any, ...]]] = {
     "output in heads": (
         lambda x, u, v: jnp.einsum("bf,fhk->bhk", jax.nn.relu(jnp.sin(x) @ u), v),
         (X, UP, shape(WIDTH, 4, 4)),
+    ),
+    "gate and up in blocks for the devices that share them": (
+        lambda x, u, v: (lambda z: jnp.einsum("bkf,kfd->bd", jax.nn.relu(z[:, :, 0]) * z[:, :, 1], v))(
+            jnp.einsum("bd,dkcf->bkcf", jnp.sin(x), u)
+        ),
+        (X, shape(D, 4, 2, 16), shape(4, 16, D)),
+    ),
+    "gate and up read one input in two shapes": (
+        lambda x, u, v: (jax.nn.relu(jnp.sin(x) @ u) * (jnp.sin(x)[:, None] @ u)[:, 0]) @ v,
+        (X, UP, DOWN),
     ),
     "batched over one matrix": (
         lambda x, u, v: jnp.einsum(
@@ -138,6 +149,25 @@ def test_not_a_site_when_the_up_projection_is_computed() -> None:
 def test_a_product_with_a_weight_that_is_computed_from_weights_is_not_passed_over() -> None:
     report = hire.inspect(lambda x, u, w: jnp.tanh(jnp.sin(x) @ (u * w)), X, UP, UP)
     assert any("computed (multiply), not a parameter" in miss.reason for miss in report.misses)
+
+
+COMPUTED: dict[str, Function] = {
+    "merged with an adapter": lambda u, extra: u + extra[:, :4] @ extra[:4],
+    "changed in one place": lambda u, extra: u.at[0].set(0),
+    "in another order": lambda u, extra: u[:, extra[0].astype(int)],
+    "unpacked": lambda u, extra: (u.astype(jnp.uint8) >> 4).astype(jnp.float32),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_product_with_a_weight_that_is_computed_is_not_passed_over(name: str) -> None:
+    def program(ids: jax.Array, embed: jax.Array, u: jax.Array, extra: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.nn.relu(embed[ids] @ COMPUTED[name](u, extra)) @ v
+
+    report = hire.inspect(program, shape(2, dtype=jnp.int32), HEAD, UP, UP, DOWN)
+    assert not report.sites
+    reasons = [miss.reason for miss in report.misses if miss.weight in ("u", "extra")]
+    assert any("is no parameter as it stands: it is computed" in reason for reason in reasons), report.misses
 
 
 def test_a_product_with_one_of_several_experts_is_not_passed_over() -> None:
@@ -242,6 +272,15 @@ def test_not_a_site_when_a_factor_differs_by_batch_row() -> None:
     assert not sites(program, X, UP, DOWN, shape(2))
 
 
+@pytest.mark.parametrize("name", ["concatenate", "pad"])
+def test_not_a_site_when_the_neurons_are_joined_with_others(name: str) -> None:
+    def program(x: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
+        h = jax.nn.relu(jnp.sin(x) @ up)
+        return (jnp.concatenate([jnp.cos(x), h], -1) if name == "concatenate" else jnp.pad(h, ((0, 0), (0, D)))) @ down
+
+    assert why(program, "down", X, UP, shape(WIDTH + D, D)) == f"{name} stands between the matrix products"
+
+
 def test_not_a_site_when_a_dropout_is_left_on() -> None:
     def program(x: jax.Array, up: jax.Array, down: jax.Array, key: jax.Array) -> jax.Array:
         h = jax.nn.relu(jnp.sin(x) @ up)
@@ -304,6 +343,16 @@ FOUND_HEADS: dict[str, tuple[Function, set[str]]] = {
     "argmax and softmax": (lambda z: (jnp.argmax(z, -1), jax.nn.softmax(z)), {"argmax", "softmax"}),
     "argmax and logits": (lambda z: (jnp.argmax(z, -1), z), {"argmax", "returned"}),
     "argmax of a softmax": (lambda z: jnp.argmax(jax.nn.softmax(z), -1), {"argmax", "softmax"}),
+    "argmax and the chosen token's logarithm": (
+        lambda z: (jnp.argmax(z, -1), z.max(-1) - jax.nn.logsumexp(z, -1)),
+        {"argmax", "max"},
+    ),
+    "argmax and the normaliser": (lambda z: (jnp.argmax(z, -1), jax.nn.logsumexp(z, -1)), {"argmax", "logsumexp"}),
+    "argmax and one of the logits": (lambda z: (jnp.argmax(z, -1), z[:, 0]), {"argmax", "part"}),
+    "argmax and a mean embedding": (
+        lambda z: (jnp.argmax(z, -1), z @ jnp.ones((VOCABULARY, 3))),
+        {"argmax", "product"},
+    ),
     "argmax behind a softcap": (lambda z: jnp.argmax(30 * jnp.tanh(z / 30), -1), {"argmax"}),
     "argmax of a padded vocabulary": (lambda z: jnp.argmax(z[:, : VOCABULARY - 12], -1), {"argmax"}),
     "argmax of float32 logits": (lambda z: jnp.argmax(z.astype(jnp.float32), -1), {"argmax"}),
@@ -350,6 +399,15 @@ def test_a_head_is_found_in_every_layout(layout: str) -> None:
     assert (site.kind, site.width, site.d, site.batch) == ("head", 2048, D, 2)
 
 
+@pytest.mark.parametrize("name", [name for name in FOUND_HEADS if name.startswith("argmax and")])
+def test_a_head_of_which_more_than_the_winners_is_read_is_not_certified(name: str) -> None:
+    """The winners would be proven while the dense product runs on for the others: nothing gained."""
+    read, _ = FOUND_HEADS[name]
+    report = hire.transform(reading(read)).report(X, HEAD)
+    (decision,) = report.decisions
+    assert decision.action == ("rewritten" if name == "argmax and top_k" else "dense"), decision
+
+
 NO_HEADS: dict[str, Function] = {
     "argmin": lambda z: jnp.argmin(z, -1),
     "argmax over the batch": lambda z: jnp.argmax(z, 0),
@@ -367,6 +425,18 @@ def test_no_head_when_nothing_reads_it_as_logits(name: str) -> None:
 def test_no_head_when_the_product_is_cut_into_parts() -> None:
     reason = why(lambda x, w: jax.nn.softmax((jnp.sin(x) @ w.T)[:, : VOCABULARY // 4]), "w", X, HEAD)
     assert "cut into parts" in reason
+
+
+def test_a_head_is_found_behind_collectives_among_one_device() -> None:
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,))
+
+    def shard(x: jax.Array, w: jax.Array) -> jax.Array:
+        logits = jax.lax.all_gather(jnp.sin(x) @ w, "x", axis=1, tiled=True)
+        return jax.lax.psum(jnp.argmax(logits, -1), "x")
+
+    split = PartitionSpec(None, "x")
+    function = jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=PartitionSpec())
+    assert sites(function, X, shape(D, VOCABULARY)) == [("head", ("argmax",))]
 
 
 def test_no_head_when_its_result_goes_into_another_product() -> None:
@@ -434,6 +504,15 @@ def test_projections_of_attention_are_no_adapters_where_embeddings_are_products(
     assert [site.kind for site in report.sites] == ["ffn"] * 4 + ["head"]
     reasons = {miss.reason.split(" (")[0] for miss in report.misses}
     assert reasons <= {"its result goes into another product", "its 16 rows are no more than its 16 inputs"}, reasons
+
+
+def test_a_lowered_function_and_its_text_are_inspected_like_the_function(tmp_path: Path) -> None:
+    lowered = jax.jit(block).lower(X, UP, DOWN)
+    for target in (lowered, lowered.as_text()):
+        assert [site.activation for site in hire.inspect(target).sites] == ["relu"]
+    for wrong, word in ((lowered.compile(), "before .compile()"), (tmp_path / "none.mlir", "there is no file")):
+        with pytest.raises(hire.HireError, match=re.escape(word)):
+            hire.inspect(wrong)
 
 
 def test_a_miss_says_where_it_stands() -> None:

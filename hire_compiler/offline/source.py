@@ -116,10 +116,11 @@ def _platform_calls(module: bytes) -> bool:
 
 
 def read_source(target: Any, *, dims: Mapping[str, int] | None = None) -> Source:
-    """Read a ``jax.export.Exported``, or a file that holds a program.
+    """Read a ``jax.export.Exported``, what ``.lower()`` returned, StableHLO text, or a file that holds a program.
 
     Args:
-      target: an ``Exported``, or a path to StableHLO text, MLIR bytecode, a portable artifact, or a serialized export.
+      target: an ``Exported``, a ``jax.stages.Lowered``, the text of a module, or a path to StableHLO text, MLIR
+        bytecode, a portable artifact, or a serialized export.
       dims: sizes of symbolic dimensions.
 
     Raises:
@@ -127,9 +128,18 @@ def read_source(target: Any, *, dims: Mapping[str, int] | None = None) -> Source
     """
     if hasattr(target, "mlir_module_serialized"):
         return _from_exported(target, str(target.fun_name), dims or {})
+    if isinstance(target, jax.stages.Lowered):
+        return source_from_bytes(target.as_text(debug_info=True).encode(), "the lowered function", dims or {})
+    if isinstance(target, str) and "\n" in target:
+        return source_from_bytes(target.encode(), "the given text", dims or {})
     if not isinstance(target, (str, os.PathLike)):
-        raise CaptureError(f"an offline rewrite takes a jax.export.Exported or a path, not {type(target).__name__}")
+        raise CaptureError(
+            "what is read here is a jax.export.Exported, a jax.stages.Lowered (before .compile()), StableHLO text or a "
+            f"path, not {type(target).__name__}"
+        )
     path = FilePath(target)
+    if not path.exists():
+        raise CaptureError(f"there is no file {path}")
     if path.is_dir():
         rewritten = (path / "manifest.json").exists()
         what = "an artifact that is rewritten already" if rewritten else "a directory"

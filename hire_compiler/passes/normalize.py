@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 from hire_compiler import _mlir
-from hire_compiler.passes.respell import respell_products
+from hire_compiler.passes.respell import respell
 
 
 def normalize(module: Any) -> None:
     """Normalize a parsed module in place."""
     _mlir.inline_calls(module)
     drop_invariant_carries(module)
-    respell_products(module)
+    respell(module)
     _mlir.run_passes(module, "trivial-dce,cse")
 
 

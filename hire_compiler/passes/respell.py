@@ -1,11 +1,13 @@
-"""Respell: matrix products written as something else become plain ``dot_general`` operations.
+"""Respell: what is a plain operation, written as something else, becomes that operation.
 
 ::
 
     dot_general, batched over dimensions of size 1        vmap over an axis of one: stages, pods, an ensemble of one
     convolution with a window of 1                        nn.Conv(kernel_size=1) as a linear layer
+    collective among one device                           code for many devices, run on one
 
-Both are exact: a contraction over one element is a product, and a window of one element is a contraction.
+All are exact: a contraction over one element is a product, a window of one element is a contraction, and one device
+has nothing to exchange.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 from hire_compiler import _mlir
 
 
-def respell_products(module: Any) -> int:
+def respell(module: Any) -> int:
     """Respell what can be respelled in ``@main``, in place; how many there were."""
     function = _mlir.main_function(module).operation
     dots = [op for op in _mlir.operations_named(function, "stablehlo.dot_general") if _is_batched_over_one(op)]
@@ -26,7 +28,21 @@ def respell_products(module: Any) -> int:
     pointwise = [(op, window) for op in convolutions if (window := _mlir.pointwise_window(op)) is not None]
     for op, window in pointwise:
         _contract(op, window)
-    return len(dots) + len(pointwise)
+    alone = [op for name in _COLLECTIVES for op in _mlir.operations_named(function, name) if _is_alone(op)]
+    for op in alone:
+        for result, operand in zip(op.results, op.operands, strict=True):
+            result.replace_all_uses_with(operand)
+        op.erase()
+    return len(dots) + len(pointwise) + len(alone)
+
+
+_COLLECTIVES = ("stablehlo.all_gather", "stablehlo.all_reduce", "stablehlo.reduce_scatter", "stablehlo.all_to_all")
+
+
+def _is_alone(op: Any) -> bool:
+    groups, _ = _mlir.tensor_type(op.attributes["replica_groups"].type)
+    same = [operand.type for operand in op.operands] == [result.type for result in op.results]
+    return len(groups) == 2 and groups[1] == 1 and same
 
 
 def _is_batched_over_one(op: Any) -> bool:

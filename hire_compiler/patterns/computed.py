@@ -12,7 +12,10 @@ from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.provenance import Provenance
 
 _MAX_VISITED = 64
-_JOINING = frozenset({"concatenate", "pad", "gather", "reduce", "reduce_precision", "bitcast_convert"})
+_JOINING = frozenset({
+    "concatenate", "pad", "gather", "reduce", "reduce_precision", "bitcast_convert", "scatter", "dynamic_update_slice",
+    "shift_left", "shift_right_logical", "shift_right_arithmetic", "xor",
+})  # fmt: skip
 
 
 def computed_weight(op: Op, provenance: Provenance) -> tuple[Value, str, str] | None:
@@ -49,7 +52,7 @@ def _source(value: Value, provenance: Provenance) -> str | None:
             continue
         if op.name in ("constant", "iota"):
             continue
-        if len(seen) > _MAX_VISITED or not (op.name in OPERATIONS or op.name in LAYOUT or op.name in _JOINING):
+        if len(seen) > _MAX_VISITED or not _keeps_weights(op):
             return None
         fresh = [v for v in _inputs(op) if id(v) not in seen]
         seen |= {id(v) for v in fresh}
@@ -58,7 +61,14 @@ def _source(value: Value, provenance: Provenance) -> str | None:
     return largest[1] if largest[0] * 8 >= value.size else None
 
 
+def _keeps_weights(op: Op) -> bool:
+    """Whether an operation on parameters may make a weight of them, and not an activation."""
+    if op.name == "dot_general":  # two factors multiplied out, as an adapter is merged; not an input times a weight
+        return op.result.size >= max(operand.size for operand in op.operands)
+    if op.name == "gather" and op.operands[1].size > 1:  # rows put in another order, or a codebook; not a lookup
+        return op.result.size * 2 >= op.operands[0].size
+    return op.name in OPERATIONS or op.name in LAYOUT or op.name in _JOINING
+
+
 def _inputs(op: Op) -> tuple[Value, ...]:
-    if op.name in ("dynamic_slice", "gather"):
-        return op.operands[:1] if op.name == "dynamic_slice" or op.operands[1].size == 1 else op.operands
-    return op.operands
+    return op.operands[:1] if op.name in ("dynamic_slice", "gather") else op.operands

@@ -23,7 +23,8 @@ from hire_compiler.expression import Stages
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.activations import Activation
 from hire_compiler.patterns.canonical import Region
-from hire_compiler.patterns.dots import WeightDot, read_weight_dot
+from hire_compiler.patterns.dots import WeightDot, contracted_size, read_weight_dot
+from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Origin, Provenance
 from hire_compiler.patterns.recognise import recognise
@@ -78,7 +79,7 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
     try:
         region = reader.read(down.x, down.x_contracting)
     except NoMatch as no:
-        if any(op.result.size % down.d == 0 and op.result.size >= down.d * down.batch for op in no.involved):
+        if any(op.result.size > contracted_size(op) * down.batch for op in no.involved):  # it has more rows than inputs
             raise
         # What stands there is no concern of this product: it came in through the residual stream.
         raise NoMatch(no.reason, depth=min(no.depth, 1)) from None
@@ -125,15 +126,34 @@ def _is_residual(region: Region) -> bool:
 def _check_same_input(products: tuple[WeightDot, ...]) -> None:
     first = products[0]
     for other in products[1:]:
-        if other.x is not first.x or other.x_contracting != first.x_contracting:
+        if not ((other.x is first.x and other.x_contracting == first.x_contracting) or _same_rows(first, other)):
             raise NoMatch("the products before it read different inputs (a low-rank adapter beside a weight?)", depth=3)
 
 
+def _same_rows(one: WeightDot, other: WeightDot) -> bool:
+    """Whether two products read the same rows of the same value, in whatever shape each has it."""
+    (source, rows), (second, others) = _input_rows(one), _input_rows(other)
+    return source is second and np.array_equal(rows, others)
+
+
+def _input_rows(dot: WeightDot) -> tuple[Value, np.ndarray]:
+    """The value behind canonical x, and which of its elements each element of canonical x is."""
+    chain: list[Op] = []
+    value = dot.x
+    while value.op is not None and value.op.name in LAYOUT and value.op.operands[0].size == value.size:
+        chain.append(value.op)
+        value = value.op.operands[0]
+    index = np.arange(value.size).reshape(value.shape)
+    for op in reversed(chain):
+        index = LAYOUT[op.name](index, op)
+    return value, index.transpose(dot.x_free + dot.x_contracting).reshape(dot.batch, dot.d)
+
+
 def _rows(dot: WeightDot, rows: np.ndarray) -> Weight:
-    strides = np.unique(np.diff(rows))
-    if len(rows) > 1 and (len(strides) != 1 or strides[0] < 1):
+    taken = dot.weight.take_rows(rows)
+    if taken is None:
         raise NoMatch("its neurons are an irregular selection of a weight's rows", depth=4)
-    return dot.weight.take_rows(rows)
+    return taken
 
 
 def _check_layers(down: WeightDot, products: tuple[WeightDot, ...], region: Region) -> None:

@@ -79,11 +79,12 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     dot = read_weight_dot(op, provenance)
     rows, d = dot.rows, dot.d
     readers = Readers(dot)
-    if readers.contracted is not None:
+    chosen_from = bool(readers.winners)  # who takes the best of all rows reads logits, whatever else is done with them
+    if readers.contracted is not None and not chosen_from:
         raise NoMatch(f"its result goes into another product ({_where(readers.contracted)})", depth=1)
-    if readers.cut is not None:
+    if readers.cut is not None and not chosen_from:
         raise NoMatch(f"its {rows} rows are cut into parts (heads, or a fused projection)", depth=1)
-    kinds = readers.kinds
+    kinds = readers.kinds | ({"part"} if readers.cut else set()) | ({"product"} if readers.contracted else set())
     if not kinds & LOGIT_READERS:
         raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
     if d < MINIMUM_INPUTS:
@@ -93,13 +94,12 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     if kinds <= {"returned", "stored", "beam_search"} and (rows < 2 * d or rows < MINIMUM_ROWS):
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
-        raise NoMatch("it stands in a loop over layers", depth=2)
-    return HeadMatch(dot, tuple(sorted(kinds)), _winners(readers, reader, dot), _compared(readers, reader, dot))
+        raise NoMatch("it stands in a loop over layers, or over a vocabulary in blocks", depth=2)
+    winners = _winners(readers, reader, dot) if kinds <= {"argmax", "top_k"} else ()
+    return HeadMatch(dot, tuple(sorted(kinds)), winners, _compared(readers, reader, dot))
 
 
 def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Winner, ...]:
-    if not readers.kinds <= {"argmax", "top_k"}:
-        return ()
     winners = []
     for kind, op, axis in readers.winners:
         value = op.operands[0]

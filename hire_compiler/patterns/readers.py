@@ -28,7 +28,8 @@ class Readers:
 
     Attributes:
       kinds: names of the readers: ``argmax``, ``top_k``, ``softmax``, ``log_softmax``, ``sort``, ``sampling``,
-        ``returned``, or the name of another operation.
+        ``returned``, a number of the row (``max``, ``sum``, ``logsumexp``), ``part`` for a few of the logits, or the
+        name of another operation.
       winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k.
       read: the values that something reads while they are still logits, and their vocabulary axes.
       contracted: a product that contracts the result again, if there is one.
@@ -133,7 +134,10 @@ class Readers:
                 self.kinds.add("beam_search")
             else:
                 self.cut = op
-        if axis is None or name in _PASSED or any(id(result) in self._known for result in op.results):
+        if name in _PASSED or any(id(result) in self._known for result in op.results):
+            return
+        if axis is None:
+            self._row_number_read(op, kind)
             return
         if name == "slice":
             self.cut = op if op.result.shape[axis] * 2 <= op.operands[0].shape[axis] else self.cut
@@ -157,6 +161,12 @@ class Readers:
             self.kinds.add("stored")
         else:
             self.kinds.add({"reduce_window": "cumsum"}.get(name, name))
+
+    def _row_number_read(self, op: Op, kind: str) -> None:
+        """A number that needs all logits of a row (their largest, their sum, a normaliser) is read by itself."""
+        if op.name == "return" and op.block.owner is not None:
+            return  # of a loop's body or of a branch: what it becomes there is not followed, its start is
+        self.kinds.add({"max": "max", "sum": "sum", "logsum": "logsumexp"}.get(kind, "row number"))
 
     def _reduction(self, op: Op, axis: int, kind: str) -> None:
         if len(op.operands) == 4 and op.ints("dimensions") == (axis,) and is_argmax(op):
