@@ -86,7 +86,7 @@ def write_model(folder: Path, layers: int, dtype: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--layers", type=int, default=17)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary directory)")
     options = parser.parse_args()

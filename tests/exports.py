@@ -18,7 +18,27 @@ import hire_compiler as hire
 FULL = hire.Config(
     rules=tuple(hire.Rule(kind=kind, predictor=hire.Quantized(), density=1.0) for kind in ("ffn", "head"))
 )
+CERTIFIED = hire.Config(
+    rules=(
+        hire.Rule(kind="ffn", predictor=hire.Quantized(), density=1.0),
+        hire.Rule(kind="head", predictor=hire.Quantized(), candidates=128, certify="strict"),
+    )
+)
 BATCH = 2
+
+
+RULES = """
+[[rule]]
+kind = "ffn"
+predictor = { type = "Quantized", bits = 8 }
+density = 1.0
+
+[[rule]]
+kind = "head"
+predictor = "Quantized"
+candidates = 128
+certify = "strict"
+"""
 
 
 def step(params: dict[str, Any], tokens: jax.Array, cache: jax.Array) -> dict[str, jax.Array]:
@@ -65,9 +85,4 @@ def write_all(folder: Path, seed: int = 0) -> None:
     np.savez(folder / "weights.npz", **dotted(parameters(seed)))
     tokens, cache = inputs()
     np.savez(folder / "inputs.npz", tokens=tokens, cache=cache)
-    (folder / "rules.toml").write_text(
-        "".join(
-            f'[[rule]]\nkind = "{kind}"\npredictor = {{ type = "Quantized", bits = 8 }}\ndensity = 1.0\n'
-            for kind in ("ffn", "head")
-        )
-    )
+    (folder / "rules.toml").write_text(RULES)
