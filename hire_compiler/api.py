@@ -21,11 +21,12 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
+from hire_compiler.measured import Measurements
 from hire_compiler.passes.pipeline import inspect_program, rewrite_program
 from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.prepared import Arrays, PreparedCache
 from hire_compiler.program import Callable, Program, capture
-from hire_compiler.report import Certificate, Report
+from hire_compiler.report import Report
 from hire_compiler.runtime.target import lowering_platform, target_for
 
 Prepared = dict[str, Arrays]
@@ -256,7 +257,7 @@ class _Signature:
         self.weights: tuple[int, ...] = ()
         self._kept_leaves: tuple[int, ...] = ()
         self._kept_constants: tuple[Any, ...] = ()
-        self._counts = _Counts(spliced.counters if spliced else (), report)
+        self._measured = Measurements(spliced.counters if spliced else (), report)
         self._current: tuple[list[tuple[int, Any]], tuple[Any, ...]] | None = None
         if spliced is not None:
             self._compile(program, spliced)
@@ -272,7 +273,7 @@ class _Signature:
             if program.arguments[hidden + i].donated
         ]
 
-        counters = [jax.core.ShapedArray((), np.dtype(np.int32)) for _ in spliced.counters]
+        counters = [jax.core.ShapedArray(c.shape, np.dtype(c.dtype)) for c in spliced.counters]
 
         def step(*operands: Any) -> list[Any]:
             return _mlir.run_module(spliced.module, (*program.out_avals, *counters), operands)
@@ -286,12 +287,13 @@ class _Signature:
         results: list[Any] = self.compiled(*self._kept_constants, *kept, *prepared)
         own = len(self.program.out_avals)
         if len(results) > own:
-            self._counts.add(results[own:])
+            self._measured.add(results[own:])
         return results[:own]
 
     def current_report(self) -> Report:
         """The report, with what the certificates have shown so far."""
-        return Report(**{**self.report.__dict__, "certificates": self._counts.certificates()})
+        seen = {"certificates": self._measured.certificates(), "tails": self._measured.tails()}
+        return Report(**{**self.report.__dict__, **seen})
 
     def abstract_operands(self, leaves: list[Any]) -> list[Any]:
         """Types of everything the step program takes, for lowering."""
@@ -394,37 +396,6 @@ class _Signature:
                 f"prepared= lies on other devices than the mesh it is planned for here ({dict(planned.mesh.shape)}): "
                 f"prepare it again with arguments on this mesh; it is {_described(entry)}"
             )
-
-
-class _Counts:
-    """How often the certificates held, gathered without waiting for the device."""
-
-    def __init__(self, sites: tuple[str, ...], report: Report) -> None:
-        batches = {site.id: site.batch for site in report.sites}
-        self._sites = [(site, batches[site]) for site in sites]
-        self._pending: list[list[Any]] = []
-        self._calls = 0
-        self._proven = [0] * len(sites)
-
-    def add(self, counts: list[Any]) -> None:
-        if any(_mlir.is_tracer(count) for count in counts):
-            return  # inside an outer jit the numbers stay there
-        self._pending.append(counts)
-        if len(self._pending) >= 256:
-            self._settle()
-
-    def _settle(self) -> None:
-        pending, self._pending = self._pending, []
-        self._calls += len(pending)
-        for counts in pending:
-            self._proven = [total + int(count) for total, count in zip(self._proven, counts, strict=True)]
-
-    def certificates(self) -> tuple[Certificate, ...]:
-        self._settle()
-        return tuple(
-            Certificate(site=site, rows=batch * self._calls, proven=proven)
-            for (site, batch), proven in zip(self._sites, self._proven, strict=True)
-        )
 
 
 def _placement(leaf: Any) -> Any:

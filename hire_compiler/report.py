@@ -95,12 +95,31 @@ class Certificate:
     Attributes:
       site: id of the site.
       rows: batch rows seen.
-      proven: rows whose winners were proven; a call with an unproven row ran the dense product.
+      proven: rows whose winners were proven; for the others the dense product ran.
+      slack: the largest τ of any row: how far the float32 sums (and the storage of the logits) may be from the real
+        numbers; values that differ by less may change places unless the certificate is strict.
     """
 
     site: str
     rows: int
     proven: int
+    slack: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailError:
+    """How wrong the predicted logits of a site were so far, seen on the candidates, where the exact ones are known.
+
+    Attributes:
+      site: id of the site.
+      rows: batch rows seen.
+      rms, largest: of the difference between predicted and exact logits.
+    """
+
+    site: str
+    rows: int
+    rms: float
+    largest: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +130,7 @@ class Report:
     misses: tuple[Miss, ...] = ()
     decisions: tuple[Decision, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    tails: tuple[TailError, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -132,6 +152,7 @@ class Report:
         lines += _grouped(self._site_lines())
         lines += [f"  miss  {line}" for line in _miss_lines(self.misses)]
         lines += [f"  proof {_certificate_line(c)}" for c in self.certificates]
+        lines += [f"  tail  {_tail_line(t)}" for t in self.tails]
         lines += [f"  note  {note}" for note in self.notes]
         if self.seconds:
             spent = ", ".join(f"{stage} {s:.2f} s" for stage, s in self.seconds.items())
@@ -193,7 +214,14 @@ def _certificate_line(certificate: Certificate) -> str:
     if not certificate.rows:
         return f"{certificate.site}: no call yet"
     share = certificate.proven / certificate.rows
-    return f"{certificate.site}: held for {certificate.proven} of {certificate.rows} rows ({share:.2%})"
+    slack = f", slack τ ≤ {certificate.slack:.2g}" if certificate.slack else ""
+    return f"{certificate.site}: held for {certificate.proven} of {certificate.rows} rows ({share:.2%}){slack}"
+
+
+def _tail_line(tail: TailError) -> str:
+    if not tail.rows:
+        return f"{tail.site}: no call yet"
+    return f"{tail.site}: predicted logits were off by {tail.rms:.2g} (rms), {tail.largest:.2g} at most"
 
 
 def _grouped(lines: Any) -> list[str]:

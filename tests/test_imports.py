@@ -43,6 +43,7 @@ FLOORS = {
     "patterns": 3,
     "passes": 4,
     "prepared": 5,
+    "measured": 5,
     "calibrate": 5,
     "offline": 5,
     "rules": 2,

@@ -209,7 +209,7 @@ def _export(source: Source, signature: Signature, platform: str, built: _Built, 
     step = _step_function(source, signature, program, spliced, names)
     exported = {}
     for kind, counted in (("step", False), ("check", True)):
-        if counted and not spliced.counters:
+        if counted and not any(counter.measure == "proof" for counter in spliced.counters):
             continue
         exported[kind] = files.add_program(
             f"{kind}.{platform}", _export_step(step, signature, weights, platform, counted, program.name)
@@ -228,7 +228,7 @@ def _prepared_names(spliced: Spliced) -> dict[tuple[str, str], str]:
 def _step_function(
     source: Source, signature: Signature, program: Program, spliced: Spliced, names: dict[tuple[str, str], str]
 ) -> Any:
-    counters = [jax.core.ShapedArray((), np.dtype(np.int32)) for _ in spliced.counters]
+    counters = [jax.core.ShapedArray(c.shape, np.dtype(c.dtype)) for c in spliced.counters]
 
     def step(counted: bool, weights: dict[str, Any], args: Any, kwargs: Any) -> Any:
         operands = [signature.value(i, program, weights, args, kwargs) for i in spliced.kept]
@@ -236,7 +236,10 @@ def _step_function(
         results = _mlir.run_module(spliced.module, (*program.out_avals, *counters), operands)
         own = len(program.out_avals)
         answer = signature.results(source, results[:own])
-        return (answer, dict(zip(spliced.counters, results[own:], strict=True))) if counted else answer
+        if not counted:
+            return answer
+        measured = zip(spliced.counters, results[own:], strict=True)
+        return answer, {c.site: value.ravel()[0] for c, value in measured if c.measure == "proof"}
 
     return step
 

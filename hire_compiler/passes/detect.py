@@ -87,7 +87,7 @@ def _site(match: Match, counters: Counters) -> Site:
         kind="head",
         path=dot.op.scope,
         consumers=match.consumers,
-        batch=dot.batch,
+        batch=len(match.rows),
         d=dot.d,
         width=dot.rows,
         dtype=dot.weight.dtype,

@@ -11,6 +11,8 @@ from hire_compiler.errors import ConfigError
 from hire_compiler.report import Decision, Site
 from hire_compiler.weights import itemsize
 
+CERTIFICATE_BLOCK = 32  # columns in a block of the finer bound (runtime/certify.py)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -163,17 +165,27 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
             f"{where}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
             "−inf does not stay −inf; use tail='predicted'"
         )
+    if rule.certify and not facts.winners_only:
+        raise ConfigError(
+            f"{where}: certify={rule.certify!r} is impossible: logits escape ({', '.join(site.consumers)}), and only "
+            "winners can be proven; leave certify out, or fold the sampler in with hire.with_sampler"
+        )
     if rule.certify and facts.uncertifiable:
         raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
-    predictor_bytes = _stored_bytes(rule.predictor, site, where) + (8 * site.width if rule.certify else 0)
+    predictor_bytes = _stored_bytes(rule.predictor, site, where)
+    read_bytes = _read_bytes(rule.predictor, predictor_bytes, candidates, site, where)
+    if rule.certify:
+        # The bounds of the rows are read each time; their norms on the candidates; the bounds of blocks in doubt only.
+        read_bytes += 4 * site.width
+        predictor_bytes += site.width * (8 + 2 * ceil(site.d / CERTIFICATE_BLOCK))
     gathered = dense_bytes
     if isinstance(rule.predictor, Exact):
         if not facts.exact_zeros and facts.choice is None:
             raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
-        predictor_bytes = facts.weight_bytes[0]  # the gate, or the only up-projection, whole
+        read_bytes = predictor_bytes = facts.weight_bytes[0]  # the gate, or the only up-projection, whole
         gathered -= predictor_bytes
     row_bytes = gathered * candidates // site.width
-    sparse_bytes = _read_bytes(rule.predictor, predictor_bytes, candidates, site, where) + row_bytes
+    sparse_bytes = read_bytes + row_bytes
     if sparse_bytes >= dense_bytes and candidates < site.width:
         return leave_dense(
             site,
@@ -217,7 +229,7 @@ def _exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
         return None
     if facts.devices > 1:
         return None  # left to XLA's partitioner, the gathers may cost more than the product
-    strict = site.consumers == ("argmax",)
+    strict = set(site.consumers) <= {"argmax", "sampling"}
     predictor = Quantized(bits=8)
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
 

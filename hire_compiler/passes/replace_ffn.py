@@ -82,5 +82,5 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
             up.x_contracting, match.down.row_shape, match.down.rows_first, len(vectors), up.precise,
             match.down.precise, [(w.shape, w.layers, w.is_view) for w in weights],
         )),
-        counted=isinstance(plan.predictor, Exact) or bool(plan.certify),
+        measure="proof" if isinstance(plan.predictor, Exact) or plan.certify else "",
     )  # fmt: skip

@@ -96,7 +96,9 @@ class Replacement:
       results: the values replaced.
       before: the operation in front of which the call is put.
       signature: equal for sites whose step functions are the same function.
-      counted: the step returns one more value: for how many batch rows the certificate held.
+      measure: what one more value of the step measures, if not ``""``. ``"proof"``: batch rows proven [, largest
+        slack]. ``"tail"``: the error of the predicted logits on the candidates: mean squares, summed over batch
+        rows, and the largest.
     """
 
     preparation: Preparation
@@ -106,7 +108,7 @@ class Replacement:
     results: tuple[Value, ...]
     before: Op
     signature: str
-    counted: bool = False
+    measure: str = ""
 
 
 def site_moment_key(match: Match) -> str:
@@ -231,6 +233,11 @@ def _digest(index: np.ndarray) -> str:
 def canonical_input(x: jax.Array, dot: WeightDot) -> jax.Array:
     """The input of a product as ``[batch, d]``."""
     return x.transpose(dot.x_free + dot.x_contracting).reshape(dot.batch, dot.d)
+
+
+def take_batch_rows(array: jax.Array, rows: np.ndarray) -> jax.Array:
+    """Rows ``[r]`` of an array ``[b, …]``; nothing is emitted where those are all."""
+    return array if np.array_equal(rows, np.arange(array.shape[0])) else array[rows]
 
 
 def restore_result(y: jax.Array, dot: WeightDot) -> jax.Array:

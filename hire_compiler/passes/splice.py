@@ -36,6 +36,16 @@ class PreparedArray:
 
 
 @dataclass(frozen=True)
+class Counter:
+    """A measurement that the step returns: of which site, of what (``Replacement.measure``), and its type."""
+
+    site: str
+    measure: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Spliced:
     """The step program.
 
@@ -44,15 +54,14 @@ class Spliced:
       kept: positions of the original arguments that it still reads.
       prepared: the prepared arrays, in order.
       preparations: by key, everything that has to be prepared.
-      counters: sites whose step returns, after the program's own results, for how many batch rows its
-        certificate held.
+      counters: what the step returns after the program's own results.
     """
 
     module: bytes
     kept: tuple[int, ...]
     prepared: tuple[PreparedArray, ...]
     preparations: dict[str, Preparation]
-    counters: tuple[str, ...] = ()
+    counters: tuple[Counter, ...] = ()
 
 
 def splice(
@@ -86,7 +95,7 @@ def splice(
         count = _call_replacement(module, block, replacement, shapes, added, lowered, arguments, target)
         if count is not None and replacement.before.ir.block == block:  # inside a loop nobody could read it
             _mlir.append_result(block, count)
-            counters.append(site)
+            counters.append(Counter(site, replacement.measure, *_mlir.tensor_type(count.type)))
     _mlir.set_main_signature(function)
     _mlir.run_passes(module, "trivial-dce")
     kept = tuple(i for i in range(len(arguments)) if _has_uses(block.arguments[i]))
@@ -143,7 +152,7 @@ def _call_replacement(
         results = _mlir.call(*known, operands)
     for old, new in zip(replacement.results, results, strict=False):
         old.ir.replace_all_uses_with(new)
-    return results[-1] if replacement.counted else None
+    return results[-1] if replacement.measure else None
 
 
 def _lower(

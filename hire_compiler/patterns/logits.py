@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hire_compiler.graph import Op
+from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
+from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.readers import Readers
@@ -42,14 +43,16 @@ class Winner:
     Attributes:
       kind: which of the two.
       op: the operation; a rewrite replaces its results.
-      region: from the product to what it reads, in coordinates ``[batch, vocabulary]``.
+      region: from the product to what it reads (before any noise), in coordinates ``[batch, vocabulary]``.
       k: how many are kept.
+      noise: what is added to that before the best is taken (Gumbel-max sampling), of the same shape; or None.
     """
 
     kind: str
     op: Op
     region: Region
     k: int
+    noise: Value | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,10 @@ class HeadMatch:
     """An LM head, captured.
 
     Attributes:
-      dot: the product; its result is what a rewrite replaces when full logits are read.
+      dot: the product.
+      logits: what a rewrite replaces when full logits are read: the product's result, or the part of its batch rows
+        that is all that anybody reads (the last position of a prompt).
+      rows: which batch rows of the product are read, int ``[r]``.
       consumers: names of the readers.
       winners: the readers, when all of them keep only the best of the same values; else empty.
       compared: from the product to what its readers compare, in coordinates ``[batch, vocabulary]``; without
@@ -65,6 +71,8 @@ class HeadMatch:
     """
 
     dot: WeightDot
+    logits: Value
+    rows: np.ndarray
     consumers: tuple[str, ...]
     winners: tuple[Winner, ...]
     compared: tuple[Region, ...] = ()
@@ -95,14 +103,44 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
         raise NoMatch("it stands in a loop over layers, or over a vocabulary in blocks", depth=2)
-    winners = _winners(readers, reader, dot) if kinds <= {"argmax", "top_k"} else ()
-    return HeadMatch(dot, tuple(sorted(kinds)), winners, _compared(readers, reader, dot))
+    winners = _winners(readers, reader, dot) if kinds <= {"argmax", "top_k", "sampling"} else ()
+    logits, read = _part_that_is_read(reader, dot)
+    return HeadMatch(
+        dot,
+        logits,
+        winners[0].region.batch_rows if winners else read,
+        tuple(sorted(kinds)),
+        winners,
+        _compared(readers, reader, dot),
+    )
+
+
+def _part_that_is_read(reader: RegionReader, dot: WeightDot) -> tuple[Value, np.ndarray]:
+    """The smallest part of the product's batch rows through which everything reads it, and which rows those are."""
+    best, rows = dot.result, np.arange(dot.batch)
+    value = dot.result
+    while len(value.uses) == 1 and value.uses[0][0].name in LAYOUT:
+        value = value.uses[0][0].result
+        if value.size >= best.size or value.shape[-1:] != (dot.rows,):
+            continue
+        try:
+            region = reader.read(value, (len(value.shape) - 1,))
+        except NoMatch:
+            break
+        if not np.array_equal(region.streams[0][1], np.arange(dot.rows)):
+            break
+        best, rows = value, region.batch_rows
+    return best, rows
 
 
 def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Winner, ...]:
+    if not readers.kinds <= {"argmax", "top_k", "sampling"}:
+        return ()
     winners = []
     for kind, op, axis in readers.winners:
-        value = op.operands[0]
+        value, noise = op.operands[0], None
+        if readers.is_noisy(value):
+            value, noise = _without_noise(value, readers)
         try:
             region = reader.read(value, (axis,))
         except NoMatch:
@@ -111,10 +149,26 @@ def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Wi
         if not whole or axis != len(value.shape) - 1 or region.expression.rowwise:
             return ()
         k = 1 if kind == "argmax" else op.results[0].shape[-1]
-        winners.append(Winner(kind, op, region, k))
+        if noise is not None and not np.array_equal(region.batch_rows, np.arange(len(region.batch_rows))):
+            return ()
+        winners.append(Winner(kind, op, region, k, noise))
     together = len({id(winner.op.block) for winner in winners}) == 1
-    alike = all(_same(winner.region, winners[0].region) for winner in winners)
+    alike = all(
+        _same(winner.region, winners[0].region)
+        and winner.noise is winners[0].noise
+        and np.array_equal(winner.region.batch_rows, winners[0].region.batch_rows)
+        for winner in winners
+    )
     return tuple(winners) if together and alike else ()
+
+
+def _without_noise(value: Value, readers: Readers) -> tuple[Value, Value | None]:
+    """The two summands of noisy logits, if that is what they are: the logits, and noise that knows nothing of them."""
+    if value.op is None or value.op.name != "add":
+        return value, None
+    logits = [operand for operand in value.op.operands if readers.follows(operand)]
+    noise = [operand for operand in value.op.operands if not readers.follows(operand)]
+    return (logits[0], noise[0]) if len(logits) == len(noise) == 1 else (value, None)
 
 
 def _compared(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Region, ...]:

@@ -56,6 +56,14 @@ class Readers:
                 if at is not None and kind == "logits" and any(op.name not in _PASSED for op, _ in value.uses):
                     self.read.append((value, at))
 
+    def follows(self, value: Value) -> bool:
+        """Whether a value comes from the logits."""
+        return id(value) in self._known
+
+    def is_noisy(self, value: Value) -> bool:
+        """Whether a value is logits with something added that is no bias."""
+        return self._known.get(id(value), (None, ""))[1] == "noisy"
+
     def _follow(self, logits: Value, axis: int) -> list[Value]:
         """Find the kind of every value on the way; a kind may change while more of its operands become known."""
         self._known[id(logits)] = (axis, "logits")

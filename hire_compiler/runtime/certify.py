@@ -1,22 +1,31 @@
 """Certificates: prove from bounds that no row outside the candidates can be among the winners.
 
-For the quantised copy w̃_i of a row w_i and any x: |w_i·x − w̃_i·x| ≤ ‖w_i − w̃_i‖₂ ‖x‖₂ (Cauchy–Schwarz). With the
-rounding of the float32 sums on both sides added, ``u_i = z̃_i + bound_i ‖x‖₂`` is an upper bound of every
-logit that the dense program could compute. Winners are proven when no excluded u_i reaches the k-th best exact
-value; that is *counted*, not read off the selection, so it holds for approximate top-k forms too.
+For the quantised copy w̃_i of a row w_i, with e_i = w_i − w̃_i, and any x (Cauchy–Schwarz, whole or by blocks of
+columns):
+
+    |w_i·x − w̃_i·x| ≤ min(‖e_i‖₂ ‖x‖₂,  Σ_blocks ‖e_ib‖₂ ‖x_b‖₂)
+
+With the rounding of the float32 sums on both sides added, ``u_i = z̃_i + ε_i`` is an upper bound of every logit that
+the dense program could compute. The winners are proven when no excluded u_i reaches the last of them; that is
+*counted*, not read off the selection, so it holds for approximate forms of top-k too. The counts of shards add up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.runtime.predictors import Arrays
+from hire_compiler.runtime.quantized import Arrays
+from hire_compiler.runtime.target import Target, dot_of_few
 
+# The program's own increasing code, from logits and its vectors to the values that it compares.
 Values = Callable[[jax.Array, Sequence[jax.Array]], jax.Array]
+
+BLOCK = 32  # columns in a block of the finer bound
 
 
 def gamma(d: int) -> float:
@@ -26,26 +35,43 @@ def gamma(d: int) -> float:
 
 
 def prepare_bound(rows: jax.Array, quantized: Arrays) -> Arrays:
-    """Per row, how far a logit can be from its prediction, for ‖x‖₂ = 1.
+    """How far logits can be from their predictions, for ‖x‖₂ = 1.
 
     Args:
       rows: ``[n, d]``.
       quantized: what ``prepare_quantized`` made of them.
 
     Returns:
-      ``bound`` and ``norm`` (‖w_i‖₂), float32 ``[n]``, both rounded up.
+      ``bound`` (of a whole row) and ``norm`` (‖w_i‖₂), float32 ``[n]``, and ``blocks``, bfloat16
+      ``[n, ceil(d / 32)]``: ‖e_ib‖₂; all rounded up.
     """
-    wide, d = rows.astype(jnp.float32), rows.shape[1]
-    error = jnp.linalg.norm(wide - quantized["q"].astype(jnp.float32) * quantized["scale"][:, None], axis=1)
-    norm = jnp.linalg.norm(wide, axis=1) * (1 + gamma(d))
+    wide, (n, d) = rows.astype(jnp.float32), rows.shape
+    difference = wide - quantized["q"].astype(jnp.float32) * quantized["scale"][:, None]
+    error, norm = _norm(difference, axis=1), _norm(wide, axis=1)
+    blocks = jnp.pad(difference, ((0, 0), (0, -d % BLOCK))).reshape(n, -1, BLOCK)
+    blocks = _norm(blocks, axis=2) * (1 + 2**-7) + jnp.finfo(jnp.bfloat16).tiny
+    bound = error * (1 + gamma(d)) + _rounding(norm, error, d)
+    return {"bound": bound, "norm": norm, "blocks": blocks.astype(jnp.bfloat16)}
+
+
+def _rounding(norm: jax.Array, error: jax.Array, d: int) -> jax.Array:
     # The prediction and the dense product both round: γ each, on rows of about the same norm.
-    slack = (2 * gamma(d) + 8 * float(jnp.finfo(jnp.float32).eps)) * (norm + error)
-    return {"bound": error * (1 + gamma(d)) + slack, "norm": norm}
+    return (2 * gamma(d) + 8 * float(jnp.finfo(jnp.float32).eps)) * (norm + error)
 
 
-def upper_bounds(scores: jax.Array, bound: jax.Array, x: jax.Array) -> jax.Array:
-    """``u_i`` for every row: ``[b, n]`` float32, from scores ``[b, n]`` and x ``[b, d]``."""
-    return scores + bound * _length(x)
+def upper_bounds(scores: jax.Array, bounds: Arrays, x: jax.Array) -> jax.Array:
+    """``u_i`` of every row by its norm: ``[b, n]`` float32, from scores ``[b, n]`` and x ``[b, d]``."""
+    return scores + bounds["bound"] * _length(x)
+
+
+def finer_upper_bounds(scores: jax.Array, bounds: Arrays, x: jax.Array, target: Target) -> jax.Array:
+    """``u_i`` of every row by the better of both bounds; reads ``blocks`` too."""
+    batch, d = x.shape
+    parts = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, -d % BLOCK))).reshape(batch, -1, BLOCK)
+    lengths = _norm(parts, axis=2) * (1 + gamma(d))
+    by_blocks = dot_of_few(lengths, bounds["blocks"], target)
+    by_blocks += _rounding(bounds["norm"], bounds["bound"], d) * _length(x)
+    return scores + jnp.minimum(by_blocks, bounds["bound"] * _length(x))
 
 
 def rounding_slack(norm: jax.Array, x: jax.Array) -> jax.Array:
@@ -53,48 +79,97 @@ def rounding_slack(norm: jax.Array, x: jax.Array) -> jax.Array:
     return gamma(x.shape[1]) * norm * _length(x)
 
 
-def winners_proven(
+@dataclass(frozen=True)
+class Winners:
+    """The best ``k`` of the candidates, and what it takes to be one of them.
+
+    Attributes:
+      at: their positions among the candidates, best first: ``[b, k]``.
+      threshold: what the last of them reaches at least, ``[b, 1]``.
+      last: which row the last of them is, ``[b, 1]``: of equal values the lower row wins.
+      sure: whether the candidates themselves leave no doubt: all values are finite and, in strict mode, dense's
+        rounding cannot order them otherwise: ``[b]``.
+    """
+
+    at: jax.Array
+    threshold: jax.Array
+    last: jax.Array
+    sure: jax.Array
+
+
+def best_candidates(
     exact: jax.Array,
     slack: jax.Array,
-    upper: jax.Array,
-    ids: jax.Array,
+    ids: jax.Array | None,
     values: Values,
     vectors: Sequence[jax.Array],
     k: int,
     *,
     strict: bool,
-) -> jax.Array:
-    """For every batch row, whether its ``k`` winners are proven.
+) -> Winners:
+    """The winners among the candidates.
 
     Args:
       exact: logits of the candidates, ``[b, c]``.
-      slack: how far the candidates' logits may be from dense's, ``[b, c]``.
-      upper: upper bounds of all logits, ``[b, n]``.
-      ids: the candidates, ``[b, c]``.
-      values: the program's own increasing code from logits and vectors to the compared values.
-      vectors: its vocabulary vectors, ``[n]`` each.
-      strict: prove the *order* of dense as well: neighbours among the first k + 1 are further apart than both
-        their roundings. Otherwise values that are equal up to that slack may change places.
-
-    Returns:
-      bool ``[b]``.
+      slack: how far they may be from dense's, ``[b, c]``.
+      ids: the candidates, ``[b, c]``, ascending; None for all rows.
+      values: what the program compares.
+      vectors: its vocabulary vectors (or noise) for all rows, ``[n]`` or ``[b, n]`` each.
+      strict: be sure of the indices and their order in dense, which may round every logit by its slack. Otherwise
+        values that are closer than that may change places.
     """
-    own = [vector[ids] for vector in vectors]
-    best = lax.top_k(values(exact, own), min(k + 1, exact.shape[1]))[1]
-    low = values(exact - slack, own) if strict else values(exact, own)
-    high = values(exact + slack, own)
-    low, high = (jnp.take_along_axis(side, best, axis=1) for side in (low, high))
-    threshold = low[:, k - 1 : k]
-    reach = values(upper, vectors) >= threshold
+    own = [take_entries(vector, ids) for vector in vectors]
+    center = values(exact, own)
+    at = lax.top_k(center, k)[1]
+    sure = jnp.isfinite(exact).all(axis=1)
+    everything = jnp.broadcast_to(jnp.arange(exact.shape[1], dtype=jnp.int32), exact.shape)
+    ids = everything if ids is None else ids
+    winners = jnp.take_along_axis(ids, at, axis=1)
+    low = jnp.take_along_axis(values(exact - slack, own) if strict else center, at, axis=1)
+    threshold, last = low[:, -1:], winners[:, -1:]
+    sure &= jnp.isfinite(threshold[:, 0])
+    if strict:
+        high = values(exact + slack, own)
+        next_high = jnp.take_along_axis(high, at, axis=1)[:, 1:]
+        in_order = (low[:, :-1] > next_high) | ((low[:, :-1] == next_high) & (winners[:, :-1] < winners[:, 1:]))
+        others = reaches(high, ids, threshold, last).at[jnp.arange(len(at))[:, None], at].set(False)
+        sure &= in_order.all(axis=1) & ~others.any(axis=1)
+    return Winners(at, threshold, last, sure)
+
+
+def reaches(values: jax.Array, ids: jax.Array, threshold: jax.Array, last: jax.Array) -> jax.Array:
+    """Whether values ``[b, n]`` of rows ``ids`` (``[b, n]`` or ``[n]``) could push the last winner out."""
+    return (values > threshold) | ((values == threshold) & (ids <= last))
+
+
+def excluded_that_reach(
+    upper: jax.Array, ids: jax.Array, winners: Winners, values: Values, vectors: Sequence[jax.Array]
+) -> jax.Array:
+    """How many rows outside the candidates ``ids`` could be among the winners: int32 ``[b]``.
+
+    Args:
+      upper: upper bounds of all logits, ``[b, n]``.
+    """
+    compared = values(upper, vectors)
+    reach = reaches(compared, jnp.arange(upper.shape[1], dtype=jnp.int32), winners.threshold, winners.last)
     inside = jnp.take_along_axis(reach, ids, axis=1)
-    proven = jnp.sum(reach, axis=1, dtype=jnp.int32) == jnp.sum(inside, axis=1, dtype=jnp.int32)
-    proven &= jnp.isfinite(exact).all(axis=1) & jnp.isfinite(threshold[:, 0])
-    if strict and best.shape[1] > 1:
-        apart = low[:, :-1] > high[:, 1:]
-        proven &= apart[:, :k].all(axis=1)
-    return proven
+    return jnp.sum(reach, axis=1, dtype=jnp.int32) - jnp.sum(inside, axis=1, dtype=jnp.int32)
+
+
+def take_entries(vector: jax.Array, ids: jax.Array | None) -> jax.Array:
+    """Entries ``ids [b, c]`` (None: all) of a vector ``[n]``, or of one for every batch row, ``[b, n]``."""
+    if ids is None:
+        return vector
+    return vector[ids] if vector.ndim == 1 else jnp.take_along_axis(vector, ids, axis=1)
 
 
 def _length(x: jax.Array) -> jax.Array:
-    wide = x.astype(jnp.float32)
-    return jnp.linalg.norm(wide, axis=1, keepdims=True) * (1 + gamma(x.shape[1]))
+    return _norm(x.astype(jnp.float32), axis=1)[:, None]
+
+
+def _norm(array: jax.Array, axis: int) -> jax.Array:
+    """Euclidean norms in float32, rounded up. Squares of small numbers would underflow, hence the division first."""
+    largest = jnp.max(jnp.abs(array), axis=axis, keepdims=True)
+    scaled = array / jnp.where(largest > 0, largest, 1)
+    length = jnp.sqrt(jnp.sum(scaled * scaled, axis=axis)) * (1 + gamma(array.shape[axis] + 8))
+    return length * jnp.squeeze(largest, axis)
