@@ -24,6 +24,7 @@ from hire_compiler.errors import (
 from hire_compiler.estimate import Comparison, Estimate, estimate
 from hire_compiler.group_topk import group_topk
 from hire_compiler.report import Decision, Miss, Report, Site
+from hire_compiler.sampler import with_sampler
 from hire_compiler.version import __version__
 
 if TYPE_CHECKING:
@@ -76,4 +77,5 @@ __all__ = [
     "load",
     "rewrite",
     "transform",
+    "with_sampler",
 ]

@@ -29,6 +29,7 @@ FLOORS = {
     "monotone": 3,
     "config": 1,
     "report": 1,
+    "sampler": 1,
     "hlo": 1,
     "cost": 2,
     "tpu_compile": 0,
