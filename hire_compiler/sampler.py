@@ -33,8 +33,8 @@ def with_sampler(
     Args:
       step: a ``jax.jit`` function, any function that ``jax.jit`` takes, or a ``jax.export.Exported``.
       sampler: ``"greedy"``: the likeliest token, int32 ``[…]``. ``"top_k"``: ``(values, tokens)`` of the ``k``
-        likeliest, ``[…, k]`` each. ``"gumbel"``: a draw from softmax(logits / temperature) by the Gumbel-max trick; the new
-        function takes a keyword ``key``, and the same key gives the same token.
+        likeliest, ``[…, k]`` each. ``"gumbel"``: a draw from softmax(logits / temperature) by the Gumbel-max trick;
+        the new function takes a keyword ``key``, and the same key gives the same token.
       logits: which result holds the logits, as JAX prints paths: ``"[0]"``, ``"['logits']"``. Needed only where several
         floating-point results could be meant.
       k: of ``"top_k"``.

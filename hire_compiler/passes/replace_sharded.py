@@ -27,7 +27,7 @@ from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.patterns.provenance import Origin
-from hire_compiler.runtime.collectives import meet_winners, rows_held, sum_shards
+from hire_compiler.runtime.collectives import meet_measured, meet_winners, sum_shards
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.target import Target
 from hire_compiler.sharding import Axes, MeshShape, SiteLayout, Spec
@@ -47,7 +47,7 @@ def replace_sharded(
     preparation = _sharded_preparation(shard.preparation, layout)
     inputs = [local.spec(value) for value in shard.values]
     outputs = [local.spec(value) for value in shard.results]
-    if shard.counted:
+    if shard.measure:
         outputs.append(())
 
     def step(prepared: Arrays, views: tuple[jax.Array, ...], *values: jax.Array) -> list[jax.Array]:
@@ -58,7 +58,7 @@ def replace_sharded(
         def run(*given: jax.Array) -> list[jax.Array]:
             arrays, rest = dict(zip(names, given[: len(names)])), given[len(names) :]
             results = shard.step(arrays, rest[: len(views)], *rest[len(views) :])
-            return _meet(match, results, layout, plan, shard.counted)
+            return _meet(match, results, layout, plan, shard.measure)
 
         specs = [spread.spec(name) for name in names]
         specs += [layout.argument(position) for position in shard.views]
@@ -93,9 +93,9 @@ def _sharded_preparation(shard: Preparation, layout: SiteLayout) -> Preparation:
     return replace(shard, build=build, key=f"{shard.key}|{layout}", spread=Spread(layout.mesh, layout.rows, bits))
 
 
-def _meet(match: Match, results: list[jax.Array], layout: SiteLayout, plan: SitePlan, counted: bool) -> list[jax.Array]:
+def _meet(match: Match, results: list[jax.Array], layout: SiteLayout, plan: SitePlan, measure: str) -> list[jax.Array]:
     """The shards' results made one."""
-    own, count = (results[:-1], results[-1]) if counted else (results, None)
+    own, count = (results[:-1], results[-1]) if measure else (results, None)
     if isinstance(match, FfnMatch):
         own = [sum_shards(y, layout.rows) for y in own]
     elif match.winners:
@@ -104,7 +104,7 @@ def _meet(match: Match, results: list[jax.Array], layout: SiteLayout, plan: Site
             for winner, pair in zip(match.winners, zip(own[::2], own[1::2], strict=True), strict=True)
             for part in _meet_winner(winner, *pair, rows=plan.site.width, axes=layout.rows)
         ]
-    held = [] if count is None else [rows_held(count, layout.rows, layout.batch)]
+    held = [] if count is None else [meet_measured(measure, count, layout.rows, layout.batch)]
     return [*own, *held]
 
 
@@ -194,16 +194,25 @@ class _LocalMatch:
             row_shape=tuple(row_shape),
         )
         regions: dict[int, Region] = {}
+        winners = tuple(self._winner(winner, regions) for winner in match.winners)
         return replace(
             match,
             dot=local_dot,
-            winners=tuple(self._winner(winner, regions) for winner in match.winners),
+            logits=local_dot.result,
+            rows=winners[0].region.batch_rows if winners else np.arange(local_dot.batch),
+            winners=winners,
             compared=tuple(self._region(region, regions) for region in match.compared),
         )
 
     def _winner(self, winner: Winner, regions: dict[int, Region]) -> Winner:
         results = [self._value(value, range(len(value.shape))) for value in winner.op.results]
-        return replace(winner, op=self._op(winner.op, results), region=self._region(winner.region, regions))
+        last = 0 if winner.noise is None else len(winner.noise.shape) - 1
+        return replace(
+            winner,
+            op=self._op(winner.op, results),
+            region=self._region(winner.region, regions),
+            noise=None if winner.noise is None else self._value(winner.noise, range(last), rows_at=last),
+        )
 
     def _region(self, region: Region, regions: dict[int, Region]) -> Region:
         known = regions.get(id(region))

@@ -58,3 +58,21 @@ def rows_held(count: jax.Array, axes: Axes, batch_axes: Axes) -> jax.Array:
     """
     worst = lax.pmin(count, axes) if axes else count
     return lax.psum(worst, batch_axes) if batch_axes else worst
+
+
+def meet_measured(measure: str, values: jax.Array, axes: Axes, batch_axes: Axes) -> jax.Array:
+    """What the shards measured about themselves (``Replacement.measure``), made one.
+
+    Args:
+      measure: ``"proof"``: batch rows proven [, largest slack]; ``"tail"``: mean squares [, largest error].
+      values: a number, or two ``[2]``.
+    """
+    if values.ndim == 0:
+        return rows_held(values, axes, batch_axes)
+    both = (*axes, *batch_axes)
+    if measure == "proof":
+        first = rows_held(values[0], axes, batch_axes)
+    else:
+        first = lax.pmean(values[0], axes) if axes else values[0]
+        first = lax.psum(first, batch_axes) if batch_axes else first
+    return jnp.stack([first, lax.pmax(values[1], both) if both else values[1]])
