@@ -19,6 +19,15 @@ def is_increasing(expression: Expression) -> bool:
 
     Roundings to a narrower type keep the order too. Answers no when unsure.
     """
+    return _output_trend(expression) == _UP
+
+
+def is_decreasing(expression: Expression) -> bool:
+    """Whether the expression never rises when its first input does. Answers no when unsure."""
+    return _output_trend(expression) == _DOWN
+
+
+def _output_trend(expression: Expression) -> str | None:
     trends: list[str | None] = [_UP, *[_FIXED] * (expression.inputs - 1)]
     constants: dict[int, float] = {}
     for number, instruction in enumerate(expression.instructions, start=expression.inputs):
@@ -28,7 +37,7 @@ def is_increasing(expression: Expression) -> bool:
         elif instruction.op == "convert" and instruction.args[0] in constants:
             constants[number] = constants[instruction.args[0]]
         trends.append(_trend(instruction, [trends[i] for i in instruction.args], constants))
-    return trends[expression.output] == _UP
+    return trends[expression.output]
 
 
 def _trend(instruction: Instruction, trends: list[str | None], constants: dict[int, float]) -> str | None:

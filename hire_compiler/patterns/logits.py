@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hire_compiler.graph import Op, Value
+from hire_compiler.monotone import is_decreasing
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
@@ -178,6 +179,8 @@ def _compared(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[R
             region = reader.read(value, (axis,))
         except NoMatch:
             continue
+        if is_decreasing(region.expression) and {op.name for op, _ in value.uses} <= {"sort"}:
+            continue  # sorted from the best to the worst: the best are still the largest logits
         whole = len(region.streams) == 1 and np.array_equal(region.streams[0][1], np.arange(dot.rows))
         if whole and not region.expression.rowwise and not any(_same(region, other) for other in found):
             found.append(region)
