@@ -58,7 +58,7 @@ def test_every_logit_lies_below_its_bounds(name: str, dtype: str, rng: np.random
     bounds = {key: store(value, CPU) for key, value in prepare_bound(rows, made).items()}
     x = array(rng, 3, D) * jnp.asarray(np.geomspace(1, 1e-3, D), jnp.float32)
     scores, exact = predict(x, made, CPU), wide(x) @ wide(rows).T
-    plain, finer = upper_bounds(scores, bounds, x), finer_upper_bounds(scores, bounds, x, CPU)
+    plain, finer = upper_bounds(scores, bounds["bound"], x), finer_upper_bounds(scores, bounds, x, CPU)
     assert (exact <= wide(plain)).all()
     assert (exact <= wide(finer)).all()
     assert (finer <= plain).all()
@@ -70,7 +70,7 @@ def test_blocks_of_columns_tighten_the_bound_where_the_input_is_uneven(rng: np.r
     made = prepare_quantized(rows)
     bounds = prepare_bound(rows, made)
     scores = predict(x, made, CPU)
-    room, finer = upper_bounds(scores, bounds, x) - scores, finer_upper_bounds(scores, bounds, x, CPU) - scores
+    room, finer = upper_bounds(scores, bounds["bound"], x) - scores, finer_upper_bounds(scores, bounds, x, CPU) - scores
     assert float(jnp.median(finer / room)) < 0.8
 
 

@@ -165,7 +165,7 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
             f"{where}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
             "−inf does not stay −inf; use tail='predicted'"
         )
-    if rule.certify and not facts.winners_only:
+    if rule.certify and site.kind == "head" and not facts.winners_only:
         raise ConfigError(
             f"{where}: certify={rule.certify!r} is impossible: logits escape ({', '.join(site.consumers)}), and only "
             "winners can be proven; leave certify out, or fold the sampler in with hire.with_sampler"
@@ -175,9 +175,11 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     predictor_bytes = _stored_bytes(rule.predictor, site, where)
     read_bytes = _read_bytes(rule.predictor, predictor_bytes, candidates, site, where)
     if rule.certify:
-        # The bounds of the rows are read each time; their norms on the candidates; the bounds of blocks in doubt only.
+        # The bounds of the rows are read each time; of a head also norms, on the candidates, and the bounds of blocks,
+        # where in doubt.
         read_bytes += 4 * site.width
-        predictor_bytes += site.width * (8 + 2 * ceil(site.d / CERTIFICATE_BLOCK))
+        more = 4 + 2 * ceil(site.d / CERTIFICATE_BLOCK) if site.kind == "head" else 0
+        predictor_bytes += site.width * (4 + more)
     gathered = dense_bytes
     if isinstance(rule.predictor, Exact):
         if not facts.exact_zeros and facts.choice is None:

@@ -120,7 +120,7 @@ class _Head:
         """The winners of dense, and ``[rows proven, the largest slack τ]``."""
         x, strict = self.inputs, self.plan.certify == "strict"
         scores = predict(x, predictor_arrays(prepared), self.target)
-        upper = upper_bounds(scores, prepared, x)
+        upper = upper_bounds(scores, prepared["bound"], x)
         ids = top_candidates(self.ranked(upper, self.vectors), self.plan.candidates, self.target)
         exact = exact_logits(x, self.rows, ids, self.target, precise=self.match.dot.precise)
         # Two roundings lie between what is computed here and what dense computes: each side's own.

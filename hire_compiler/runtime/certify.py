@@ -59,9 +59,9 @@ def _rounding(norm: jax.Array, error: jax.Array, d: int) -> jax.Array:
     return (2 * gamma(d) + 8 * float(jnp.finfo(jnp.float32).eps)) * (norm + error)
 
 
-def upper_bounds(scores: jax.Array, bounds: Arrays, x: jax.Array) -> jax.Array:
+def upper_bounds(scores: jax.Array, bound: jax.Array, x: jax.Array) -> jax.Array:
     """``u_i`` of every row by its norm: ``[b, n]`` float32, from scores ``[b, n]`` and x ``[b, d]``."""
-    return scores + bounds["bound"] * _length(x)
+    return scores + bound * _length(x)
 
 
 def finer_upper_bounds(scores: jax.Array, bounds: Arrays, x: jax.Array, target: Target) -> jax.Array:
