@@ -135,8 +135,6 @@ def _part_that_is_read(reader: RegionReader, dot: WeightDot) -> tuple[Value, np.
 
 
 def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Winner, ...]:
-    if not readers.kinds <= {"argmax", "top_k", "sampling"}:
-        return ()
     winners = []
     for kind, op, axis in readers.winners:
         value, noise = op.operands[0], None
