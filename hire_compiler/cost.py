@@ -37,6 +37,7 @@ from math import ceil, log2, prod
 
 from hire_compiler.communication import read_collective
 from hire_compiler.hlo import Array, Computation, HloProgram, Instruction, collective_kind
+from hire_compiler.traffic import bodies, hbm_bytes, is_prefetch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,27 @@ def price(program: HloProgram, chip: Chip, devices: int = 1) -> tuple[OpCost, ..
     return tuple(_computation(program, program.main, chip, devices, 1))
 
 
+def worst_seconds(program: HloProgram, chip: Chip, devices: int = 1, computation: str | None = None) -> float:
+    """Seconds of one run in which every conditional takes its dearest branch."""
+    own = program.computations[computation or program.entry]
+    total = 0.0
+    for instruction in own.instructions:
+        if instruction.op == "while":
+            body = instruction.attribute("body").lstrip("%")
+            total += (program.trip_count(instruction) or 1) * worst_seconds(program, chip, devices, body)
+        elif instruction.op == "conditional":
+            total += max(worst_seconds(program, chip, devices, name) for name in instruction.called)
+        elif instruction.op in ("call", "async-start"):
+            total += sum(worst_seconds(program, chip, devices, name) for name in instruction.called)
+        elif _takes_time(instruction):
+            total += _operation(program, own, instruction, chip, devices, 1).seconds
+    return total
+
+
+def _takes_time(instruction: Instruction) -> bool:
+    return instruction.op not in _FREE and not instruction.op.endswith("-done")
+
+
 def _computation(
     program: HloProgram, computation: Computation, chip: Chip, devices: int, repeat: int
 ) -> Iterator[OpCost]:
@@ -120,7 +142,7 @@ def _computation(
         elif instruction.op in ("call", "async-start"):
             for name in instruction.called:
                 yield from _computation(program, program.computations[name], chip, devices, repeat)
-        elif instruction.op not in _FREE and not instruction.op.endswith("-done"):
+        elif _takes_time(instruction):
             yield _operation(program, computation, instruction, chip, devices, repeat)
 
 
@@ -141,7 +163,7 @@ def _conditional(
 def _operation(
     program: HloProgram, computation: Computation, instruction: Instruction, chip: Chip, devices: int, repeat: int
 ) -> OpCost:
-    kind = "prefetch" if _is_prefetch(program, computation, instruction) else kind_of(program, instruction)
+    kind = "prefetch" if is_prefetch(program, computation, instruction) else kind_of(program, instruction)
     wire, steps = _wire(program, instruction, devices)
     hbm = hbm_bytes(program, computation, instruction)
     cycles = instruction.estimated_cycles
@@ -167,16 +189,6 @@ def _operation(
 # --------------------------------------------------------------------------- what an operation is
 
 
-def bodies(program: HloProgram, instruction: Instruction) -> Iterator[Instruction]:
-    """The instruction itself, or everything inside a fusion, nested ones included."""
-    if instruction.op != "fusion":
-        yield instruction
-        return
-    for name in instruction.called:
-        for inner in program.computations[name].instructions:
-            yield from bodies(program, inner)
-
-
 def kind_of(program: HloProgram, instruction: Instruction) -> str:
     """What an operation does, in a word or two."""
     inside = list(bodies(program, instruction))
@@ -197,99 +209,6 @@ def kind_of(program: HloProgram, instruction: Instruction) -> str:
     arithmetic = ops - _MOVES - {"copy-start", "slice-start", "dynamic-slice-start"}
     moved = [i for i in inside if i.op in ("copy", "copy-start", "slice", "dynamic-slice", "transpose", "slice-start")]
     return "copy" if moved and not arithmetic else "elementwise"
-
-
-def _is_prefetch(program: HloProgram, computation: Computation, instruction: Instruction) -> bool:
-    """Whether it brings into VMEM what is then read there as a whole: the only reading of it from HBM."""
-    if instruction.op not in ("copy-start", "slice-start"):
-        return False
-    target = instruction.results[0 if instruction.op == "copy-start" else 1]
-    dones = computation.users(instruction.name)
-    return target.space == 1 and all(_touched_by_users(program, computation, done.name) is None for done in dones)
-
-
-# --------------------------------------------------------------------------- bytes
-
-
-def hbm_bytes(program: HloProgram, computation: Computation, instruction: Instruction) -> int:
-    """Bytes that one run of an operation reads and writes in HBM."""
-    if instruction.op in ("copy-start", "slice-start"):
-        return _transferred(instruction)
-    read = sum(
-        _read_bytes(program, computation, instruction, position, name)
-        for position, name in enumerate(instruction.operands)
-    )
-    return read + _written_bytes(program, computation, instruction)
-
-
-def _transferred(start: Instruction) -> int:
-    """HBM bytes of an asynchronous copy: it returns (target, source, context), a slice (source, target, context)."""
-    first, second = start.results[:2]
-    target, source = (first, second) if start.op == "copy-start" else (second, first)
-    return sum(target.nbytes for array in (target, source) if array.space == 0)
-
-
-def _read_bytes(
-    program: HloProgram, computation: Computation, instruction: Instruction, position: int, name: str
-) -> int:
-    operand = computation.by_name.get(name)
-    if operand is None or operand.op == "constant":
-        return 0
-    whole = sum(array.nbytes for array in operand.results if array.space == 0)
-    if not whole:
-        return 0
-    touched = _touched(program, computation, instruction, position)
-    return whole if touched is None else min(touched, whole)
-
-
-def _touched(program: HloProgram, computation: Computation, instruction: Instruction, position: int) -> int | None:
-    """Bytes that an operation reads of an operand if it reads only parts of it; None if it reads it whole."""
-    if instruction.op in ("gather", "dynamic-slice", "slice") and position == 0:
-        return instruction.nbytes
-    if instruction.op in ("dynamic-update-slice", "scatter") and position == 0:
-        return 0  # in place
-    if instruction.op != "fusion":
-        return None
-    body = program.computations[instruction.called[0]]
-    parameter = body.parameters[position].name
-    if _is_alias(body, parameter):  # a fusion of nothing but a bitcast: what is read of it is up to its users
-        return _touched_by_users(program, computation, instruction.name)
-    return _touched_by_users(program, body, parameter)
-
-
-def _touched_by_users(program: HloProgram, body: Computation, name: str) -> int | None:
-    if name == body.root.name:
-        return None
-    total = 0
-    for user in body.users(name):
-        if user.op in ("bitcast", "reshape"):
-            parts = [_touched_by_users(program, body, user.name)]
-        else:
-            parts = [_touched(program, body, user, i) for i, operand in enumerate(user.operands) if operand == name]
-        for part in parts:
-            if part is None:
-                return None
-            total += part
-    return total
-
-
-def _is_alias(body: Computation, parameter: str) -> bool:
-    value = body.root
-    while value.op in ("bitcast", "reshape"):
-        value = body.by_name[value.operands[0]]
-    return value.name == parameter
-
-
-def _written_bytes(program: HloProgram, computation: Computation, instruction: Instruction) -> int:
-    written = sum(array.nbytes for array in instruction.results if array.space == 0)
-    root, body = instruction, computation
-    while root.op == "fusion":
-        body = program.computations[root.called[0]]
-        root = body.root
-    if root.op in ("dynamic-update-slice", "scatter"):  # in place: only the update is written
-        update = body.by_name.get(root.operands[1 if root.op == "dynamic-update-slice" else -1])
-        return min(written, update.nbytes) if update else written
-    return written
 
 
 # --------------------------------------------------------------------------- the operations without cycles

@@ -21,7 +21,7 @@ from typing import Any
 from hire_compiler.api import HireFunction, transform
 from hire_compiler.communication import bytes_by_kind, collectives
 from hire_compiler.config import Config
-from hire_compiler.cost import CHIPS, Chip, OpCost, price
+from hire_compiler.cost import CHIPS, Chip, OpCost, price, worst_seconds
 from hire_compiler.errors import EstimateError
 from hire_compiler.hlo import HloProgram, read_hlo
 
@@ -211,7 +211,7 @@ def summarize(
         devices=devices,
         compiler=compiler,
         seconds=sum(op.seconds for op in usual),
-        worst_seconds=sum(op.seconds for op in operations),
+        worst_seconds=worst_seconds(program, chip, devices),
         bound_seconds=moved / chip.hbm,
         cycles=sum(op.cycles or 0 for op in usual),
         hbm_bytes=moved,

@@ -89,8 +89,29 @@ def test_a_conditional_counts_with_its_cheapest_branch() -> None:
     dense = operation("convolution_reduce_fusion", estimate.operations)
     assert dense.rare
     rare = sum(op.seconds for op in estimate.operations if op.rare)
-    assert estimate.worst_seconds == pytest.approx(estimate.seconds + rare)
+    assert estimate.worst_seconds == pytest.approx(estimate.seconds + rare)  # the cheap branch costs nothing
     assert "dense branch" in str(estimate)
+
+
+def test_the_worst_case_takes_one_branch_of_each_conditional() -> None:
+    branches = "".join(
+        f"%b{n} (p: f32[{n},1024]) -> f32[{n},1024] {{\n  %p{n} = f32[{n},1024]{{1,0}} parameter(0)\n"
+        f"  ROOT %c{n} = f32[{n},1024]{{1,0}} copy(%p{n})\n}}\n\n"
+        for n in (100, 200, 300)
+    )
+    estimate = summarize(
+        program(
+            "%i = s32[] parameter(0)",
+            "%x = f32[300,1024]{1,0} parameter(1)",
+            "ROOT %k = f32[300,1024]{1,0} conditional(%i, %x, %x, %x), branch_computations={%b100, %b200, %b300}",
+            before=branches,
+        ),
+        V5E,
+        name="m",
+        tpu="v5e:2x2",
+    )
+    assert estimate.seconds == pytest.approx(2 * 100 * 4096 / V5E.hbm)
+    assert estimate.worst_seconds == pytest.approx(2 * 300 * 4096 / V5E.hbm)
 
 
 def test_a_sort_costs_its_stages_over_padded_vector_registers() -> None:

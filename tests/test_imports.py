@@ -31,6 +31,7 @@ FLOORS = {
     "report": 1,
     "sampler": 1,
     "hlo": 1,
+    "traffic": 2,
     "cost": 2,
     "tpu_compile": 0,
     "graph": 1,
