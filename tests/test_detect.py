@@ -510,7 +510,7 @@ def test_a_lowered_function_and_its_text_are_inspected_like_the_function(tmp_pat
     lowered = jax.jit(block).lower(X, UP, DOWN)
     for target in (lowered, lowered.as_text()):
         assert [site.activation for site in hire.inspect(target).sites] == ["relu"]
-    for wrong, word in ((lowered.compile(), "before .compile()"), (tmp_path / "none.mlir", "there is no file")):
+    for wrong, word in ((lowered.compile(), "before .compile()"), (tmp_path / "none.mlir", "no such file")):
         with pytest.raises(hire.HireError, match=re.escape(word)):
             hire.inspect(wrong)
 

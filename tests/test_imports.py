@@ -175,7 +175,7 @@ def _python(code: str, **environment: str) -> str:
 
 
 def test_importing_adds_less_than_300_ms_to_importing_jax() -> None:
-    code = "import jax, time; start = time.perf_counter(); import hire_compiler; print(time.perf_counter() - start)"
+    code = "import jax, time; start = time.process_time(); import hire_compiler; print(time.process_time() - start)"
     best = float("inf")
     for _ in range(6):  # other work on the machine may slow any one of them
         best = min(best, float(_python(code)))

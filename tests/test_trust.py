@@ -208,7 +208,7 @@ FLAGS: dict[str, tuple[list[str], str]] = {
     "unknown flag": (["inspect", "MODEL", "--frob"], "unrecognized arguments"),
     "abbreviated flag": (["inspect", "MODEL", "--js"], "unrecognized arguments"),
     "extra argument": (["inspect", "MODEL", "MODEL"], "unrecognized arguments"),
-    "no such file": (["inspect", "nowhere.mlir"], "No such file"),
+    "no such file": (["inspect", "nowhere.mlir"], "no such file"),
     "a directory": (["inspect", "."], "is a directory"),
     "bad dim": (["inspect", "MODEL", "--dim", "b"], "not NAME=SIZE"),
     "dim zero": (["inspect", "MODEL", "--dim", "b=0"], "not NAME=SIZE"),

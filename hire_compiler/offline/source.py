@@ -139,7 +139,7 @@ def read_source(target: Any, *, dims: Mapping[str, int] | None = None) -> Source
         )
     path = FilePath(target)
     if not path.exists():
-        raise CaptureError(f"there is no file {path}")
+        raise CaptureError(f"{path}: no such file")
     if path.is_dir():
         rewritten = (path / "manifest.json").exists()
         what = "an artifact that is rewritten already" if rewritten else "a directory"
