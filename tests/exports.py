@@ -46,7 +46,7 @@ def step(params: dict[str, Any], tokens: jax.Array, cache: jax.Array) -> dict[st
     x = params["embed"][tokens] + cache[0]
     h = x + jax.nn.relu(x @ params["mlp"]["up"] + params["mlp"]["bias"]) @ params["mlp"]["down"]
     logits = h @ params["embed"].T
-    return {"token": jnp.argmax(logits, axis=-1), "best": logits.max(axis=-1), "cache": cache + 1}
+    return {"token": jnp.argmax(logits, axis=-1), "best": jax.lax.top_k(logits, 1)[0][..., 0], "cache": cache + 1}
 
 
 def parameters(seed: int = 0) -> dict[str, Any]:

@@ -129,11 +129,9 @@ def test_a_function_that_may_turn_the_order_around_is_not_certified() -> None:
         hire.transform(jax.jit(head), hire.Config(rules=(rule,)))(embed, x)
 
 
-def test_other_predictors_and_blocks_cannot_be_certified() -> None:
+def test_other_predictors_cannot_be_certified() -> None:
     with pytest.raises(hire.ConfigError, match="certify needs"):
         hire.Rule(kind="head", predictor=hire.LowRank(rank=4), candidates=8, certify=True)
-    with pytest.raises(hire.ConfigError, match="certify needs"):
-        hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), density=0.5, certify=True)
 
 
 def test_logits_that_escape_are_left_dense_by_default() -> None:
