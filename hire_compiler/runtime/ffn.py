@@ -11,7 +11,7 @@ from jax import lax
 
 from hire_compiler.runtime.blocks import chosen_columns_dot, chosen_rows_dot
 from hire_compiler.runtime.predictors import Arrays, predict
-from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, take_rows
+from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, take_rows, unfused
 from hire_compiler.runtime.topk import top_groups
 
 
@@ -35,7 +35,7 @@ def select_groups(
     """
     z = predict(x, prepared, target, layer)
     if bias is not None:
-        z = z + (bias if layer is None else lax.dynamic_index_in_dim(bias, layer, keepdims=False))
+        z = unfused(z, target) + (bias if layer is None else lax.dynamic_index_in_dim(bias, layer, keepdims=False))
     return top_groups(relevance(z, activation), group, k)
 
 
@@ -83,12 +83,13 @@ class Form:
     def product(self, x: jax.Array, stack: jax.Array) -> jax.Array:
         """One of the first products with all rows, in the author's type: ``[b, m]``."""
         whole = rows_dot(x, self.whole(stack, 2), precise=self.precise, target=self.target)
-        return whole.astype(self.product_dtype)
+        return unfused(whole, self.target).astype(self.product_dtype)
 
     def chosen_product(self, x: jax.Array, stack: jax.Array, groups: jax.Array) -> jax.Array:
         """One of the first products with the chosen groups alone: ``[b, k · group]``."""
         rows, index = self._flat(stack, groups)
-        return chosen_rows_dot(x, rows, index, self.group, self.target, precise=self.precise).astype(self.product_dtype)
+        product = chosen_rows_dot(x, rows, index, self.group, self.target, precise=self.precise)
+        return unfused(product, self.target).astype(self.product_dtype)
 
     def chosen_down_product(self, h: jax.Array, stack: jax.Array, groups: jax.Array) -> jax.Array:
         """The last product, of ``h [b, k · group]`` with the chosen groups: ``[b, d_out]`` float32."""

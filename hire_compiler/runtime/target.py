@@ -133,6 +133,14 @@ def rows_dot(x: jax.Array, rows: jax.Array, *, precise: bool = False, target: Ta
     return product if left.shape == x.shape else product[: x.shape[0]]
 
 
+def unfused(product: jax.Array, target: Target) -> jax.Array:
+    """A product of one row that stays by itself when a bias is added to it.
+
+    XLA:CPU fuses that addition with the product, and so loses the fast form of it: a hundred times slower.
+    """
+    return lax.optimization_barrier(product) if product.shape[0] == 1 and target.rows_one_by_one else product
+
+
 def _enough_rows(x: jax.Array, target: Target | None) -> jax.Array:
     missing = 0 if target is None else max(target.least_rows - x.shape[0], 0)
     return jnp.pad(x, ((0, missing), (0, 0))) if missing else x

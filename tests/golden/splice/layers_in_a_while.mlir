@@ -88,100 +88,101 @@ module {
     %19 = stablehlo.reshape %18 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
     %20 = stablehlo.transpose %19, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
     %21 = stablehlo.dot_general %arg4, %20, contracting_dims = [1] x [0] : (tensor<1x4xf32>, tensor<4x4xf32>) -> tensor<1x4xf32>
-    %22 = stablehlo.broadcast_in_dim %cst_1, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
-    %23 = stablehlo.maximum %21, %22 : tensor<1x4xf32>
-    %24 = stablehlo.multiply %0, %c_2 : tensor<i32>
-    %25 = stablehlo.broadcast_in_dim %24, dims = [] : (tensor<i32>) -> tensor<2xi32>
-    %26 = stablehlo.add %12, %25 : tensor<2xi32>
-    %27 = stablehlo.reshape %arg3 : (tensor<3x8x4xf32>) -> tensor<24x4xf32>
-    %28 = stablehlo.broadcast_in_dim %26, dims = [0] : (tensor<2xi32>) -> tensor<2x1xi32>
-    %29 = stablehlo.broadcast_in_dim %c_0, dims = [] : (tensor<i32>) -> tensor<2x1xi32>
-    %30 = stablehlo.multiply %28, %29 : tensor<2x1xi32>
-    %31 = stablehlo.iota dim = 0 : tensor<2xi32>
-    %32 = stablehlo.broadcast_in_dim %31, dims = [1] : (tensor<2xi32>) -> tensor<1x2xi32>
-    %33 = stablehlo.broadcast_in_dim %30, dims = [0, 1] : (tensor<2x1xi32>) -> tensor<2x2xi32>
-    %34 = stablehlo.broadcast_in_dim %32, dims = [0, 1] : (tensor<1x2xi32>) -> tensor<2x2xi32>
-    %35 = stablehlo.add %33, %34 : tensor<2x2xi32>
-    %36 = stablehlo.reshape %35 : (tensor<2x2xi32>) -> tensor<4xi32>
-    %37 = call @_pad(%36, %c) : (tensor<4xi32>, tensor<i32>) -> tensor<8xi32>
-    %38 = stablehlo.reshape %37 : (tensor<8xi32>) -> tensor<1x8xi32>
-    %39 = call @_pad_1(%23, %c) : (tensor<1x4xf32>, tensor<i32>) -> tensor<1x8xf32>
-    %40 = stablehlo.broadcast_in_dim %cst_1, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
-    %41 = stablehlo.slice %38 [0:1, 0:1] : (tensor<1x8xi32>) -> tensor<1x1xi32>
-    %42 = stablehlo.reshape %41 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %43 = call @_take_2(%27, %42) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %44 = stablehlo.slice %39 [0:1, 0:1] : (tensor<1x8xf32>) -> tensor<1x1xf32>
-    %45 = stablehlo.reshape %44 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %46 = stablehlo.broadcast_in_dim %45, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %47 = stablehlo.broadcast_in_dim %46, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %48 = stablehlo.multiply %43, %47 : tensor<1x4xf32>
-    %49 = stablehlo.add %40, %48 : tensor<1x4xf32>
-    %50 = stablehlo.slice %38 [0:1, 1:2] : (tensor<1x8xi32>) -> tensor<1x1xi32>
-    %51 = stablehlo.reshape %50 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %52 = call @_take_2(%27, %51) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %53 = stablehlo.slice %39 [0:1, 1:2] : (tensor<1x8xf32>) -> tensor<1x1xf32>
-    %54 = stablehlo.reshape %53 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %55 = stablehlo.broadcast_in_dim %54, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %56 = stablehlo.broadcast_in_dim %55, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %57 = stablehlo.multiply %52, %56 : tensor<1x4xf32>
-    %58 = stablehlo.add %49, %57 : tensor<1x4xf32>
-    %59 = stablehlo.slice %38 [0:1, 2:3] : (tensor<1x8xi32>) -> tensor<1x1xi32>
-    %60 = stablehlo.reshape %59 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %61 = call @_take_2(%27, %60) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %62 = stablehlo.slice %39 [0:1, 2:3] : (tensor<1x8xf32>) -> tensor<1x1xf32>
-    %63 = stablehlo.reshape %62 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %64 = stablehlo.broadcast_in_dim %63, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %65 = stablehlo.broadcast_in_dim %64, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %66 = stablehlo.multiply %61, %65 : tensor<1x4xf32>
-    %67 = stablehlo.add %58, %66 : tensor<1x4xf32>
-    %68 = stablehlo.slice %38 [0:1, 3:4] : (tensor<1x8xi32>) -> tensor<1x1xi32>
-    %69 = stablehlo.reshape %68 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %70 = call @_take_2(%27, %69) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %71 = stablehlo.slice %39 [0:1, 3:4] : (tensor<1x8xf32>) -> tensor<1x1xf32>
-    %72 = stablehlo.reshape %71 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %73 = stablehlo.broadcast_in_dim %72, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %74 = stablehlo.broadcast_in_dim %73, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %75 = stablehlo.multiply %70, %74 : tensor<1x4xf32>
-    %76 = stablehlo.add %67, %75 : tensor<1x4xf32>
-    %77 = stablehlo.slice %38 [0:1, 4:5] : (tensor<1x8xi32>) -> tensor<1x1xi32>
-    %78 = stablehlo.reshape %77 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %79 = call @_take_2(%27, %78) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %80 = stablehlo.slice %39 [0:1, 4:5] : (tensor<1x8xf32>) -> tensor<1x1xf32>
-    %81 = stablehlo.reshape %80 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %82 = stablehlo.broadcast_in_dim %81, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %83 = stablehlo.broadcast_in_dim %82, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %84 = stablehlo.multiply %79, %83 : tensor<1x4xf32>
-    %85 = stablehlo.add %76, %84 : tensor<1x4xf32>
-    %86 = stablehlo.slice %38 [0:1, 5:6] : (tensor<1x8xi32>) -> tensor<1x1xi32>
-    %87 = stablehlo.reshape %86 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %88 = call @_take_2(%27, %87) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %89 = stablehlo.slice %39 [0:1, 5:6] : (tensor<1x8xf32>) -> tensor<1x1xf32>
-    %90 = stablehlo.reshape %89 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %91 = stablehlo.broadcast_in_dim %90, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %92 = stablehlo.broadcast_in_dim %91, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %93 = stablehlo.multiply %88, %92 : tensor<1x4xf32>
-    %94 = stablehlo.add %85, %93 : tensor<1x4xf32>
-    %95 = stablehlo.slice %38 [0:1, 6:7] : (tensor<1x8xi32>) -> tensor<1x1xi32>
-    %96 = stablehlo.reshape %95 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %97 = call @_take_2(%27, %96) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %98 = stablehlo.slice %39 [0:1, 6:7] : (tensor<1x8xf32>) -> tensor<1x1xf32>
-    %99 = stablehlo.reshape %98 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %100 = stablehlo.broadcast_in_dim %99, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %101 = stablehlo.broadcast_in_dim %100, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %102 = stablehlo.multiply %97, %101 : tensor<1x4xf32>
-    %103 = stablehlo.add %94, %102 : tensor<1x4xf32>
-    %104 = stablehlo.slice %38 [0:1, 7:8] : (tensor<1x8xi32>) -> tensor<1x1xi32>
-    %105 = stablehlo.reshape %104 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %106 = call @_take_2(%27, %105) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %107 = stablehlo.slice %39 [0:1, 7:8] : (tensor<1x8xf32>) -> tensor<1x1xf32>
-    %108 = stablehlo.reshape %107 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %109 = stablehlo.broadcast_in_dim %108, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %110 = stablehlo.broadcast_in_dim %109, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %111 = stablehlo.multiply %106, %110 : tensor<1x4xf32>
-    %112 = stablehlo.add %103, %111 : tensor<1x4xf32>
-    %113 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x1xf32>
-    %114 = stablehlo.dot_general %113, %112, contracting_dims = [1] x [0] : (tensor<1x1xf32>, tensor<1x4xf32>) -> tensor<1x4xf32>
-    return %114 : tensor<1x4xf32>
+    %22 = stablehlo.optimization_barrier %21 : tensor<1x4xf32>
+    %23 = stablehlo.broadcast_in_dim %cst_1, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
+    %24 = stablehlo.maximum %22, %23 : tensor<1x4xf32>
+    %25 = stablehlo.multiply %0, %c_2 : tensor<i32>
+    %26 = stablehlo.broadcast_in_dim %25, dims = [] : (tensor<i32>) -> tensor<2xi32>
+    %27 = stablehlo.add %12, %26 : tensor<2xi32>
+    %28 = stablehlo.reshape %arg3 : (tensor<3x8x4xf32>) -> tensor<24x4xf32>
+    %29 = stablehlo.broadcast_in_dim %27, dims = [0] : (tensor<2xi32>) -> tensor<2x1xi32>
+    %30 = stablehlo.broadcast_in_dim %c_0, dims = [] : (tensor<i32>) -> tensor<2x1xi32>
+    %31 = stablehlo.multiply %29, %30 : tensor<2x1xi32>
+    %32 = stablehlo.iota dim = 0 : tensor<2xi32>
+    %33 = stablehlo.broadcast_in_dim %32, dims = [1] : (tensor<2xi32>) -> tensor<1x2xi32>
+    %34 = stablehlo.broadcast_in_dim %31, dims = [0, 1] : (tensor<2x1xi32>) -> tensor<2x2xi32>
+    %35 = stablehlo.broadcast_in_dim %33, dims = [0, 1] : (tensor<1x2xi32>) -> tensor<2x2xi32>
+    %36 = stablehlo.add %34, %35 : tensor<2x2xi32>
+    %37 = stablehlo.reshape %36 : (tensor<2x2xi32>) -> tensor<4xi32>
+    %38 = call @_pad(%37, %c) : (tensor<4xi32>, tensor<i32>) -> tensor<8xi32>
+    %39 = stablehlo.reshape %38 : (tensor<8xi32>) -> tensor<1x8xi32>
+    %40 = call @_pad_1(%24, %c) : (tensor<1x4xf32>, tensor<i32>) -> tensor<1x8xf32>
+    %41 = stablehlo.broadcast_in_dim %cst_1, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
+    %42 = stablehlo.slice %39 [0:1, 0:1] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %43 = stablehlo.reshape %42 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %44 = call @_take_2(%28, %43) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %45 = stablehlo.slice %40 [0:1, 0:1] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %46 = stablehlo.reshape %45 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %47 = stablehlo.broadcast_in_dim %46, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %48 = stablehlo.broadcast_in_dim %47, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %49 = stablehlo.multiply %44, %48 : tensor<1x4xf32>
+    %50 = stablehlo.add %41, %49 : tensor<1x4xf32>
+    %51 = stablehlo.slice %39 [0:1, 1:2] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %52 = stablehlo.reshape %51 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %53 = call @_take_2(%28, %52) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %54 = stablehlo.slice %40 [0:1, 1:2] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %55 = stablehlo.reshape %54 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %56 = stablehlo.broadcast_in_dim %55, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %57 = stablehlo.broadcast_in_dim %56, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %58 = stablehlo.multiply %53, %57 : tensor<1x4xf32>
+    %59 = stablehlo.add %50, %58 : tensor<1x4xf32>
+    %60 = stablehlo.slice %39 [0:1, 2:3] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %61 = stablehlo.reshape %60 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %62 = call @_take_2(%28, %61) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %63 = stablehlo.slice %40 [0:1, 2:3] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %64 = stablehlo.reshape %63 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %65 = stablehlo.broadcast_in_dim %64, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %66 = stablehlo.broadcast_in_dim %65, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %67 = stablehlo.multiply %62, %66 : tensor<1x4xf32>
+    %68 = stablehlo.add %59, %67 : tensor<1x4xf32>
+    %69 = stablehlo.slice %39 [0:1, 3:4] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %70 = stablehlo.reshape %69 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %71 = call @_take_2(%28, %70) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %72 = stablehlo.slice %40 [0:1, 3:4] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %73 = stablehlo.reshape %72 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %74 = stablehlo.broadcast_in_dim %73, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %75 = stablehlo.broadcast_in_dim %74, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %76 = stablehlo.multiply %71, %75 : tensor<1x4xf32>
+    %77 = stablehlo.add %68, %76 : tensor<1x4xf32>
+    %78 = stablehlo.slice %39 [0:1, 4:5] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %79 = stablehlo.reshape %78 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %80 = call @_take_2(%28, %79) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %81 = stablehlo.slice %40 [0:1, 4:5] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %82 = stablehlo.reshape %81 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %83 = stablehlo.broadcast_in_dim %82, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %84 = stablehlo.broadcast_in_dim %83, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %85 = stablehlo.multiply %80, %84 : tensor<1x4xf32>
+    %86 = stablehlo.add %77, %85 : tensor<1x4xf32>
+    %87 = stablehlo.slice %39 [0:1, 5:6] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %88 = stablehlo.reshape %87 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %89 = call @_take_2(%28, %88) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %90 = stablehlo.slice %40 [0:1, 5:6] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %91 = stablehlo.reshape %90 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %92 = stablehlo.broadcast_in_dim %91, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %93 = stablehlo.broadcast_in_dim %92, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %94 = stablehlo.multiply %89, %93 : tensor<1x4xf32>
+    %95 = stablehlo.add %86, %94 : tensor<1x4xf32>
+    %96 = stablehlo.slice %39 [0:1, 6:7] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %97 = stablehlo.reshape %96 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %98 = call @_take_2(%28, %97) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %99 = stablehlo.slice %40 [0:1, 6:7] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %100 = stablehlo.reshape %99 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %101 = stablehlo.broadcast_in_dim %100, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %102 = stablehlo.broadcast_in_dim %101, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %103 = stablehlo.multiply %98, %102 : tensor<1x4xf32>
+    %104 = stablehlo.add %95, %103 : tensor<1x4xf32>
+    %105 = stablehlo.slice %39 [0:1, 7:8] : (tensor<1x8xi32>) -> tensor<1x1xi32>
+    %106 = stablehlo.reshape %105 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %107 = call @_take_2(%28, %106) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %108 = stablehlo.slice %40 [0:1, 7:8] : (tensor<1x8xf32>) -> tensor<1x1xf32>
+    %109 = stablehlo.reshape %108 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %110 = stablehlo.broadcast_in_dim %109, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %111 = stablehlo.broadcast_in_dim %110, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %112 = stablehlo.multiply %107, %111 : tensor<1x4xf32>
+    %113 = stablehlo.add %104, %112 : tensor<1x4xf32>
+    %114 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x1xf32>
+    %115 = stablehlo.dot_general %114, %113, contracting_dims = [1] x [0] : (tensor<1x1xf32>, tensor<1x4xf32>) -> tensor<1x4xf32>
+    return %115 : tensor<1x4xf32>
   }
   func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) { … }
   func.func private @dynamic_index_in_dim(%arg0: tensor<3x4x1xf32>, %arg1: tensor<i32>) -> tensor<4x1xf32> { … }
