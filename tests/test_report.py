@@ -184,3 +184,37 @@ def test_equal_programs_give_equal_reports(rng: np.random.Generator) -> None:
         made(weights(rng), tokens(rng))
         reports.append(dataclasses.replace(made.report(), seconds={}))
     assert reports[0] == reports[1]
+
+
+READ_ELSEWHERE = {
+    "attention takes its part of a fused product": lambda x, w, v: (
+        lambda z: (jnp.tanh(z[:, :D]), jax.nn.relu(z[:, D:]) @ v)
+    )(jnp.sin(x) @ w),
+    "the neurons are returned": lambda x, w, v: (lambda h: (h @ v, h))(jax.nn.relu(jnp.sin(x) @ w[:, D:])),
+}
+
+
+@pytest.mark.parametrize("name", READ_ELSEWHERE)
+def test_a_product_that_others_read_is_not_counted_as_saved(name: str, rng: np.random.Generator) -> None:
+    x, w, v = array(rng, 2, 64), array(rng, 64, D + 1024), array(rng, 1024, 64)
+    rule = hire.Rule(kind="ffn", predictor=hire.Quantized(), density=0.1, group=8)
+    step = hire.transform(READ_ELSEWHERE[name], hire.Config(rules=(rule,)))
+    (decision,) = step.report(x, w, v).decisions
+    first, second = 64 * 1024 * 4, 1024 * 64 * 4
+    assert decision.dense_bytes == first + second
+    if decision.action == "rewritten":
+        assert decision.sparse_bytes > first
+        assert f"{first} bytes of its first products are read as before" in decision.reason
+    else:
+        assert "read elsewhere and runs on" in decision.reason
+
+
+def test_two_blocks_may_share_their_neurons(rng: np.random.Generator) -> None:
+    def program(x: jax.Array, w: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        h = jax.nn.relu(jnp.sin(x) @ w)
+        return h @ v, h @ (v * 2)
+
+    rule = hire.Rule(kind="ffn", predictor=hire.Quantized(), density=0.1, group=8)
+    step = hire.transform(program, hire.Config(rules=(rule,)))
+    decisions = step.report(array(rng, 2, 64), array(rng, 64, 1024), array(rng, 1024, 64)).decisions
+    assert [decision.reason for decision in decisions] == ["rule 0", "rule 0"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
-from hire_compiler.graph import collection_paused, read_graph
+from hire_compiler.graph import Op, collection_paused, read_graph
 from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Detection, Match, detect
 from hire_compiler.passes.instrument import Instrumented, instrument
@@ -29,6 +29,7 @@ from hire_compiler.passes.splice import Spliced, splice
 from hire_compiler.passes.verify import check_module
 from hire_compiler.patterns.activations import EXACT_ZEROS, sample
 from hire_compiler.patterns.canonical import Region
+from hire_compiler.patterns.elsewhere import read_elsewhere
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.program import Program
@@ -157,7 +158,8 @@ def _with_bodies(report: Report, inner: Sequence[Report]) -> Report:
 
 
 def _facts(found: Detection, calibration: Calibration | None, target: Target, devices: int) -> list[SiteFacts]:
-    return [_site_facts(match, calibration, target, devices) for match in found.matches]
+    downs = {match.down.op for match in found.matches if isinstance(match, FfnMatch)}
+    return [_site_facts(match, calibration, target, devices, downs) for match in found.matches]
 
 
 def _uncertifiable(match: Match, target: Target) -> str:
@@ -202,11 +204,14 @@ def _keeps_minus_infinity(region: Region) -> bool:
     return bool(np.all(region.expression.evaluate(below) == -np.inf))
 
 
-def _site_facts(match: Match, calibration: Calibration | None, target: Target, devices: int) -> SiteFacts:
+def _site_facts(
+    match: Match, calibration: Calibration | None, target: Target, devices: int, downs: Collection[Op]
+) -> SiteFacts:
     winners = match.winners if isinstance(match, HeadMatch) else ()
     return SiteFacts(
         weight_bytes=tuple(weight.nbytes for weight in site_matrices(match)),
         copied_bytes=copied_bytes(match),
+        running_bytes=_running_bytes(match, downs),
         winners_only=bool(winners),
         uncertifiable=_uncertifiable(match, target) if isinstance(match, FfnMatch) or winners else "",
         top_k=max((winner.k for winner in winners), default=1),
@@ -216,6 +221,14 @@ def _site_facts(match: Match, calibration: Calibration | None, target: Target, d
         choice=_choice(match),
         drops=not isinstance(match, HeadMatch) or all(_keeps_minus_infinity(r) for r in match.compared),
     )
+
+
+def _running_bytes(match: Match, downs: Collection[Op]) -> int:
+    """Bytes of a block's first matrices whose products run on, because other code reads them."""
+    if not isinstance(match, FfnMatch):
+        return 0
+    running = read_elsewhere(match, downs)
+    return sum(weight.nbytes for weight, runs in zip(match.matrices, running, strict=True) if runs)
 
 
 def _nothing_done(found: Detection, plans: Sequence[SitePlan]) -> tuple[str, ...]:

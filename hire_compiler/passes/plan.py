@@ -40,6 +40,7 @@ class SiteFacts:
     Attributes:
       weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
       copied_bytes: bytes of the rows that have to be laid out anew (all layers).
+      running_bytes: bytes of a block's matrices whose products run on for other readers.
       winners_only: a head of which only argmax and top_k are read.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
@@ -60,6 +61,7 @@ class SiteFacts:
     exact_zeros: bool = False
     drops: bool = True
     choice: Choice | None = None
+    running_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,15 +189,19 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         read_bytes = predictor_bytes = facts.weight_bytes[0]  # the gate, or the only up-projection, whole
         gathered -= predictor_bytes
     row_bytes = gathered * candidates // site.width
-    sparse_bytes = read_bytes + row_bytes
+    sparse_bytes = read_bytes + row_bytes + facts.running_bytes
     if sparse_bytes >= dense_bytes and candidates < site.width:
         return leave_dense(
             site,
             f"{rule.predictor} with {candidates} of {site.width} rows would read {sparse_bytes} bytes a call, "
-            f"dense reads {dense_bytes}: it would lose",
+            f"dense reads {dense_bytes}: it would lose"
+            + " (what stands before its activation is read elsewhere and runs on)"
+            * bool(facts.running_bytes),
             dense_bytes,
         )
     reason = named
+    if facts.running_bytes:
+        reason += f"; {facts.running_bytes} bytes of its first products are read as before, for others who use them"
     if facts.devices > 1:
         reason += f"; sharded over {facts.devices} devices, where XLA's partitioner may gather scores and rows"
     if isinstance(rule.predictor, (LowRank, Cascade)) and not facts.calibrated:
