@@ -1,0 +1,94 @@
+"""The command line from a file to tokens: every verb once, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exports import inputs, parameters, step, write_all
+from safetensors.numpy import load_file
+
+from hire_compiler.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_from_a_model_and_its_weights_to_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_all(tmp_path)
+    model, weights, given = (tmp_path / name for name in ("model.jax_export", "weights.safetensors", "inputs.npz"))
+    learned, artifact, out = (tmp_path / name for name in ("learned.safetensors", "model.hire", "out.safetensors"))
+    assert {s["kind"] for s in json.loads(run(capsys, "inspect", model, "--json"))["sites"]} == {"ffn", "head"}
+    run(capsys, "calibrate", model, "--weights", weights, "--inputs", given, given, "-o", learned)
+    rules = tmp_path / "low_rank.toml"
+    rules.write_text('[[rule]]\nkind = "ffn"\npredictor = { type = "LowRank", rank = 16 }\ndensity = 1.0\n')
+    options = (
+        "--rules",
+        rules,
+        "--parameters",
+        "^params",
+        "--calibration",
+        learned,
+        "--platform",
+        "cpu",
+        "-o",
+        artifact,
+    )
+    made = json.loads(run(capsys, "rewrite", model, *options, "--json"))
+    assert made["platforms"]["cpu"]["stored"] == ""  # no weights yet
+    assert "LowRank(rank=16" in run(capsys, "report", artifact)
+    run(capsys, "prepare", artifact, "--weights", weights)
+    said = json.loads(run(capsys, "run", artifact, "--inputs", given, "-o", out, "--repeat", "2", "--json"))
+    assert said["seconds"] > 0
+    wanted, found = step(parameters(), *inputs()), load_file(out)
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[f"result['{name}']"], array, rtol=1e-4, atol=1e-4)
+    text = run(capsys, "verify", artifact, "--original", model, "--weights", weights, "--inputs", given)
+    assert "integers that agree 100.00%" in text
+    assert "proof of head/0 held for" in text
+
+
+def test_verify_fails_with_1_where_an_error_is_larger_than_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_all(tmp_path)
+    rules = tmp_path / "rough.toml"
+    rules.write_text('[[rule]]\nkind = "ffn"\npredictor = "Quantized"\ndensity = 0.125\n')
+    model, weights, artifact = (tmp_path / n for n in ("model.jax_export", "weights.safetensors", "a.hire"))
+    run(capsys, "rewrite", model, "--weights", weights, "--rules", rules, "--platform", "cpu", "-o", artifact)
+    command = ["verify", artifact, "--original", model, "--weights", weights]
+    assert main([str(c) for c in [*command, "--tolerance", "1e-6"]]) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert main([str(c) for c in [*command, "--tolerance", "1e6"]]) == 0
+
+
+def test_a_reader_that_crashes_is_one_line(tmp_path: Path) -> None:
+    """In a process of its own: the crash kills it, and what is left says so."""
+    program = (
+        "import os, sys; from hire_compiler.cli.supervise import supervised\n"
+        "def crash():\n    sys.stderr.write('half a mess'); os.abort()\n"
+        "sys.exit(supervised(crash))"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        "hire-compiler: the reader or compiler inside jaxlib crashed (SIGABRT): is the file corrupted?"
+    ]
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(
+        verb in text for verb in ("inspect", "calibrate", "rewrite", "prepare", "run", "verify", "estimate", "report")
+    )
