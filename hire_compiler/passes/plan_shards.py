@@ -59,9 +59,6 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
     planned = plan_site(shard, local_facts, replace(config, rules=rules))
     if planned.predictor is None or shards == 1:
         return planned
-    if planned.certify == "strict":
-        reason = "certify='strict' cannot order the winners of different shards yet; certify=True can"
-        return leave_dense(site, reason, sum(facts.weight_bytes))
     group = planned.group
     kept, total = planned.candidates // group, shard.width // group
     wanted = _wanted(site, config, group) or min(kept, total)

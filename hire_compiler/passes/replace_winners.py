@@ -31,6 +31,7 @@ from hire_compiler.runtime.certify import (
     take_entries,
     upper_bounds,
 )
+from hire_compiler.runtime.collectives import on_every_shard, order_shards
 from hire_compiler.runtime.fallback import repair
 from hire_compiler.runtime.logits import candidate_logits, exact_logits
 from hire_compiler.runtime.predictors import Arrays, predict
@@ -128,6 +129,9 @@ class _Head:
         values = self.rounded if strict else self.ranked
         k = max(winner.k for winner in self.match.winners)
         best = best_candidates(exact, slack, ids, values, self.vectors, k, strict=strict)
+        axes = self.plan.axes
+        if axes:
+            best = order_shards(best, ids, self.match.dot.rows, axes, strict=strict)
 
         def doubts(bound: jax.Array) -> jax.Array:
             return excluded_that_reach(bound, ids, best, values, self.vectors)
@@ -139,6 +143,8 @@ class _Head:
             lambda: doubts(finer_upper_bounds(scores, prepared, x, self.target)),
         )
         proven = best.sure & (excluded == 0)
+        if axes:
+            proven = on_every_shard(proven, axes)
 
         def some(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
             own = [vector if vector.ndim == 1 else vector[at] for vector in self.vectors]
@@ -149,7 +155,8 @@ class _Head:
             again = best_candidates(logits, room, None, values, own, k, strict=True)
             return self.pick(logits, None, own), again.sure
 
-        hopeless = ~best.sure & strict
+        # Between shards nothing but the author's own product settles an order.
+        hopeless = ~(proven if axes else best.sure) & strict
         results = repair(self.pick(exact, ids, self.vectors), proven, hopeless, some, self._dense)
         storage = jnp.finfo(self.match.dot.result.dtype).eps if self.match.dot.result.dtype != "float32" else 0
         largest = jnp.max(jnp.take_along_axis(slack + storage * jnp.abs(exact), best.at, axis=1))

@@ -89,12 +89,15 @@ class Winners:
       last: which row the last of them is, ``[b, 1]``: of equal values the lower row wins.
       sure: whether the candidates themselves leave no doubt: all values are finite and, in strict mode, dense's
         rounding cannot order them otherwise: ``[b]``.
+      low, high: between what every candidate's value lies in dense, ``[b, c]``; the same where not strict.
     """
 
     at: jax.Array
     threshold: jax.Array
     last: jax.Array
     sure: jax.Array
+    low: jax.Array
+    high: jax.Array
 
 
 def best_candidates(
@@ -125,16 +128,21 @@ def best_candidates(
     everything = jnp.broadcast_to(jnp.arange(exact.shape[1], dtype=jnp.int32), exact.shape)
     ids = everything if ids is None else ids
     winners = jnp.take_along_axis(ids, at, axis=1)
-    low = jnp.take_along_axis(values(exact - slack, own) if strict else center, at, axis=1)
+    lows, highs = (values(exact - slack, own), values(exact + slack, own)) if strict else (center, center)
+    low = jnp.take_along_axis(lows, at, axis=1)
     threshold, last = low[:, -1:], winners[:, -1:]
     sure &= jnp.isfinite(threshold[:, 0])
     if strict:
-        high = values(exact + slack, own)
-        next_high = jnp.take_along_axis(high, at, axis=1)[:, 1:]
-        in_order = (low[:, :-1] > next_high) | ((low[:, :-1] == next_high) & (winners[:, :-1] < winners[:, 1:]))
-        others = reaches(high, ids, threshold, last).at[jnp.arange(len(at))[:, None], at].set(False)
-        sure &= in_order.all(axis=1) & ~others.any(axis=1)
-    return Winners(at, threshold, last, sure)
+        sure &= in_order(low, jnp.take_along_axis(highs, at, axis=1), winners)
+        others = reaches(highs, ids, threshold, last).at[jnp.arange(len(at))[:, None], at].set(False)
+        sure &= ~others.any(axis=1)
+    return Winners(at, threshold, last, sure, lows, highs)
+
+
+def in_order(low: jax.Array, high: jax.Array, ids: jax.Array) -> jax.Array:
+    """Whether values between ``low`` and ``high`` (``[b, k]``) can only stand in this order: ``[b]``."""
+    above = (low[:, :-1] > high[:, 1:]) | ((low[:, :-1] == high[:, 1:]) & (ids[:, :-1] < ids[:, 1:]))
+    return above.all(axis=1)
 
 
 def reaches(values: jax.Array, ids: jax.Array, threshold: jax.Array, last: jax.Array) -> jax.Array:

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.runtime.certify import Winners, in_order, reaches
+
 Axes = tuple[str, ...]
 
 
@@ -48,6 +50,39 @@ def meet_winners(values: jax.Array, local_ids: jax.Array, rows: int, axes: Axes)
     else:
         at = lax.top_k(everyone, values.shape[1])[1]
     return jnp.take_along_axis(everyone, at, axis=1), jnp.take_along_axis(all_ids, at, axis=1)
+
+
+def order_shards(best: Winners, ids: jax.Array, rows: int, axes: Axes, *, strict: bool) -> Winners:
+    """The winners of all shards, as each of them needs to know it for its own proof.
+
+    Two small exchanges: k values with their bounds and rows from every shard, and one bit a batch row. What a shard
+    excludes has to stay below the last winner of *all* shards only; whether all is sure is the same on every shard.
+
+    Args:
+      best: of the shard's own candidates.
+      ids: the candidates, ``[b, c]``, counted within the shard.
+      rows: how many rows a shard holds.
+
+    Returns:
+      ``at``, ``low`` and ``high`` as they were; ``threshold``, ``last`` (counted within this shard), ``sure`` of all.
+    """
+    first = (lax.axis_index(axes) * rows).astype(ids.dtype)
+    own = [jnp.take_along_axis(array, best.at, axis=1) for array in (best.low, best.high, ids + first)]
+    low, high, everyone = (lax.all_gather(array, axes, axis=1, tiled=True) for array in own)
+    at = lax.top_k((low + high) / 2, best.at.shape[1])[1]
+    low, high, winners = (jnp.take_along_axis(array, at, axis=1) for array in (low, high, everyone))
+    threshold, last = low[:, -1:], winners[:, -1:] - first
+    won = (ids[:, :, None] + first == winners[:, None, :]).any(axis=2)
+    sure = jnp.isfinite(low).all(axis=1) & ~(jnp.isnan(best.low) | jnp.isnan(best.high)).any(axis=1)
+    if strict:
+        rivals = reaches(best.high, ids, threshold, last) & ~won
+        sure &= in_order(low, high, winners) & ~rivals.any(axis=1)
+    return Winners(best.at, threshold, last, on_every_shard(sure, axes), best.low, best.high)
+
+
+def on_every_shard(holds: jax.Array, axes: Axes) -> jax.Array:
+    """Whether something holds on all shards, bool; the same answer on each, so that they may branch on it."""
+    return lax.pmin(holds.astype(jnp.int32), axes).astype(bool)
 
 
 def rows_held(count: jax.Array, axes: Axes, batch_axes: Axes) -> jax.Array:

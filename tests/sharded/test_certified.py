@@ -1,0 +1,83 @@
+"""Certified heads over shards: the tokens of dense, proven shard by shard against the winners of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hire_compiler as hire
+from tests.sharded.programs import batch_axis, mesh_of, place, talk
+from tests.sharded.test_local_choice import BATCH, VOCABULARY, best_eight, greedy, head_arguments, rules
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mesh", ["4", "8", "2x2"])
+def test_the_exact_default_gives_the_tokens_of_dense(rng: np.random.Generator, mesh: str, dtype: str) -> None:
+    devices = mesh_of(mesh)
+    params, x = head_arguments(rng, devices, jnp.dtype(dtype))
+    step, dense = hire.transform(jax.jit(greedy)), jax.jit(greedy)
+    for _ in range(4):
+        assert np.array_equal(step(params, x), dense(params, x))
+        x = place(devices, jnp.roll(x, 1, axis=1), batch_axis(devices))
+    report = step.report()
+    assert [d.shards for d in report.rewritten] == [devices.shape["model"]]
+    (proof,) = report.certificates
+    assert proof.rows == 4 * BATCH
+    if dtype == "float32":
+        assert proof.proven == proof.rows
+
+
+@pytest.mark.parametrize("strict", [True, "strict"])
+@pytest.mark.parametrize("by", ["vocabulary", "d"])
+def test_top_k_over_shards(rng: np.random.Generator, strict: Any, by: str) -> None:
+    params, x = head_arguments(rng, mesh_of("4"), by=by)
+    step = hire.transform(jax.jit(best_eight), rules("head", candidates=256, certify=strict))
+    got, want = step(params, x), jax.jit(best_eight)(params, x)
+    assert np.array_equal(got[1], want[1])
+    assert step.report().certificates[0].rows == BATCH
+
+
+def test_rivals_in_another_shard_undo_a_strict_proof(rng: np.random.Generator) -> None:
+    """Rows of different shards a rounding apart: no shard can see it alone, and dense decides."""
+    mesh = mesh_of("4")
+    params, x = head_arguments(rng, mesh)
+    x = place(mesh, jnp.broadcast_to(x[:1], x.shape))
+    embed = np.array(params["embed"])
+    embed[5] = np.asarray(x[0]) * 2  # wins
+    for twin in (1500, 3000):
+        embed[twin] = embed[5] * np.float32(1 + 1e-7)
+    params["embed"] = place(mesh, embed, "model", None)
+    params["bias"] = place(mesh, jnp.zeros(VOCABULARY))
+    step, dense = hire.transform(jax.jit(greedy)), jax.jit(greedy)
+    assert np.array_equal(step(params, x), dense(params, x))
+    assert step.report().certificates[0].proven == 0
+    relaxed = hire.transform(jax.jit(greedy), rules("head", candidates=256, certify=True))
+    assert set(np.asarray(relaxed(params, x)).tolist()) <= {5, 1500, 3000}
+    assert relaxed.report().certificates[0].proven == BATCH
+
+
+def test_one_shard_without_a_proof_brings_no_other_to_a_stop(rng: np.random.Generator) -> None:
+    """Few candidates, and one shard full of rows that bounds cannot tell apart: that shard alone runs dense."""
+    mesh = mesh_of("4")
+    params, x = head_arguments(rng, mesh)
+    embed = np.array(params["embed"])
+    embed[1024:2048] = np.asarray(x[0]) + rng.normal(size=(1024, embed.shape[1])) * 1e-3
+    params["embed"] = place(mesh, embed.astype(np.float32), "model", None)
+    config = rules("head", candidates=16, certify=True)
+    step, dense = hire.transform(jax.jit(greedy), config), jax.jit(greedy)
+    logits = np.asarray(x, np.float64) @ embed.T.astype(np.float64) + np.asarray(params["bias"], np.float64)
+    for got, want, row in zip(step(params, x), dense(params, x), logits, strict=True):
+        assert row[got] == pytest.approx(row[want], abs=1e-4)
+    assert step.report().certificates[0].proven < BATCH
+
+
+def test_a_proof_costs_three_small_exchanges(rng: np.random.Generator) -> None:
+    params, x = head_arguments(rng, mesh_of("4"))
+    found = talk(hire.transform(jax.jit(greedy)), params, x)
+    assert {c.kind for c in found} <= {"all-gather", "all-reduce"}
+    assert not any(c.conditional for c in found)
+    assert max(c.result_bytes for c in found) <= 4 * BATCH * 4 * 3
