@@ -158,6 +158,9 @@ class Rule:
         top-k up to the rounding of the type; ``"strict"``: also in the order of dense. Of a block with a ReLU-like
         activation: skip the neurons that are proven zero, and compute the dense block where the others are more
         than the candidates.
+      spread: head only, where winners alone are read: on several devices, deal the rows of the vocabulary to the shards
+        in turn when weights are prepared (a copy), so that neighbours, which are likely to be wanted together
+        (frequent tokens come first in most vocabularies), do not all stand in one shard.
       dense: leave the matching sites as they are.
     """
 
@@ -170,6 +173,7 @@ class Rule:
     tail: Tail = "predicted"
     max_batch: int = 16
     certify: bool | Literal["strict"] = False
+    spread: bool = False
     dense: bool = False
 
     def __post_init__(self) -> None:
@@ -184,6 +188,9 @@ class Rule:
         _require_integer(self.group, f"{where}: group")
         _require_integer(self.max_batch, f"{where}: max_batch")
         _require(self.certify in (False, True, "strict"), f"{where}: certify must be False, True or 'strict'")
+        _require(
+            not self.spread or self.kind == "head", f"{where}: spread is for heads; neurons have no order to break"
+        )
         if self.dense:
             return
         certifiable = isinstance(self.predictor, Quantized) and self.predictor.bits == 8

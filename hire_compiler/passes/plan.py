@@ -68,7 +68,8 @@ class SiteFacts:
 class SitePlan:
     """A decision with the objects that carry it out; ``predictor`` is None for a site left dense.
 
-    On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows.
+    On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows,
+    ``spread`` whether the rows are dealt to them in turn.
     """
 
     site: Site
@@ -80,6 +81,7 @@ class SitePlan:
     winners_only: bool = False
     certify: bool | str = False
     axes: tuple[str, ...] = ()
+    spread: bool = False
 
     @property
     def survivors(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hire_compiler.config import Config, Rule
+from hire_compiler.errors import ConfigError
 from hire_compiler.passes.plan import SiteFacts, SitePlan, leave_dense, plan_site, wanted_candidates
 from hire_compiler.report import Site
 from hire_compiler.sharding import SiteLayout, expected_recall, kept_per_shard
@@ -48,7 +49,8 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
         reason = f"the model's own {site.selection} compares the neurons of all {shards} shards"
         return leave_dense(site, reason, sum(facts.weight_bytes))
     shard = replace(site, width=site.width // shards, batch=site.batch // parts)
-    copied = facts.copied_bytes + (sum(facts.weight_bytes) if layout.turned else 0)
+    spread = _spread(site, facts, shards, config)
+    copied = sum(facts.weight_bytes) if layout.turned or spread else facts.copied_bytes
     local_facts = replace(
         facts,
         weight_bytes=tuple(n // shards for n in facts.weight_bytes),
@@ -64,7 +66,20 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
     wanted = _wanted(site, config, group) or min(kept, total)
     recall = expected_recall(total * shards, wanted, shards, kept)
     decision = replace(planned.decision, candidates=planned.candidates * shards, shards=shards, shard_recall=recall)
-    return replace(planned, decision=decision, axes=layout.rows)
+    return replace(planned, decision=decision, axes=layout.rows, spread=spread)
+
+
+def _spread(site: Site, facts: SiteFacts, shards: int, config: Config) -> bool:
+    """Whether the rule of a site deals its rows to the shards in turn."""
+    rule = next((rule for rule in config.rules if rule.selects(site.kind, site.id, site.path)), None)
+    if rule is None or not rule.spread or shards == 1:
+        return False
+    where = f"spread on {site.id} ({site.d}→{site.width})"
+    if not facts.winners_only or "sampling" in site.consumers:
+        raise ConfigError(f"{where}: its logits are read in the order of the vocabulary, so rows cannot be dealt out")
+    if site.width % (shards * shards):
+        raise ConfigError(f"{where}: {site.width} rows cannot be dealt from {shards} shards to {shards} shards evenly")
+    return True
 
 
 def _shard_rule(rule: Rule, site: Site, facts: SiteFacts, shards: int, recall: float) -> Rule:

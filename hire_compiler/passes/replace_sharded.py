@@ -27,10 +27,11 @@ from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.patterns.provenance import Origin
-from hire_compiler.runtime.collectives import meet_measured, meet_winners, sum_shards
+from hire_compiler.runtime.collectives import Numbering, meet_measured, meet_winners, sum_shards
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.target import Target
 from hire_compiler.sharding import Axes, MeshShape, SiteLayout, Spec
+from hire_compiler.weights import Step, Weight
 
 
 def replace_sharded(
@@ -42,7 +43,7 @@ def replace_sharded(
     target: Target,
 ) -> Replacement:
     """The replacement of a site whose shards work by themselves; ``plan`` is that of one shard."""
-    local = _LocalMatch(layout, placement)
+    local = _LocalMatch(layout, placement, plan.spread)
     shard = replace_site(local.match(match), plan, calibration, target)
     preparation = _sharded_preparation(shard.preparation, layout)
     inputs = [local.spec(value) for value in shard.values]
@@ -102,15 +103,15 @@ def _meet(match: Match, results: list[jax.Array], layout: SiteLayout, plan: Site
         own = [
             part
             for winner, pair in zip(match.winners, zip(own[::2], own[1::2], strict=True), strict=True)
-            for part in _meet_winner(winner, *pair, rows=plan.site.width, axes=layout.rows)
+            for part in _meet_winner(winner, *pair, numbering=Numbering(plan.site.width, layout.rows, plan.spread))
         ]
     held = [] if count is None else [meet_measured(measure, count, layout.rows, layout.batch)]
     return [*own, *held]
 
 
-def _meet_winner(winner: Winner, values: jax.Array, ids: jax.Array, rows: int, axes: Axes) -> list[jax.Array]:
+def _meet_winner(winner: Winner, values: jax.Array, ids: jax.Array, numbering: Numbering) -> list[jax.Array]:
     flat = (-1, winner.k)
-    best, where = meet_winners(values.reshape(flat), ids.reshape(flat), rows, axes)
+    best, where = meet_winners(values.reshape(flat), ids.reshape(flat), numbering)
     return [best.reshape(values.shape), where.reshape(ids.shape)]
 
 
@@ -138,8 +139,9 @@ def _partition(spec: Spec) -> PartitionSpec:
 class _LocalMatch:
     """Restates a match in the sizes of one device, and remembers which value stands for which."""
 
-    def __init__(self, layout: SiteLayout, placement: Placement) -> None:
+    def __init__(self, layout: SiteLayout, placement: Placement, spread: bool) -> None:
         self._layout = layout
+        self._spread = spread
         self._placement = placement
         self._values: dict[int, tuple[Value, Spec]] = {}
         self._ops: dict[int, Op] = {}
@@ -223,12 +225,16 @@ class _LocalMatch:
             known = regions[id(region)] = replace(region, batch_rows=rows, parameters=vectors)
         return known
 
-    def _matrix(self, weight: Any) -> Any:
-        return local_matrix(weight, self._placement.source(weight), self._layout)
+    def _matrix(self, weight: Weight) -> Weight:
+        return self._dealt(local_matrix(weight, self._placement.source(weight), self._layout), 0)
+
+    def _dealt(self, weight: Weight, axis: int) -> Weight:
+        return weight.then(Step("deal", (axis, *self._layout.rows)), weight.shape) if self._spread else weight
 
     def _vector(self, origin: Origin, index: np.ndarray) -> tuple[Origin, np.ndarray]:
         local, _ = self._layout.local(origin.weight, self._placement.source(origin.weight))
-        return replace(origin, weight=local), index[: local.size] if self._layout.rows else index
+        outer = batch_dimension(local.shape, range(len(local.shape))) or 0
+        return replace(origin, weight=self._dealt(local, outer)), index[: local.size] if self._layout.rows else index
 
     def _value(self, value: Value, batch: Sequence[int], rows_at: int | None = None) -> Value:
         spec: list[Axes] = [()] * len(value.shape)

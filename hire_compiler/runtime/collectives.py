@@ -12,6 +12,8 @@ scores, never gathered rows:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -26,25 +28,54 @@ def sum_shards(partial: jax.Array, axes: Axes) -> jax.Array:
     return lax.psum(partial, axes) if axes else partial
 
 
-def meet_winners(values: jax.Array, local_ids: jax.Array, rows: int, axes: Axes) -> tuple[jax.Array, jax.Array]:
+@dataclass(frozen=True)
+class Numbering:
+    """How the rows of a shard are numbered among all.
+
+    Attributes:
+      rows: how many a shard holds.
+      axes: mesh axes over which the shards lie.
+      dealt: shard r of s holds rows r, r + s, r + 2s …; otherwise a range.
+    """
+
+    rows: int
+    axes: Axes
+    dealt: bool = False
+
+    def of_all(self, ids: jax.Array) -> jax.Array:
+        """From numbers within this shard to numbers among all rows."""
+        shard = lax.axis_index(self.axes).astype(ids.dtype)
+        return ids * lax.axis_size(self.axes) + shard if self.dealt else ids + shard * self.rows
+
+    def of_shard(self, ids: jax.Array) -> jax.Array:
+        """From numbers among all to the last row of this shard that is not behind it; negative if there is none."""
+        shard = lax.axis_index(self.axes).astype(ids.dtype)
+        return (ids - shard) // lax.axis_size(self.axes) if self.dealt else ids - shard * self.rows
+
+    def gather(self, ids: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
+        """All shards' ``ids`` (numbered among all) and arrays ``[b, k]``, equal values in ascending order of row."""
+        parts = [lax.all_gather(array, self.axes, axis=1, tiled=True) for array in (self.of_all(ids), *arrays)]
+        if not self.dealt:
+            return parts
+        order = jnp.argsort(parts[0], axis=1)
+        return [jnp.take_along_axis(part, order, axis=1) for part in parts]
+
+
+def meet_winners(values: jax.Array, ids: jax.Array, numbering: Numbering) -> tuple[jax.Array, jax.Array]:
     """The best of all shards' winners, on every shard.
 
-    Ties go to the lowest row, as in the dense program, if the shard's own winners are sorted so: shards hold
-    ascending ranges of rows, and equal values keep the order in which they are gathered.
+    Ties go to the lowest row, as in the dense program, if the shard's own winners are sorted so.
 
     Args:
       values: ``[b, k]``, the shard's winners, best first.
-      local_ids: ``[b, k]``, their rows, counted within the shard.
-      rows: how many rows a shard holds.
+      ids: ``[b, k]``, their rows, counted within the shard.
 
     Returns:
       ``(values [b, k], ids [b, k])``, ids counted over all shards.
     """
-    ids = local_ids + (lax.axis_index(axes) * rows).astype(local_ids.dtype) if axes else local_ids
-    if not axes:
+    if not numbering.axes:
         return values, ids
-    everyone = lax.all_gather(values, axes, axis=1, tiled=True)
-    all_ids = lax.all_gather(ids, axes, axis=1, tiled=True)
+    all_ids, everyone = numbering.gather(ids, values)
     if values.shape[1] == 1:  # argmax, not top_k: the two differ in where they put NaN
         at = jnp.argmax(everyone, axis=1, keepdims=True)
     else:
@@ -52,7 +83,7 @@ def meet_winners(values: jax.Array, local_ids: jax.Array, rows: int, axes: Axes)
     return jnp.take_along_axis(everyone, at, axis=1), jnp.take_along_axis(all_ids, at, axis=1)
 
 
-def order_shards(best: Winners, ids: jax.Array, rows: int, axes: Axes, *, strict: bool) -> Winners:
+def order_shards(best: Winners, ids: jax.Array, numbering: Numbering, *, strict: bool) -> Winners:
     """The winners of all shards, as each of them needs to know it for its own proof.
 
     Two small exchanges: k values with their bounds and rows from every shard, and one bit a batch row. What a shard
@@ -61,23 +92,21 @@ def order_shards(best: Winners, ids: jax.Array, rows: int, axes: Axes, *, strict
     Args:
       best: of the shard's own candidates.
       ids: the candidates, ``[b, c]``, counted within the shard.
-      rows: how many rows a shard holds.
 
     Returns:
       ``at``, ``low`` and ``high`` as they were; ``threshold``, ``last`` (counted within this shard), ``sure`` of all.
     """
-    first = (lax.axis_index(axes) * rows).astype(ids.dtype)
-    own = [jnp.take_along_axis(array, best.at, axis=1) for array in (best.low, best.high, ids + first)]
-    low, high, everyone = (lax.all_gather(array, axes, axis=1, tiled=True) for array in own)
+    own = [jnp.take_along_axis(array, best.at, axis=1) for array in (ids, best.low, best.high)]
+    everyone, low, high = numbering.gather(*own)
     at = lax.top_k((low + high) / 2, best.at.shape[1])[1]
     low, high, winners = (jnp.take_along_axis(array, at, axis=1) for array in (low, high, everyone))
-    threshold, last = low[:, -1:], winners[:, -1:] - first
-    won = (ids[:, :, None] + first == winners[:, None, :]).any(axis=2)
+    threshold, last = low[:, -1:], numbering.of_shard(winners[:, -1:])
+    won = (numbering.of_all(ids)[:, :, None] == winners[:, None, :]).any(axis=2)
     sure = jnp.isfinite(low).all(axis=1) & ~(jnp.isnan(best.low) | jnp.isnan(best.high)).any(axis=1)
     if strict:
         rivals = reaches(best.high, ids, threshold, last) & ~won
         sure &= in_order(low, high, winners) & ~rivals.any(axis=1)
-    return Winners(best.at, threshold, last, on_every_shard(sure, axes), best.low, best.high)
+    return Winners(best.at, threshold, last, on_every_shard(sure, numbering.axes), best.low, best.high)
 
 
 def on_every_shard(holds: jax.Array, axes: Axes) -> jax.Array:

@@ -59,6 +59,15 @@ def _turn(value: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return lax.all_to_all(value, axes, split_axis=0, concat_axis=1, tiled=True)
 
 
+def _deal(value: jax.Array, axis: int, *axes: str) -> jax.Array:
+    """From neighbouring rows on one device to every s-th row: row i of all goes to device i mod s."""
+    devices = lax.axis_size(axes)
+    rows = jnp.moveaxis(value, axis, 0)
+    hands = rows.reshape(-1, devices, *rows.shape[1:])
+    dealt = lax.all_to_all(hands, axes, split_axis=1, concat_axis=0, tiled=True)
+    return jnp.moveaxis(dealt.reshape(rows.shape), 0, axis)
+
+
 _STEPS: dict[str, Callable[..., jax.Array]] = {
     "transpose": lambda value, *order: value.transpose(order),
     "reshape": lambda value, *shape: value.reshape(shape),
@@ -66,4 +75,5 @@ _STEPS: dict[str, Callable[..., jax.Array]] = {
     "slice": _slice,
     "scale": _scale,
     "turn": lambda value, *axes: _turn(value, axes),
+    "deal": _deal,
 }

@@ -11,7 +11,7 @@ import pytest
 
 import hire_compiler as hire
 from tests.sharded.programs import batch_axis, mesh_of, place, talk
-from tests.sharded.test_local_choice import BATCH, VOCABULARY, best_eight, greedy, head_arguments, rules
+from tests.sharded.test_local_choice import BATCH, VOCABULARY, best_eight, greedy, head_arguments, logits, rules
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -69,8 +69,8 @@ def test_one_shard_without_a_proof_brings_no_other_to_a_stop(rng: np.random.Gene
     params["embed"] = place(mesh, embed.astype(np.float32), "model", None)
     config = rules("head", candidates=16, certify=True)
     step, dense = hire.transform(jax.jit(greedy), config), jax.jit(greedy)
-    logits = np.asarray(x, np.float64) @ embed.T.astype(np.float64) + np.asarray(params["bias"], np.float64)
-    for got, want, row in zip(step(params, x), dense(params, x), logits, strict=True):
+    exact = np.asarray(x, np.float64) @ embed.T.astype(np.float64) + np.asarray(params["bias"], np.float64)
+    for got, want, row in zip(step(params, x), dense(params, x), exact, strict=True):
         assert row[got] == pytest.approx(row[want], abs=1e-4)
     assert step.report().certificates[0].proven < BATCH
 
@@ -81,3 +81,34 @@ def test_a_proof_costs_three_small_exchanges(rng: np.random.Generator) -> None:
     assert {c.kind for c in found} <= {"all-gather", "all-reduce"}
     assert not any(c.conditional for c in found)
     assert max(c.result_bytes for c in found) <= 4 * BATCH * 4 * 3
+
+
+@pytest.mark.parametrize("certify", [False, True, "strict"])
+@pytest.mark.parametrize("by", ["vocabulary", "d"])
+def test_rows_dealt_in_turn_keep_their_numbers(rng: np.random.Generator, by: str, certify: Any) -> None:
+    mesh = mesh_of("4")
+    params, x = head_arguments(rng, mesh, by=by)
+    embed = np.array(params["embed"])
+    embed[[7, 8, 1030]] = embed[3000]  # equal values in several shards
+    params["embed"] = place(mesh, embed, *(("model", None) if by == "vocabulary" else (None, "model")))
+    for function in (best_eight, greedy):
+        step = hire.transform(jax.jit(function), rules("head", candidates=256, certify=certify, spread=True))
+        for got, want in zip(
+            jax.tree.leaves(step(params, x)), jax.tree.leaves(jax.jit(function)(params, x)), strict=True
+        ):
+            assert np.allclose(got, want, atol=1e-5)
+
+
+def test_every_shard_gets_every_fourth_row(rng: np.random.Generator) -> None:
+    params, x = head_arguments(rng, mesh_of("4"))
+    step = hire.transform(jax.jit(best_eight), rules("head", candidates=64, spread=True))
+    (arrays,) = step.prepare(params, x).values()
+    for shard in arrays["rows0"].addressable_shards:
+        first = shard.index[0].start // (VOCABULARY // 4)
+        assert np.array_equal(shard.data, np.asarray(params["embed"])[first::4])
+
+
+def test_logits_in_the_order_of_the_vocabulary_are_not_dealt(rng: np.random.Generator) -> None:
+    params, x = head_arguments(rng, mesh_of("4"))
+    with pytest.raises(hire.HireError, match="order of the vocabulary"):
+        hire.transform(jax.jit(logits), rules("head", candidates=64, spread=True))(params, x)
