@@ -140,7 +140,7 @@ def decode(options: argparse.Namespace) -> int:
     import hire_compiler as hire
 
     rules = (
-        hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=128, certify=True),
+        hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=128, certify="strict"),
         hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.75, group=1),
     )
     dense, step = jax.jit(one_token), hire.transform(jax.jit(one_token), hire.Config(rules=rules))
