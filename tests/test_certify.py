@@ -143,3 +143,23 @@ def test_logits_that_escape_are_left_dense_by_default() -> None:
     step = hire.transform(jax.jit(head))
     np.testing.assert_array_equal(step(embed, x), jax.jit(head)(embed, x))
     assert "logits escape (softmax)" in step.report().decisions[0].reason
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_largest_logit_beside_its_index_is_a_winner_too(dtype: Any) -> None:
+    def head(embed: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+        logits = 30 * jnp.tanh(x @ embed.T / 30)
+        return jnp.argmax(logits, axis=-1), jnp.max(logits, axis=-1, keepdims=True), 2 * jnp.max(logits, axis=-1)
+
+    rng = np.random.default_rng(8)
+    embed, x = jnp.asarray(gaussian(rng), dtype), jnp.asarray(rng.normal(size=(3, D)), dtype)
+    step = hire.transform(jax.jit(head))
+    for got, wanted in zip(step(embed, x), jax.jit(head)(embed, x), strict=True):
+        np.testing.assert_allclose(
+            got.astype(jnp.float32), wanted.astype(jnp.float32), rtol=1e-2 if dtype != jnp.float32 else 1e-5
+        )
+    assert step.report().decisions[0].action == "rewritten"
+    assert "dot_general" not in step.lower(embed, x).as_text().split("func.func private")[0]
+    x = x.at[1, 0].set(jnp.nan)
+    for got, wanted in zip(step(embed, x), jax.jit(head)(embed, x), strict=True):
+        np.testing.assert_array_equal(np.isnan(np.asarray(got, np.float32)), np.isnan(np.asarray(wanted, np.float32)))

@@ -239,7 +239,7 @@ def _exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
         return None
     if facts.devices > 1:
         return None  # left to XLA's partitioner, the gathers may cost more than the product
-    strict = set(site.consumers) <= {"argmax", "sampling"}
+    strict = set(site.consumers) <= {"argmax", "sampling", "max"}
     predictor = Quantized(bits=8)
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
 

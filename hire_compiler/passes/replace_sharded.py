@@ -7,7 +7,7 @@ answers meet as ``runtime/collectives.py`` says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.patterns.provenance import Origin
-from hire_compiler.runtime.collectives import Numbering, meet_measured, meet_winners, sum_shards
+from hire_compiler.runtime.collectives import Numbering, best_of_shards, meet_measured, meet_winners, sum_shards
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.target import Target
 from hire_compiler.sharding import Axes, MeshShape, SiteLayout, Spec
@@ -100,17 +100,17 @@ def _meet(match: Match, results: list[jax.Array], layout: SiteLayout, plan: Site
     if isinstance(match, FfnMatch):
         own = [sum_shards(y, layout.rows) for y in own]
     elif match.winners:
-        own = [
-            part
-            for winner, pair in zip(match.winners, zip(own[::2], own[1::2], strict=True), strict=True)
-            for part in _meet_winner(winner, *pair, numbering=Numbering(plan.site.width, layout.rows, plan.spread))
-        ]
+        numbering, parts = Numbering(plan.site.width, layout.rows, plan.spread), iter(own)
+        own = [part for winner in match.winners for part in _meet_winner(winner, parts, numbering)]
     held = [] if count is None else [meet_measured(measure, count, layout.rows, layout.batch)]
     return [*own, *held]
 
 
-def _meet_winner(winner: Winner, values: jax.Array, ids: jax.Array, numbering: Numbering) -> list[jax.Array]:
-    flat = (-1, winner.k)
+def _meet_winner(winner: Winner, parts: Iterator[jax.Array], numbering: Numbering) -> list[jax.Array]:
+    values = next(parts)
+    if winner.kind == "max":
+        return [best_of_shards(values, numbering.axes)]
+    ids, flat = next(parts), (-1, winner.k)
     best, where = meet_winners(values.reshape(flat), ids.reshape(flat), numbering)
     return [best.reshape(values.shape), where.reshape(ids.shape)]
 

@@ -191,7 +191,9 @@ class _Head:
         return [part for winner in self.match.winners for part in _winners_of(winner, values, ids)]
 
 
-def _winners_of(winner: Winner, values: jax.Array, ids: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _winners_of(winner: Winner, values: jax.Array, ids: jax.Array | None) -> tuple[jax.Array, ...]:
+    if winner.kind == "max":
+        return (jnp.max(values, axis=-1, keepdims=True),)
     if winner.kind == "argmax":
         at = jnp.argmax(values, axis=-1, keepdims=True)
         best = jnp.take_along_axis(values, at, axis=-1)

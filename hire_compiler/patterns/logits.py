@@ -39,10 +39,10 @@ MINIMUM_ROWS = 1024  # fewer rows that are merely returned are features, not a v
 
 @dataclass(frozen=True, eq=False)
 class Winner:
-    """A reader of the logits that keeps only the best: ``argmax`` or ``top_k``.
+    """A reader of the logits that keeps only the best: ``argmax``, ``top_k``, or ``max`` beside one of these.
 
     Attributes:
-      kind: which of the two.
+      kind: which of them.
       op: the operation; a rewrite replaces its results.
       region: from the product to what it reads (before any noise), in coordinates ``[batch, vocabulary]``.
       k: how many are kept.
@@ -104,7 +104,7 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
         raise NoMatch("it stands in a loop over layers, or over a vocabulary in blocks", depth=2)
-    winners = _winners(readers, reader, dot) if kinds <= {"argmax", "top_k", "sampling"} else ()
+    winners = _winners(readers, reader, dot) if kinds <= {"argmax", "top_k", "sampling", "max"} else ()
     logits, read = _part_that_is_read(reader, dot)
     return HeadMatch(
         dot,
@@ -147,7 +147,7 @@ def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Wi
         whole = len(region.streams) == 1 and np.array_equal(region.streams[0][1], np.arange(dot.rows))
         if not whole or axis != len(value.shape) - 1 or region.expression.rowwise:
             return ()
-        k = 1 if kind == "argmax" else op.results[0].shape[-1]
+        k = op.results[0].shape[-1] if kind == "top_k" else 1
         if noise is not None and not np.array_equal(region.batch_rows, np.arange(len(region.batch_rows))):
             return ()
         winners.append(Winner(kind, op, region, k, noise))

@@ -30,7 +30,7 @@ class Readers:
       kinds: names of the readers: ``argmax``, ``top_k``, ``softmax``, ``log_softmax``, ``sort``, ``sampling``,
         ``returned``, a number of the row (``max``, ``sum``, ``logsumexp``), ``part`` for a few of the logits, or the
         name of another operation.
-      winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k.
+      winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k, and of a max beside them.
       read: the values that something reads while they are still logits, and their vocabulary axes.
       contracted: a product that contracts the result again, if there is one.
       cut: a slice that takes less than half of the rows, or what splits them into
@@ -43,6 +43,7 @@ class Readers:
         self.read: list[tuple[Value, int]] = []
         self.contracted: Op | None = None
         self.cut: Op | None = None
+        self._maxima: list[tuple[str, Op, int]] = []
         # axis (None once reduced) and kind of every value on the way
         self._known: dict[int, tuple[int | None, str]] = {}
         axis = _row_axis(dot)
@@ -55,6 +56,8 @@ class Readers:
                 at, kind = self._known[id(value)]
                 if at is not None and kind == "logits" and any(op.name not in _PASSED for op, _ in value.uses):
                     self.read.append((value, at))
+        if self.winners and "max" in self.kinds:
+            self.winners += self._maxima
 
     def follows(self, value: Value) -> bool:
         """Whether a value comes from the logits."""
@@ -99,6 +102,8 @@ class Readers:
             return [(op.result, (axis, kind))] if op.result.shape[axis] * 2 > value.shape[axis] else []
         if name == "reduce":
             number = _row_number(op, axis)
+            if number == "max" and op not in (known for _, known, _ in self._maxima):
+                self._maxima.append(("max", op, axis))
             return [] if number is None else [(op.result, (None, number))]
         if name in ("dynamic_slice", "gather"):
             moved = _picked_axis(op, axis) if op.operands[0] is value else None
@@ -113,7 +118,8 @@ class Readers:
         axes = [axis for axis, _ in states if axis is not None]
         kinds = {kind for _, kind in states}
         if not axes:
-            return None, "logsum" if op.name == "log" and "sum" in kinds else states[0][1]
+            # What is made of the largest and of a sum needs the sum.
+            return None, "logsum" if op.name == "log" and "sum" in kinds else min(kinds, key=_ROW_NUMBERS.index)
         main = next((kind for axis, kind in states if axis is not None), "logits")
         if op.name == "exponential" and main == "logits":
             return axes[0], "exp"
@@ -184,6 +190,7 @@ class Readers:
             self.kinds.add("reduce")
 
 
+_ROW_NUMBERS = ("logsum", "sum", "max", "noisy", "exp", "probabilities", "log_probabilities", "logits")
 _PASSED = _ELEMENTWISE | {"transpose", "broadcast_in_dim", "reshape"}
 
 

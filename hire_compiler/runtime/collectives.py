@@ -61,6 +61,11 @@ class Numbering:
         return [jnp.take_along_axis(part, order, axis=1) for part in parts]
 
 
+def best_of_shards(values: jax.Array, axes: Axes) -> jax.Array:
+    """The largest of the shards' own largest values, on every shard; NaN if one of them is."""
+    return jnp.max(lax.all_gather(values, axes, axis=0), axis=0) if axes else values
+
+
 def meet_winners(values: jax.Array, ids: jax.Array, numbering: Numbering) -> tuple[jax.Array, jax.Array]:
     """The best of all shards' winners, on every shard.
 
