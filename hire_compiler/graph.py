@@ -18,7 +18,7 @@ import numpy as np
 from hire_compiler import _mlir
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Value:
     """A tensor in the graph: the result of an operation, or an argument of a block."""
 
@@ -28,6 +28,10 @@ class Value:
     block: Block | None
     index: int
     uses: list[tuple[Op, int]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        made = self.op.name if self.op is not None else f"argument {self.index}"
+        return f"<{self.dtype}{list(self.shape)} of {made}>"
 
     @property
     def ir(self) -> Any:
@@ -43,7 +47,7 @@ class Value:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Block:
     """A straight line of operations: the body of ``@main``, of a loop, of a reducer."""
 
@@ -52,13 +56,16 @@ class Block:
     args: tuple[Value, ...]
     ops: list[Op]
 
+    def __repr__(self) -> str:
+        return f"<block of {len(self.ops)} operations>"
+
     @property
     def returned(self) -> tuple[Value, ...]:
         """The values that leave the block."""
         return self.ops[-1].operands
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Op:
     """One operation; ``name`` is without the dialect when that is ``stablehlo``."""
 
@@ -69,6 +76,9 @@ class Op:
     operands: tuple[Value, ...] = ()
     results: tuple[Value, ...] = ()
     blocks: tuple[Block, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<{self.name} at {self.position}>"
 
     @property
     def result(self) -> Value:
@@ -97,11 +107,14 @@ class Op:
         return _mlir.text(self.ir, attribute)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Graph:
     """The entry block of ``@main`` and everything below it."""
 
     main: Block
+
+    def __repr__(self) -> str:
+        return f"<graph of {self.main!r}>"
 
     def ops(self) -> Iterator[Op]:
         """Every operation, in program order, bodies after the operation that holds them."""
