@@ -315,6 +315,6 @@ def test_a_module_without_main_is_named(tmp_path: Path) -> None:
         hire.inspect(path)
 
 
-def test_a_missing_file_is_pythons_own_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.mlir"):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(hire.HireError, match=r"nowhere\.mlir: no such file"):
         hire.inspect(tmp_path / "nowhere.mlir")

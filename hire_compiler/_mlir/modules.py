@@ -1,0 +1,142 @@
+"""Contexts and modules: parse, print, serialize, run passes."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.export
+from jax.interpreters import mlir as jax_mlir
+from jaxlib.mlir import ir, passmanager
+from jaxlib.mlir.dialects import stablehlo as hlo
+
+from hire_compiler.errors import HireError
+
+
+@contextmanager
+def fresh_context() -> Iterator[Any]:
+    """An MLIR context of our own with every dialect JAX knows, left again on exit (never leaked)."""
+    ctx = jax_mlir.make_ir_context()
+    with ctx, ir.Location.unknown(ctx):
+        yield ctx
+
+
+def parse(module: bytes | str) -> Any:
+    """Parse bytecode or text in the current context."""
+    try:
+        return ir.Module.parse(module)
+    except ir.MLIRError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise HireError(f"not a StableHLO module this jaxlib can read: {first_line}") from None
+
+
+def parse_portable(artifact: bytes) -> Any:
+    """Parse a VHLO portable artifact (what ``jax.export`` serializes) in the current context."""
+    try:
+        return hlo.deserialize_portable_artifact(ir.Context.current, artifact)
+    except (ir.MLIRError, ValueError) as error:
+        raise HireError(f"not a portable StableHLO artifact: {str(error).splitlines()[0]}") from None
+
+
+def parse_any(data: bytes, name: str) -> Any:
+    """Parse StableHLO text or bytecode, a VHLO portable artifact, or a serialized ``jax.export``."""
+    # Each reader would print its own complaint about the others' formats.
+    with silence():
+        return _parse_any(data, name)
+
+
+def check_strings(module: Any) -> None:
+    """Refuse a module with names that are no UTF-8: reading one of them would abort the whole process.
+
+    Raises:
+      HireError: there is one; only a corrupted file has them.
+    """
+    printed = module.operation.get_asm(enable_debug_info=True, large_elements_limit=16, binary=True)
+    for run in re.findall(rb"(?:\\[0-9A-F]{2})+", printed):  # the printer escapes whatever is not plain ASCII
+        try:
+            bytes.fromhex(run.replace(b"\\", b"").decode()).decode()
+        except UnicodeDecodeError:
+            raise HireError("it holds a name that is no text") from None
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep MLIR from printing what it finds wrong; the caller says it in a sentence."""
+    handler = ir.Context.current.attach_diagnostic_handler(lambda _diagnostic: True)
+    try:
+        yield
+    finally:
+        handler.detach()
+
+
+def _parse_any(data: bytes, name: str) -> Any:
+    readers = (parse, parse_portable, lambda d: parse_portable(_exported_module(d)))
+    for read in readers if data.startswith(BYTECODE) or _is_text(data) else readers[1:]:
+        try:
+            module = read(data)
+        except Exception:  # each reader fails in its own way on the others' formats
+            continue
+        # Bytes that begin with a zero read as an empty text, and VHLO as a module of another dialect.
+        if any(op.operation.name == "func.func" for op in module.body.operations):
+            return module
+    raise HireError(
+        f"{name} is no StableHLO this jaxlib can read: expected MLIR text or bytecode, a VHLO portable artifact, "
+        "or a serialized jax.export"
+    )
+
+
+BYTECODE = b"ML\xefR"  # how MLIR bytecode begins, of StableHLO and of VHLO
+
+
+def deserialize_export(data: bytes) -> Any | None:
+    """The ``jax.export.Exported`` that some bytes serialize, or None if they are something else.
+
+    Raises:
+      HireError: it is an export of a version that this JAX does not read, or ``flatbuffers`` is missing.
+    """
+    if data.startswith(BYTECODE):
+        return None
+    try:
+        return jax.export.deserialize(bytearray(data))
+    except ModuleNotFoundError:
+        raise HireError("reading a serialized jax.export needs flatbuffers: pip install flatbuffers") from None
+    except NotImplementedError as error:
+        raise HireError(f"a serialized jax.export of a version this jax does not read: {error}") from None
+    except Exception:  # flatbuffers fail in many ways on what is none
+        return None
+
+
+def _exported_module(data: bytes) -> bytes:
+    return bytes(jax.export.deserialize(bytearray(data)).mlir_module_serialized)
+
+
+def to_bytecode(module: Any) -> bytes:
+    """The module as MLIR bytecode: an independent copy, locations included."""
+    buffer = io.BytesIO()
+    module.operation.write_bytecode(buffer)
+    return buffer.getvalue()
+
+
+def to_text(module: bytes | str | Any, *, locations: bool = False) -> str:
+    """The module as readable text."""
+    if isinstance(module, (bytes, str)):
+        with fresh_context():
+            return to_text(parse(module), locations=locations)
+    return str(module.operation.get_asm(enable_debug_info=locations, large_elements_limit=16))
+
+
+def run_passes(module: Any, pipeline: str) -> None:
+    """Run an MLIR pass pipeline in place, such as ``"symbol-dce,cse"``."""
+    passmanager.PassManager.parse(f"builtin.module({pipeline})").run(module.operation)
