@@ -32,9 +32,8 @@ from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.program import Callable as Captured
 from hire_compiler.program import Program, capture
 from hire_compiler.runtime.ffn import select_groups
-from hire_compiler.runtime.predictors import predict
+from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.target import target_for
-from hire_compiler.runtime.topk import compared_candidates
 
 CPU = target_for("cpu")
 
@@ -86,16 +85,19 @@ def _mask_ffn(match: FfnMatch, plan: Any, replacement: Replacement) -> Replaceme
     operand = _Operand(down.op, next(i for i, value in enumerate(down.op.operands) if value is down.x))
     values = (match.x, down.x) if match.layer is None else (match.x, down.x, match.layer)
     return replace(
-        replacement, values=values, views=(), step=step, results=(operand,), counted=False, signature=repr(id(match))
+        replacement, values=values, views=(), step=step, results=(operand,), measure="", signature=repr(id(match))
     )
 
 
 def _mask_head(match: HeadMatch, plan: Any, replacement: Replacement) -> Replacement:
     dot = match.dot
+    assert all(winner.noise is None for winner in match.winners), "noise decides what is selected: not done here"
 
     def step(prepared: Any, _views: Any, x: jax.Array, logits: jax.Array) -> list[jax.Array]:
-        scores = predict(canonical_input(x, dot), predictor_arrays(prepared), CPU)
-        ids = compared_candidates(scores, plan.candidates, _compared(match, prepared), CPU)
+        ids, scores = select_candidates(
+            canonical_input(x, dot), predictor_arrays(prepared), plan.candidates, CPU,
+            compared=_compared(match, prepared), survivors=plan.survivors,
+        )  # fmt: skip
         free = len(dot.batch_shape)
         rows = logits if not dot.rows_first else jnp.moveaxis(logits, range(-free, 0), range(free)) if free else logits
         flat = rows.reshape(dot.batch, dot.rows)
@@ -107,7 +109,7 @@ def _mask_head(match: HeadMatch, plan: Any, replacement: Replacement) -> Replace
     following = dot.op.block.ops[dot.op.block.ops.index(dot.op) + 1]
     return replace(
         replacement, values=(dot.x, dot.result), views=(), step=step, results=(_Uses(dot.op),), before=following,
-        counted=False, signature=repr(id(match)),
+        measure="", signature=repr(id(match)),
     )  # fmt: skip
 
 

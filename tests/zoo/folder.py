@@ -57,9 +57,12 @@ def random_values(program: Program) -> list[jax.Array]:
     return values
 
 
-def run(module: bytes, program: Program, operands: list[Any]) -> list[Any]:
-    """Outputs of a module."""
-    return jax.jit(lambda *o: _mlir.run_module(module, program.out_avals, o), keep_unused=True)(*operands)
+def run(module: bytes, program: Program, operands: list[Any], counters: tuple[Any, ...] = ()) -> list[Any]:
+    """Outputs of a module, without what it measures of itself."""
+    measured = [jax.core.ShapedArray(counter.shape, jnp.dtype(counter.dtype)) for counter in counters]
+    avals = (*program.out_avals, *measured)
+    results = jax.jit(lambda *o: _mlir.run_module(module, avals, o), keep_unused=True)(*operands)
+    return results[: len(program.out_avals)]
 
 
 def rewritten(program: Program, config: hire.Config, values: list[Any]) -> tuple[hire.Report, list[Any]]:
@@ -70,7 +73,7 @@ def rewritten(program: Program, config: hire.Config, values: list[Any]) -> tuple
         return outcome.report, run(program.module, program, values)
     built = {key: p.traced(*[values[i] for i in p.arguments]) for key, p in spliced.preparations.items()}
     operands = [values[i] for i in spliced.kept] + [built[e.preparation][e.name] for e in spliced.prepared]
-    return outcome.report, run(spliced.module, program, operands)
+    return outcome.report, run(spliced.module, program, operands, spliced.counters)
 
 
 def row(path: Path) -> str:
