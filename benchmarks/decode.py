@@ -23,14 +23,19 @@ from benchmarks.timing import interleaved, median_ms, print_table
 from examples.calibration import calibrate_head
 from examples.models import Model, load_model
 from examples.models.text import heldout_text, prompts
-from hire_compiler.runtime.predictors import predict
+from hire_compiler.passes.replacement import predictor_arrays
+from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.target import target_for
-from hire_compiler.runtime.topk import top_candidates
 
 Step = Callable[..., Any]
-PREDICTORS: dict[str, hire.Quantized | hire.LowRank] = {
+DEFAULT = "certified, strict: the default"
+PREDICTORS: dict[str, hire.Quantized | hire.LowRank | hire.Cascade] = {
     "Quantized(8)": hire.Quantized(bits=8),
     "LowRank(256) bf16": hire.LowRank(rank=256, dtype="bfloat16"),
+    "LowRank(320) int8": hire.LowRank(rank=320, dtype="int8"),
+    "LowRank(128) int8 → Quantized(8)": hire.Cascade(
+        hire.LowRank(rank=128, dtype="int8"), hire.Quantized(bits=8), survivors=8192
+    ),
 }
 
 
@@ -66,6 +71,7 @@ def main() -> None:
         )
         for name, predictor in PREDICTORS.items()
     }
+    sparse[DEFAULT] = hire.transform(written)
     ids = [model.tokenizer.encode(text, add_bos=True) for text in prompts()[: options.prompts]]
     _agreement(model, ids, written, sparse, options)
     _speed(model, ids[0], written, sparse, options)
@@ -134,12 +140,14 @@ def _recall(model: Model, sparse: dict[str, Any], options: argparse.Namespace) -
     target = target_for(jax.default_backend())
     token, cache = jnp.zeros((1, 1), jnp.int32), model.init_cache(1, options.cache)
     rows = []
-    for name, step in sparse.items():
-        (arrays,) = step.prepare(model.params, token, cache).values()
+    for name, predictor in PREDICTORS.items():
+        (arrays,) = sparse[name].prepare(model.params, token, cache).values()
+        survivors = predictor.survivors if isinstance(predictor, hire.Cascade) else 0
+        choose = _chooser(options.candidates, survivors, target)
         found = np.zeros(3)
         for x in hidden:
             best = _dense_top(model.params["embed"], x)
-            ids_found = np.asarray(_candidates(x, arrays, options.candidates, target))
+            ids_found = np.asarray(choose(x, predictor_arrays(arrays)))
             for row, chosen in zip(np.asarray(best), ids_found, strict=True):
                 hit = np.isin(row, chosen)
                 found += [hit[:k].mean() for k in (1, 8, 64)]
@@ -157,8 +165,8 @@ def _dense_top(embed: jax.Array, x: jax.Array) -> jax.Array:
     return jax.lax.top_k(x @ embed.T, 64)[1]
 
 
-def _candidates(x: jax.Array, arrays: dict[str, jax.Array], k: int, target: Any) -> jax.Array:
-    return jax.jit(lambda x, arrays: top_candidates(predict(x, arrays, target), k))(x, arrays)
+def _chooser(k: int, survivors: int, target: Any) -> Callable[..., jax.Array]:
+    return jax.jit(lambda x, arrays: select_candidates(x, arrays, k, target, survivors=survivors)[0])
 
 
 def _hidden(model: Model, ids: list[int], length: int = 512, batch: int = 32) -> list[jax.Array]:
