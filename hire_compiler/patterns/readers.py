@@ -7,6 +7,7 @@ Every value on the way is one of a few kinds: the ``logits`` themselves (shifted
 
 from __future__ import annotations
 
+from collections import deque
 from math import prod
 
 import numpy as np
@@ -44,6 +45,7 @@ class Readers:
         self.contracted: Op | None = None
         self.cut: Op | None = None
         self._maxima: list[tuple[str, Op, int]] = []
+        self._is_no_vocabulary = dot.rows <= dot.d  # then only the reason matters
         # axis (None once reduced) and kind of every value on the way
         self._known: dict[int, tuple[int | None, str]] = {}
         axis = _row_axis(dot)
@@ -70,10 +72,14 @@ class Readers:
     def _follow(self, logits: Value, axis: int) -> list[Value]:
         """Find the kind of every value on the way; a kind may change while more of its operands become known."""
         self._known[id(logits)] = (axis, "logits")
-        queue, found = [logits], [logits]
+        queue, found = deque([logits]), [logits]
         while queue:
-            value = queue.pop()
+            value = queue.popleft()  # the nearest first
             for op, _ in value.uses:
+                if op.name == "dot_general" and self._is_no_vocabulary:
+                    # Through the residual stream it would be followed to the end of the network.
+                    self.contracted = op
+                    return found
                 for result, state in self._pass(op, value):
                     if id(result) not in self._known:
                         found.append(result)
