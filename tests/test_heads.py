@@ -165,3 +165,17 @@ def test_a_head_shared_by_two_readers_in_different_blocks_of_the_program(rng: np
         np.testing.assert_array_equal(
             got, np.argmax(np.asarray(given, np.float64) @ np.asarray(w, np.float64).T, axis=1)
         )
+
+
+def test_the_position_that_is_read_is_all_that_is_compared(rng: np.random.Generator) -> None:
+    """The candidates are not shared out between the logits of all positions and those of the last one."""
+
+    def program(w: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = (x @ w)[:, -1].astype(jnp.float32)
+        return jnp.argmax(logits, -1), jax.nn.softmax(logits)
+
+    w = jnp.asarray(rng.normal(size=(8, 1024)), jnp.bfloat16)
+    x = jnp.asarray(rng.normal(size=(2, 3, 8)), jnp.bfloat16)
+    rule = hire.Rule(kind="head", predictor=hire.Quantized(), candidates=64, tail="dropped")
+    _, probabilities = hire.transform(program, hire.Config(rules=(rule,)))(w, x)
+    assert (np.count_nonzero(probabilities, axis=1) == 64).all()

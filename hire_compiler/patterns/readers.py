@@ -56,7 +56,7 @@ class Readers:
                 for op, _ in value.uses:
                     self._end(op, *self._known[id(value)])
                 at, kind = self._known[id(value)]
-                if at is not None and kind == "logits" and any(op.name not in _PASSED for op, _ in value.uses):
+                if at is not None and kind == "logits" and any(self._reads(op, value, at) for op, _ in value.uses):
                     self.read.append((value, at))
         if self.winners and "max" in self.kinds:
             self.winners += self._maxima
@@ -87,6 +87,13 @@ class Readers:
                         self._known[id(result)] = state
                         queue.append(result)
         return found
+
+    def _reads(self, op: Op, value: Value, axis: int) -> bool:
+        """Whether an operation reads logits itself; one that picks positions, all rows of each, hands them on."""
+        if op.name in ("slice", "dynamic_slice", "gather") and id(op.result) in self._known:
+            moved = self._known[id(op.result)][0]
+            return moved is None or op.result.shape[moved] != value.shape[axis]
+        return op.name not in _PASSED
 
     def _pass(self, op: Op, value: Value) -> list[tuple[Value, tuple[int | None, str]]]:
         axis, kind = self._known[id(value)]
