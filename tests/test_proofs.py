@@ -12,7 +12,7 @@ import pytest
 from models import array
 
 import hire_compiler as hire
-from hire_compiler.passes.plan import CERTIFICATE_BLOCK
+from hire_compiler.passes.predictor_bytes import BLOCK as COUNTED_BLOCK
 from hire_compiler.runtime.certify import (
     BLOCK,
     best_candidates,
@@ -62,7 +62,7 @@ def test_every_logit_lies_below_its_bounds(name: str, dtype: str, rng: np.random
     assert (exact <= wide(plain)).all()
     assert (exact <= wide(finer)).all()
     assert (finer <= plain).all()
-    assert BLOCK == CERTIFICATE_BLOCK
+    assert BLOCK == COUNTED_BLOCK
 
 
 def test_blocks_of_columns_tighten_the_bound_where_the_input_is_uneven(rng: np.random.Generator) -> None:

@@ -8,10 +8,8 @@ from math import ceil
 
 from hire_compiler.config import Cascade, Config, Exact, LowRank, Predictor, Quantized, Rule
 from hire_compiler.errors import ConfigError
+from hire_compiler.passes.predictor_bytes import bound_bytes, read_bytes, stored_bytes
 from hire_compiler.report import Decision, Site
-from hire_compiler.weights import itemsize
-
-CERTIFICATE_BLOCK = 32  # columns in a block of the finer bound (runtime/certify.py)
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def check_rules(sites: Sequence[Site], config: Config) -> None:
 
 def idle_rules(sites: Sequence[Site], config: Config) -> tuple[str, ...]:
     """A note for every rule that decided nothing."""
-    taken = {_first_rule(site, config) for site in sites}
+    taken = {_rule_number(site, config) for site in sites}
     notes = []
     for index, rule in enumerate(config.rules):
         if index in taken or not sites:
@@ -131,21 +129,25 @@ def _names(sites: Sequence[Site]) -> str:
     return ", ".join(names + ["…"] * (len(sites) > 6))
 
 
-def _first_rule(site: Site, config: Config) -> int | None:
-    for index, rule in enumerate(config.rules):
-        if rule.selects(site.kind, site.id, site.path):
-            return index
-    return None
+def first_rule(site: Site, config: Config) -> Rule | None:
+    """The rule that decides a site; None if none selects it."""
+    number = _rule_number(site, config)
+    return None if number is None else config.rules[number]
+
+
+def _rule_number(site: Site, config: Config) -> int | None:
+    numbered = enumerate(config.rules)
+    return next((number for number, rule in numbered if rule.selects(site.kind, site.id, site.path)), None)
 
 
 def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     """Decide one site; see :func:`plan`."""
     dense_bytes = sum(facts.weight_bytes)
-    chosen = _first_rule(site, config)
-    rule = config.rules[chosen] if chosen is not None else _exact_rule(site, facts) if config.exact else None
+    chosen = first_rule(site, config)
+    rule = chosen or (_exact_rule(site, facts) if config.exact else None)
     if rule is None:
         return leave_dense(site, _why_no_rule(site, facts), dense_bytes)
-    named = "the exact default" if chosen is None else f"rule {chosen}"
+    named = "the exact default" if chosen is None else f"rule {_rule_number(site, config)}"
     if rule.dense:
         return leave_dense(site, f"{named} says so", dense_bytes)
     if site.batch > rule.max_batch:
@@ -160,45 +162,14 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
             f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
         )
     candidates = wanted_candidates(rule, site, group, where)
-    if facts.choice is not None:
-        _check_choice(facts.choice, site, rule, group, candidates, where)
-    if facts.winners_only and candidates < facts.top_k:
-        raise ConfigError(f"{where}: {candidates} candidates cannot hold the top {facts.top_k} that the program reads")
-    if rule.tail == "dropped" and not facts.winners_only and not facts.drops and candidates < site.width:
-        raise ConfigError(
-            f"{where}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
-            "−inf does not stay −inf; use tail='predicted'"
-        )
-    if rule.certify and site.kind == "head" and not facts.winners_only:
-        raise ConfigError(
-            f"{where}: certify={rule.certify!r} is impossible: logits escape ({', '.join(site.consumers)}), and only "
-            "winners can be proven; leave certify out, or fold the sampler in with hire.with_sampler"
-        )
-    if rule.certify and facts.uncertifiable:
-        raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
-    predictor_bytes = _stored_bytes(rule.predictor, site, where)
-    read_bytes = _read_bytes(rule.predictor, predictor_bytes, candidates, site, where)
-    if rule.certify:
-        # The bounds of the rows are read each time; of a head also norms, on the candidates, and the bounds of blocks,
-        # where in doubt.
-        read_bytes += 4 * site.width
-        more = 4 + 2 * ceil(site.d / CERTIFICATE_BLOCK) if site.kind == "head" else 0
-        predictor_bytes += site.width * (4 + more)
-    gathered = dense_bytes
-    if isinstance(rule.predictor, Exact):
-        if not facts.exact_zeros and facts.choice is None:
-            raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
-        read_bytes = predictor_bytes = facts.weight_bytes[0]  # the gate, or the only up-projection, whole
-        gathered -= predictor_bytes
-    row_bytes = gathered * candidates // site.width
-    sparse_bytes = read_bytes + row_bytes + facts.running_bytes
+    _check(rule, site, facts, group, candidates, where)
+    sparse_bytes, added_bytes = _bytes(rule, site, facts, candidates, where)
     if sparse_bytes >= dense_bytes and candidates < site.width:
+        runs_on = " (what stands before its activation is read elsewhere and runs on)" if facts.running_bytes else ""
         return leave_dense(
             site,
             f"{rule.predictor} with {candidates} of {site.width} rows would read {sparse_bytes} bytes a call, "
-            f"dense reads {dense_bytes}: it would lose"
-            + " (what stands before its activation is read elsewhere and runs on)"
-            * bool(facts.running_bytes),
+            f"dense reads {dense_bytes}: it would lose{runs_on}",
             dense_bytes,
         )
     reason = named
@@ -218,10 +189,47 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         tail="" if site.kind == "ffn" or facts.winners_only else rule.tail,
         dense_bytes=dense_bytes,
         sparse_bytes=sparse_bytes,
-        added_bytes=(0 if isinstance(rule.predictor, Exact) else predictor_bytes * site.repeat) + facts.copied_bytes,
+        added_bytes=added_bytes,
         exactness=_exactness(site, candidates, facts, rule),
     )
     return SitePlan(site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only, rule.certify)
+
+
+def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int, where: str) -> None:
+    """Refuse what a rule cannot ask of a site."""
+    if facts.choice is not None:
+        _check_choice(facts.choice, site, rule, group, candidates, where)
+    if facts.winners_only and candidates < facts.top_k:
+        raise ConfigError(f"{where}: {candidates} candidates cannot hold the top {facts.top_k} that the program reads")
+    if rule.tail == "dropped" and not facts.winners_only and not facts.drops and candidates < site.width:
+        raise ConfigError(
+            f"{where}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
+            "−inf does not stay −inf; use tail='predicted'"
+        )
+    if rule.certify and site.kind == "head" and not facts.winners_only:
+        raise ConfigError(
+            f"{where}: certify={rule.certify!r} is impossible: logits escape ({', '.join(site.consumers)}), and only "
+            "winners can be proven; leave certify out, or fold the sampler in with hire.with_sampler"
+        )
+    if rule.certify and facts.uncertifiable:
+        raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
+    if isinstance(rule.predictor, Exact) and not facts.exact_zeros and facts.choice is None:
+        raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
+
+
+def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, where: str) -> tuple[int, int]:
+    """Bytes that a rewritten site reads in a call, and bytes that it keeps beside the weights."""
+    assert rule.predictor is not None
+    dense = sum(facts.weight_bytes)
+    if isinstance(rule.predictor, Exact):
+        gate = facts.weight_bytes[0]  # or the only up-projection: read whole
+        return gate + (dense - gate) * candidates // site.width + facts.running_bytes, facts.copied_bytes
+    stored = stored_bytes(rule.predictor, site, where)
+    read = read_bytes(rule.predictor, stored, candidates, site, where)
+    if rule.certify:
+        read += bound_bytes(site, always=True)
+        stored += bound_bytes(site)
+    return read + dense * candidates // site.width + facts.running_bytes, stored * site.repeat + facts.copied_bytes
 
 
 def leave_dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
@@ -315,47 +323,6 @@ def wanted_candidates(rule: Rule, site: Site, group: int, where: str) -> int:
         assert rule.density is not None
         wanted = ceil(rule.density * site.width)
     return min(ceil(wanted / group) * group, site.width)
-
-
-def _stored_bytes(predictor: Predictor, site: Site, where: str) -> int:
-    """Bytes that a predictor keeps for one layer."""
-    if isinstance(predictor, Exact):
-        return 0
-    if isinstance(predictor, Cascade):
-        return _stored_bytes(predictor.coarse, site, where) + _stored_bytes(predictor.fine, site, where)
-    if isinstance(predictor, Quantized):
-        if predictor.columns is None:
-            return site.width * (site.d + 4)
-        if site.d % predictor.columns:
-            near = [c for c in (16, 32, 48, 64, 80, 96, 128) if site.d % c == 0]
-            raise ConfigError(
-                f"{where}: columns {predictor.columns} of {predictor} do not divide the input width d = {site.d}; "
-                f"use one of {near or [site.d]}"
-            )
-        blocks = site.d // predictor.columns
-        return site.width * (blocks + blocks % 2) * (predictor.columns // 2 + 2)
-    if predictor.rank > site.d:
-        raise ConfigError(f"{where}: rank {predictor.rank} is more than the input width d = {site.d}")
-    row = predictor.rank + 4 if predictor.dtype == "int8" else predictor.rank * itemsize(predictor.dtype)
-    return site.width * row + 4 * predictor.rank * site.d
-
-
-def _read_bytes(predictor: Predictor, stored: int, candidates: int, site: Site, where: str) -> int:
-    """Bytes of a predictor that one call reads."""
-    if not isinstance(predictor, Cascade):
-        return stored
-    coarse, fine = (_stored_bytes(stage, site, where) for stage in (predictor.coarse, predictor.fine))
-    if not candidates <= predictor.survivors <= site.width:
-        raise ConfigError(
-            f"{where}: a cascade narrows, but {site.width} rows → {predictor.survivors} survivors → {candidates} "
-            "candidates does not; choose survivors in between"
-        )
-    if coarse >= fine:
-        raise ConfigError(
-            f"{where}: a cascade's first pass is the cheaper one, but {predictor.coarse} reads {coarse} bytes and "
-            f"{predictor.fine} {fine}; lower the rank"
-        )
-    return coarse + fine * predictor.survivors // site.width
 
 
 def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from hire_compiler.config import Config, Rule
 from hire_compiler.errors import ConfigError
-from hire_compiler.passes.plan import SiteFacts, SitePlan, leave_dense, plan_site, wanted_candidates
+from hire_compiler.passes.plan import SiteFacts, SitePlan, first_rule, leave_dense, plan_site, wanted_candidates
 from hire_compiler.report import Site
 from hire_compiler.sharding import SiteLayout, expected_recall, kept_per_shard
 
@@ -55,6 +55,7 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
         facts,
         weight_bytes=tuple(n // shards for n in facts.weight_bytes),
         copied_bytes=copied // shards,
+        running_bytes=facts.running_bytes // shards,
         devices=1,
     )
     rules = tuple(_shard_rule(rule, site, facts, shards, config.shard_recall) for rule in config.rules)
@@ -71,7 +72,7 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
 
 def _spread(site: Site, facts: SiteFacts, shards: int, config: Config) -> bool:
     """Whether the rule of a site deals its rows to the shards in turn."""
-    rule = next((rule for rule in config.rules if rule.selects(site.kind, site.id, site.path)), None)
+    rule = first_rule(site, config)
     if rule is None or not rule.spread or shards == 1:
         return False
     where = f"spread on {site.id} ({site.d}→{site.width})"
@@ -98,7 +99,5 @@ def _shard_rule(rule: Rule, site: Site, facts: SiteFacts, shards: int, recall: f
 
 def _wanted(site: Site, config: Config, group: int) -> int:
     """How many groups the rule of a site wants; 0 if none speaks for it."""
-    for rule in config.rules:
-        if rule.selects(site.kind, site.id, site.path) and not rule.dense:
-            return wanted_candidates(rule, site, group, site.id) // group
-    return 0
+    rule = first_rule(site, config)
+    return 0 if rule is None else wanted_candidates(rule, site, group, site.id) // group
