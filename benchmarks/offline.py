@@ -21,7 +21,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from hire_compiler.offline.tensors import Spec, TensorWriter
+from hire_compiler.offline.tensor_files import TensorWriter
+from hire_compiler.offline.tensors import Spec
 
 VOCABULARY, D, HEADS, LENGTH = 128256, 2048, 16, 256
 RULES = """

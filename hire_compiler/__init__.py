@@ -28,13 +28,14 @@ from hire_compiler.sampler import with_sampler
 from hire_compiler.version import __version__
 
 if TYPE_CHECKING:
-    from hire_compiler.offline.artifact import Artifact, load
+    from hire_compiler.offline.artifact import Artifact
+    from hire_compiler.offline.load import load
     from hire_compiler.offline.rewrite import rewrite
 
 # What only some programs need is imported when it is first named.
 _LATER = {
     "Artifact": "hire_compiler.offline.artifact",
-    "load": "hire_compiler.offline.artifact",
+    "load": "hire_compiler.offline.load",
     "rewrite": "hire_compiler.offline.rewrite",
 }
 

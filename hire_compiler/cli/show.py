@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hire_compiler.offline.artifact import Artifact, Progress, no_progress
+from hire_compiler.offline.artifact import Artifact
+from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.verify import Verification
 
 
@@ -48,7 +49,7 @@ def artifact_lines(artifact: Artifact) -> list[str]:
     """What an artifact is, and what was done to it on every platform."""
     manifest = artifact.manifest
     made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    lines = [f"{artifact.directory or manifest.name}: rewritten from {manifest.name}", f"  written by {made}"]
+    lines = [f"{artifact.where}: rewritten from {manifest.name}", f"  written by {made}"]
     lines.append(f"  fingerprint {manifest.fingerprint[:16]} of module {manifest.source[:16]}")
     for name, entry in manifest.platforms.items():
         report = artifact.report()[name]

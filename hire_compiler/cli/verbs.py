@@ -19,7 +19,8 @@ from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.atomic import new_file
 from hire_compiler.offline.calibrate import calibrate_export, load_calibration, save_calibration
 from hire_compiler.offline.inputs import inputs_from, random_inputs
-from hire_compiler.offline.tensors import TensorWriter, open_tensors, spec_of
+from hire_compiler.offline.tensor_files import TensorWriter
+from hire_compiler.offline.tensors import open_tensors, spec_of
 from hire_compiler.offline.verify import export_original
 from hire_compiler.offline.verify import verify as compare
 from hire_compiler.rules import RulesFile, read_rules

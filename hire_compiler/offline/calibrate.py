@@ -14,12 +14,13 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration, Moment
 from hire_compiler.errors import CaptureError, HireError, WeightError
-from hire_compiler.offline.artifact import Progress, no_progress
 from hire_compiler.offline.atomic import new_file
 from hire_compiler.offline.inputs import inputs_from
 from hire_compiler.offline.naming import assign
+from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.source import read_source
-from hire_compiler.offline.tensors import Spec, TensorWriter, open_tensors, spec_of
+from hire_compiler.offline.tensor_files import TensorWriter
+from hire_compiler.offline.tensors import Spec, open_tensors, spec_of
 from hire_compiler.passes.pipeline import instrument_program
 
 FORMAT = "hire-calibration"

@@ -7,7 +7,6 @@ import json
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from hire_compiler.errors import ArtifactError
@@ -130,21 +129,18 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check the manifest of an artifact's directory.
+def read_manifest(data: bytes, file: str) -> Manifest:
+    """Read and check the manifest of an artifact.
+
+    Args:
+      data: contents of its file.
+      file: what to call that in a message.
 
     Raises:
-      ArtifactError: there is none, it is damaged, or of another version; says which.
+      ArtifactError: it is damaged, or of another version; says which.
     """
-    file = path / MANIFEST
-    if path.is_file():
-        raise ArtifactError(f"{path} is a file, and an artifact is a directory: rewrite the model first")
-    if not path.is_dir():
-        raise ArtifactError(f"{path}: no such artifact")
-    if not file.is_file():
-        raise ArtifactError(f"{path} is no artifact: it has no {MANIFEST}")
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
         raise ArtifactError(f"{file} is truncated or corrupted: it is no JSON") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -153,7 +149,7 @@ def read_manifest(path: Path) -> Manifest:
         written = content.get("versions")
         by = f", by hire_compiler {written.get('hire_compiler')}" if isinstance(written, dict) else ""
         raise ArtifactError(
-            f"{path} was written in format version {content.get('format_version')}{by}; this hire_compiler reads "
+            f"{file} was written in format version {content.get('format_version')}{by}; this hire_compiler reads "
             f"version {VERSION}: rewrite the model again"
         )
     checksum = content.pop("checksum", None)

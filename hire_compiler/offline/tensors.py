@@ -1,19 +1,14 @@
-"""Named tensors in files: read one at a time, written one at a time, so that a model need not fit in memory.
-
-Reading goes through the ``safetensors`` library. Writing does not: it wants every tensor at once, while here each is
-prepared, written and forgotten.
-"""
+"""Named tensors as the user has them, in files or arrays: read one at a time, for a model need not fit in memory."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +17,7 @@ import numpy as np
 from hire_compiler.errors import HireError, WeightError
 from hire_compiler.weights import itemsize
 
-_SAFETENSORS = {
+SAFETENSORS = {
     "float64": "F64",
     "float32": "F32",
     "bfloat16": "BF16",
@@ -37,7 +32,7 @@ _SAFETENSORS = {
     "uint32": "U32",
     "uint64": "U64",
 }
-_DTYPES = {short: name for name, short in _SAFETENSORS.items()}
+DTYPES = {short: name for name, short in SAFETENSORS.items()}
 
 
 @dataclass(frozen=True)
@@ -191,11 +186,11 @@ def _open_safetensors(path: Path) -> Tensors:
         raise WeightError(f"{path}: no such file") from None
     except (library.SafetensorError, OSError, ValueError) as error:
         raise WeightError(f"{path} is no whole safetensors file: {error} (truncated or corrupted)") from None
-    unknown = {name: short for name, (_, short) in types.items() if short not in _DTYPES}
+    unknown = {name: short for name, (_, short) in types.items() if short not in DTYPES}
     if unknown:
         name, short = next(iter(unknown.items()))
         raise WeightError(f"{path}: the tensor {name!r} has the type {short}, which is not supported")
-    specs = {name: Spec(shape, _DTYPES[short]) for name, (shape, short) in types.items()}
+    specs = {name: Spec(shape, DTYPES[short]) for name, (shape, short) in types.items()}
     return Tensors(str(path), specs, {name: partial(handle.get_tensor, name) for name in names})
 
 
@@ -210,7 +205,7 @@ def _open_npz(path: Path) -> Tensors:
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
         raise WeightError(f"{path} is no whole npz archive: {error}") from None
     for name, spec in specs.items():
-        if spec.dtype not in _SAFETENSORS:
+        if spec.dtype not in SAFETENSORS:
             raise WeightError(
                 f"{path}: the array {name!r} has the type {spec.dtype}, which is not supported; npz cannot hold "
                 "bfloat16: use safetensors"
@@ -239,48 +234,3 @@ def _library() -> Any:
     except ModuleNotFoundError:
         raise HireError("weights and artifacts need safetensors: pip install safetensors") from None
     return safetensors
-
-
-# --------------------------------------------------------------------------- writing
-
-
-class TensorWriter:
-    """A safetensors file written tensor by tensor, in the order of ``specs``; only one is in memory at a time.
-
-    Attributes:
-      sha256: of what was written so far, header included.
-      nbytes: bytes written so far.
-    """
-
-    def __init__(self, file: BinaryIO, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> None:
-        self._file = file
-        self._waiting = list(specs.items())
-        self.sha256 = hashlib.sha256()
-        self.nbytes = 0
-        header: dict[str, Any] = {"__metadata__": dict(metadata)}
-        end = 0
-        for name, spec in specs.items():
-            start, end = end, end + spec.nbytes
-            header[name] = {"dtype": _SAFETENSORS[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._put(len(text).to_bytes(8, "little") + text)
-
-    def write(self, name: str, array: Any) -> None:
-        """Write the next tensor, which must have the announced name and type."""
-        expected, spec = self._waiting.pop(0)
-        value = np.ascontiguousarray(array)
-        if (name, spec_of(value).dtype, value.size) != (expected, spec.dtype, int(np.prod(spec.shape, dtype=np.int64))):
-            raise AssertionError(f"{name} {spec_of(value)} was written where {expected} {spec} was announced")
-        self._put(value.reshape(-1).view(np.uint8).data if value.size else b"")
-
-    def _put(self, data: Any) -> None:
-        self.sha256.update(data)
-        self.nbytes += len(data)
-        self._file.write(data)
-
-
-def digest(array: np.ndarray) -> str:
-    """A hash of an array's bytes."""
-    value = np.ascontiguousarray(array)
-    return hashlib.sha256(value.reshape(-1).view(np.uint8).data if value.size else b"").hexdigest()

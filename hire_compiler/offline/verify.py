@@ -15,9 +15,10 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from hire_compiler import _mlir
 from hire_compiler.errors import ArtifactError
-from hire_compiler.offline.artifact import Artifact, Progress, no_progress
+from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.inputs import inputs_from, random_inputs
 from hire_compiler.offline.naming import assign
+from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.source import Source, read_source
 from hire_compiler.offline.tensors import Spec, Tensors, open_tensors, spec_of
 from hire_compiler.offline.trees import nest

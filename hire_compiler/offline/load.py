@@ -1,0 +1,50 @@
+"""Load an artifact: what is small is read and checked, what is large only where it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hire_compiler.errors import ArtifactError
+from hire_compiler.offline.artifact import Artifact
+from hire_compiler.offline.contents import CONSTANTS
+from hire_compiler.offline.manifest import MANIFEST, File, Manifest, read_manifest
+from hire_compiler.offline.stored import Member, find_stored
+from hire_compiler.offline.tensor_files import read_tensors
+from hire_compiler.offline.tensors import from_tree
+
+
+def load(path: Any) -> Artifact:
+    """Load an artifact from its directory; its weights are read when they are needed.
+
+    Raises:
+      ArtifactError: it is missing, truncated, corrupted, or of another version; says which.
+    """
+    stored = find_stored(Path(path))
+    listing = stored.member(MANIFEST)
+    manifest = read_manifest(listing.read(), listing.name)
+    blobs: dict[str, bytes] = {}
+    weights = {entry.stored for entry in manifest.platforms.values()}
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise ArtifactError(f"{listing.name} lists a file outside of the artifact: {name!r}")
+        member = stored.member(name)
+        if name in weights:
+            _check_weights_belong(member, expected, manifest)
+            continue
+        member.check(expected)
+        if name != CONSTANTS:
+            blobs[name] = member.read()
+    named = {f for e in manifest.platforms.values() for f in (e.step, *(p.program for p in e.preparations))}
+    if missing := sorted(named - set(blobs)):
+        raise ArtifactError(f"{listing.name} lists no file {missing[0]}")
+    constants = read_tensors(stored.member(CONSTANTS)) if CONSTANTS in manifest.files else from_tree({})
+    return Artifact(manifest, blobs, constants, stored=stored)
+
+
+def _check_weights_belong(member: Member, expected: File, manifest: Manifest) -> None:
+    """What can be said of the stored weights without reading them: whose they are, and their size."""
+    length = int.from_bytes(member.read(0, 8), "little")
+    if manifest.fingerprint.encode() not in member.read(8, min(length, 1 << 16)):
+        raise ArtifactError(f"{member.name} holds the weights of another artifact, or its header is corrupted")
+    member.check_size(expected)
