@@ -1,20 +1,23 @@
-"""``calibrate``: run a program on real inputs and learn the second moments that ``LowRank`` needs."""
+"""``calibrate``: run a program on real inputs and learn what predictors and plans need."""
 
 from __future__ import annotations
 
 from collections.abc import Callable as Function
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from hire_compiler import _mlir
+from hire_compiler.activity import Activity
 from hire_compiler.calibration import Calibration, Moment
-from hire_compiler.errors import CaptureError, WeightError
-from hire_compiler.passes.instrument import Instrumented
+from hire_compiler.errors import CaptureError, ConfigError, WeightError
+from hire_compiler.passes.instrument import Instrumented, Probe
 from hire_compiler.passes.pipeline import instrument_program
 from hire_compiler.program import Callable, capture
+
+STRONGEST = 0.1
 
 
 def calibrate(
@@ -22,66 +25,114 @@ def calibrate(
     batches: Iterable[Any],
     *,
     kind: str | None = None,
+    strongest: float = STRONGEST,
     progress: Function[[int, Any], None] | None = None,
 ) -> Calibration:
-    """Accumulate E[xxᵀ] at the input of every site, loops included.
+    """Learn, at every site, loops included, E[xxᵀ] of its input, and which neurons are active how often.
 
     What is learned is filed under the *names of the weights*, so a batched forward pass over real text
     calibrates the decode step that takes the same ``params`` argument. One thousand rows or more of ordinary text
-    are a good start.
+    are a good start. Memory does not grow with the number of batches.
 
     Args:
       function: what to run; it need not be the function that is transformed later.
       batches: arguments of one call each: a tuple of positional arguments, or a single argument.
       kind: ``"head"`` or ``"ffn"`` to probe only those sites; all by default.
+      strongest: of an activation that makes no neuron exactly zero, the share of each row's neurons (those of largest
+        absolute value) that counts as active.
       progress: called after every batch with (batches done, the function's own result).
 
     Raises:
       CaptureError: the function has callbacks or no site of that kind.
+      ConfigError: ``strongest`` is no share.
       WeightError: an input row was NaN or Inf.
     """
+    check_strongest(strongest)
     wrapped = Callable(function)
     programs: dict[Any, tuple[Instrumented, Any, tuple[Any, ...], Any]] = {}
-    totals: dict[str, np.ndarray] = {}
-    rows: dict[str, int] = {}
+    learner = Learner()
     for done, batch in enumerate(batches, start=1):
         args = batch if isinstance(batch, tuple) else (batch,)
         leaves, tree = wrapped.flatten(args, {})
         key = (tree, tuple(str(jax.typeof(leaf)) for leaf in leaves))
         if key not in programs:
-            programs[key] = _compile(wrapped, leaves, tree, kind)
-        probes, run, constants, out_tree = programs[key]
+            programs[key] = _compile(wrapped, leaves, tree, kind, strongest)
+        instrumented, run, constants, out_tree = programs[key]
         outputs = run(*constants, *leaves)
-        own = len(outputs) - len(probes.probes)
-        for probe, total in zip(probes.probes, outputs[own:], strict=True):
-            moment = np.asarray(total, np.float64)
-            if not np.isfinite(moment).all():
-                raise WeightError(f"batch {done}: the input of {probe.key} holds NaN or Inf, nothing can be learned")
-            totals[probe.key] = totals.get(probe.key, 0) + moment
-            rows[probe.key] = rows.get(probe.key, 0) + probe.rows
+        own = len(outputs) - len(instrumented.probes)
+        learner.add(instrumented.probes, outputs[own:], f"batch {done}")
         if progress is not None:
             progress(done, jax.tree.unflatten(out_tree, outputs[:own]))
     if not programs:
         raise CaptureError("calibrate got no batches: pass an iterable of argument tuples")
-    return Calibration({key: Moment(total, rows[key]) for key, total in totals.items()})
+    return learner.calibration()
+
+
+def check_strongest(share: Any) -> None:
+    """Refuse what is no share of neurons.
+
+    Raises:
+      ConfigError: says so.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise ConfigError(f"strongest is {share!r}: give the share of neurons that counts as active, such as 0.1")
+
+
+class Learner:
+    """Sums what probes saw, over all calls."""
+
+    def __init__(self) -> None:
+        self._totals: dict[Probe, np.ndarray] = {}
+        self._rows: dict[Probe, int] = {}
+
+    def add(self, probes: Sequence[Probe], seen: Sequence[Any], where: str) -> None:
+        """Take the results of one call.
+
+        Raises:
+          WeightError: an input was NaN or Inf; begins with ``where``.
+        """
+        for probe, result in zip(probes, seen, strict=True):
+            total = np.asarray(result, np.float64)
+            if not np.isfinite(total).all():
+                raise WeightError(f"{where}: the input of {probe.key} holds NaN or Inf, nothing can be learned")
+            known = next((other for other in self._totals if _same(other, probe)), probe)
+            self._totals[known] = self._totals.get(known, 0) + total
+            self._rows[known] = self._rows.get(known, 0) + probe.rows
+
+    def calibration(self) -> Calibration:
+        """Everything so far."""
+        of = {what: {p: t for p, t in self._totals.items() if p.what == what} for what in ("moment", "activity")}
+        return Calibration(
+            moments={probe.key: Moment(total, self._rows[probe]) for probe, total in of["moment"].items()},
+            activities={p.key: Activity(p.width, total, p.strongest) for p, total in of["activity"].items()},
+        )
+
+
+def _same(one: Probe, other: Probe) -> bool:
+    """Whether two probes, perhaps of calls with other numbers of rows, fill one entry."""
+    return (one.what, one.key, one.shape) == (other.what, other.key, other.shape)
 
 
 def _compile(
-    function: Callable, leaves: list[Any], tree: Any, kind: str | None
+    function: Callable, leaves: list[Any], tree: Any, kind: str | None, strongest: float
 ) -> tuple[Instrumented, Any, tuple[Any, ...], Any]:
     program = capture(function, leaves, tree)
     if program.refusal:
         raise CaptureError(f"{program.name} cannot be calibrated: {program.refusal}")
-    instrumented = instrument_program(program, kind, jax.default_backend())
+    instrumented = instrument_program(program, kind, jax.default_backend(), strongest)
     if not instrumented.probes:
         raise CaptureError(
             f"{program.name} has no {'' if kind is None else kind + ' '}site to calibrate; "
             "hire.inspect(…) says what was found and what missed"
         )
-    extra = [jax.core.ShapedArray(shape, np.dtype(np.float32)) for shape in instrumented.shapes]
-    out_avals = (*program.out_avals, *extra)
+    out_avals = (*program.out_avals, *probe_avals(instrumented.probes))
 
     def run(*operands: Any) -> list[Any]:
         return _mlir.run_module(instrumented.module, out_avals, operands)
 
     return instrumented, jax.jit(run), program.constants, program.out_tree
+
+
+def probe_avals(probes: Sequence[Probe]) -> list[Any]:
+    """Types of what probes return."""
+    return [jax.core.ShapedArray(probe.shape, np.dtype(np.float32)) for probe in probes]

@@ -1,4 +1,4 @@
-"""What a calibration run learned: second moments of the sites' inputs."""
+"""What a calibration run learned: second moments of the sites' inputs, and which neurons were active."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from hire_compiler.activity import Activity
 
 
 @dataclass(frozen=True)
@@ -28,24 +30,31 @@ class Moment:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Second moments, filed by the weight that reads the input.
+    """What was seen, filed by the weight that reads the input.
 
     What was learned on one program (a batched forward pass) serves every other (the decode step) that
     reads the same argument under the same name.
 
     Attributes:
       moments: from a weight's name and input width, ``params['embed'][640]``, to the moment.
+      activities: from the rows of a block's gate (or only up-projection), ``params['up']|transpose(1, 0)``, to what is
+        known of its neurons.
     """
 
     moments: dict[str, Moment] = field(default_factory=dict)
+    activities: dict[str, Activity] = field(default_factory=dict)
 
     def moment(self, weight: str) -> Moment | None:
         """The moment for the input of the product with a weight, if the calibration saw it."""
         return self.moments.get(weight)
 
+    def activity(self, rows: str) -> Activity | None:
+        """What is known of the neurons of a block, if the calibration saw it."""
+        return self.activities.get(rows)
+
     @property
     def digest(self) -> str:
-        """A short fingerprint, part of the identity of what is prepared with it."""
+        """A short fingerprint, part of the identity of what is prepared with the moments."""
         digest = hashlib.sha256()
         for key in sorted(self.moments):
             digest.update(key.encode())
@@ -53,5 +62,9 @@ class Calibration:
         return digest.hexdigest()[:12]
 
     def __str__(self) -> str:
-        seen = ", ".join(f"{key}: {moment.rows} rows" for key, moment in self.moments.items())
-        return f"Calibration({seen or 'empty'})"
+        seen = [f"{key}: {moment.rows} rows" for key, moment in self.moments.items()]
+        seen += [
+            f"{key}: {activity.union(1):.1%} of {activity.width} neurons active a row"
+            for key, activity in self.activities.items()
+        ]
+        return f"Calibration({', '.join(seen) or 'empty'})"

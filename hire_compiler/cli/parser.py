@@ -72,14 +72,21 @@ def _calibrate(verbs: Any) -> None:
     verb = _verb(
         verbs,
         "calibrate",
-        "learn from real inputs what LowRank predictors need",
-        "Run the model on real inputs and keep the second moments of its sites' inputs.",
+        "learn from real inputs what predictors and plans need",
+        "Run the model on real inputs; keep the second moments of its sites' inputs, and which neurons were active.",
     )
     _add_model(verb)
     verb.add_argument(
         "--inputs", type=Path, nargs="+", required=True, metavar="FILE", help="of one call each; npz, safetensors"
     )
     verb.add_argument("--kind", choices=("head", "ffn"), help="probe only these sites")
+    verb.add_argument(
+        "--strongest",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="of activations without exact zeros, the share of neurons that counts as active (default: %(default)s)",
+    )
     _add_output(verb, "the calibration (safetensors)")
 
 

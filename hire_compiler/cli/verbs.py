@@ -35,7 +35,7 @@ def inspect(options: Namespace) -> int:
 
 
 def calibrate(options: Namespace) -> int:
-    """Second moments of the sites' inputs, into a file."""
+    """What predictors and plans need, into a file."""
     _refuse_existing(options.output)
     with progress() as tell:
         learned = calibrate_export(
@@ -45,11 +45,14 @@ def calibrate(options: Namespace) -> int:
             mapping=dict(options.map),
             dims=_dims(options),
             kind=options.kind,
+            strongest=options.strongest,
             progress=tell,
         )
     save_calibration(learned, options.output)
     rows = {key: moment.rows for key, moment in learned.moments.items()}
-    _print(options, {"output": str(options.output), "rows": rows}, f"{options.output}: {learned}")
+    active = {key: activity.union(1) for key, activity in learned.activities.items()}
+    found = {"output": str(options.output), "rows": rows, "active": active}
+    _print(options, found, f"{options.output}: {learned}")
     return 0
 
 

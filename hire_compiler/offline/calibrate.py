@@ -1,4 +1,7 @@
-"""Calibrate a model that came as an export, and keep what was learned in a file."""
+"""Calibrate a model that came as an export, and keep what was learned in a file.
+
+A file holds the tensors ``moment|…`` and ``activity|…``, and in its metadata what else there is to know of each.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
+from hire_compiler.activity import Activity
+from hire_compiler.calibrate import STRONGEST, Learner, check_strongest, probe_avals
 from hire_compiler.calibration import Calibration, Moment
-from hire_compiler.errors import CaptureError, HireError, WeightError
+from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.atomic import new_file
 from hire_compiler.offline.inputs import inputs_from
 from hire_compiler.offline.naming import assign
@@ -22,8 +27,9 @@ from hire_compiler.offline.source import read_source
 from hire_compiler.offline.tensor_files import TensorWriter
 from hire_compiler.offline.tensors import Spec, open_tensors, spec_of
 from hire_compiler.passes.pipeline import instrument_program
+from hire_compiler.runtime.activity import counted_size
 
-FORMAT = "hire-calibration"
+FORMAT = "hire-calibration-2"
 
 
 def calibrate_export(
@@ -34,23 +40,26 @@ def calibrate_export(
     mapping: Mapping[str, str] | None = None,
     dims: Mapping[str, int] | None = None,
     kind: str | None = None,
+    strongest: float = STRONGEST,
     progress: Progress = no_progress,
 ) -> Calibration:
-    """Accumulate E[xxᵀ] at the input of every site of an exported model.
+    """Learn from real inputs what :func:`hire_compiler.calibrate` does, of an exported model.
 
     Args:
       target, weights, mapping, dims: as for ``hire.rewrite``.
       batches: files (or mappings) with the inputs of one call each, by name or position.
       kind: ``"head"`` or ``"ffn"`` to probe only those sites.
+      strongest: as for :func:`hire_compiler.calibrate`.
       progress: called with (what, done, of how many).
 
     Raises:
       CaptureError: the model has no such site, or no batch was given.
       WeightError: a weight or input is missing, or an input row was NaN or Inf.
     """
+    check_strongest(strongest)
     source = read_source(target, dims=dims)
     program = source.program(jax.default_backend())
-    instrumented = instrument_program(program, kind, jax.default_backend())
+    instrumented = instrument_program(program, kind, jax.default_backend(), strongest)
     if not instrumented.probes:
         raise CaptureError(f"{source.name} has no {kind + ' ' if kind else ''}site to calibrate: inspect says why not")
     tensors = None if weights is None else open_tensors(weights)
@@ -58,40 +67,39 @@ def calibrate_export(
     free = [leaf for leaf in source.kept if leaf not in given]
     held = {leaf: jnp.asarray(tensors.read(name)) for leaf, name in given.items() if leaf in source.kept and tensors}
     constants = [jnp.asarray(constant) for constant in program.constants]
-    moments = [jax.core.ShapedArray(shape, np.dtype(np.float32)) for shape in instrumented.shapes]
+    out_avals = (*program.out_avals, *probe_avals(instrumented.probes))
 
     @jax.jit
     def run(*operands: Any) -> list[Any]:
-        return _mlir.run_module(instrumented.module, (*program.out_avals, *moments), operands)[len(program.out_avals) :]
+        return _mlir.run_module(instrumented.module, out_avals, operands)[len(program.out_avals) :]
 
-    totals: dict[str, np.ndarray] = {}
-    rows: dict[str, int] = {}
+    learner = Learner()
     files = list(batches)
     for done, file in enumerate(files, start=1):
         batch = open_tensors(file)
         values = inputs_from(batch, [source.names[i] for i in free], [Spec(*source.types[i]) for i in free])
         inputs = dict(zip(free, values, strict=True))
         sums = run(*constants, *(held[leaf] if leaf in held else inputs[leaf] for leaf in source.kept))
-        for probe, total in zip(instrumented.probes, sums, strict=True):
-            moment = np.asarray(total, np.float64)
-            if not np.isfinite(moment).all():
-                raise WeightError(f"{batch.origin}: the input of {probe.key} holds NaN or Inf, nothing can be learned")
-            totals[probe.key] = totals.get(probe.key, 0) + moment
-            rows[probe.key] = rows.get(probe.key, 0) + probe.rows
+        learner.add(instrumented.probes, sums, batch.origin)
         progress("calibrating", done, len(files))
     if not files:
         raise CaptureError("calibrate got no inputs: name files with the inputs of one call each")
-    return Calibration({key: Moment(total, rows[key]) for key, total in totals.items()})
+    return learner.calibration()
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write a calibration as safetensors, whole or not at all."""
-    totals = {key: moment.total for key, moment in calibration.moments.items()}
-    metadata = {"format": FORMAT, "rows": json.dumps({key: m.rows for key, m in calibration.moments.items()})}
+    tensors = {f"moment|{key}": moment.total for key, moment in calibration.moments.items()}
+    tensors |= {f"activity|{key}": activity.counts for key, activity in calibration.activities.items()}
+    known: dict[str, dict[str, Any]] = {f"moment|{key}": {"rows": m.rows} for key, m in calibration.moments.items()}
+    known |= {
+        f"activity|{key}": {"width": a.width, "strongest": a.strongest} for key, a in calibration.activities.items()
+    }
+    metadata = {"format": FORMAT, "known": json.dumps(known)}
     with new_file(path) as temporary, temporary.open("wb") as file:
-        writer = TensorWriter(file, {key: spec_of(total) for key, total in totals.items()}, metadata)
-        for key, total in totals.items():
-            writer.write(key, total)
+        writer = TensorWriter(file, {name: spec_of(tensor) for name, tensor in tensors.items()}, metadata)
+        for name, tensor in tensors.items():
+            writer.write(name, tensor)
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -105,10 +113,21 @@ def load_calibration(path: Path) -> Calibration:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     metadata = header.get("__metadata__", {})
     if metadata.get("format") != FORMAT:
-        raise HireError(f"{path} holds tensors, but no calibration: make one with hire-compiler calibrate")
+        raise HireError(f"{path} holds tensors, but no calibration of this version: hire-compiler calibrate makes one")
+    moments, activities = {}, {}
     try:
-        rows = json.loads(metadata["rows"])
-        moments = {key: Moment(tensors.read(key), int(rows[key])) for key in tensors.specs}
+        for name, known in json.loads(metadata["known"]).items():
+            what, key = name.split("|", 1)
+            if what == "moment":
+                moments[key] = Moment(tensors.read(name), int(known["rows"]))
+            else:
+                activities[key] = _activity(tensors.read(name), **known)
     except (KeyError, ValueError, TypeError):
-        raise HireError(f"{path} is a damaged calibration: it does not say how many rows were seen") from None
-    return Calibration(moments)
+        raise HireError(f"{path} is a damaged calibration: it does not say what its tensors are") from None
+    return Calibration(moments, activities)
+
+
+def _activity(counts: np.ndarray, width: int, strongest: float | None) -> Activity:
+    if counts.shape[-1] != counted_size(width):
+        raise ValueError("counts of another width")
+    return Activity(width, counts, strongest)

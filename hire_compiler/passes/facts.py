@@ -49,10 +49,10 @@ def _rounds(target: Target) -> str:
     return f"the product is not computed in full float32 on {target.platform}, so its rounding is not bounded"
 
 
-def _gives_zeros(match: FfnMatch) -> bool:
-    """Whether a good part of all inputs gives exactly zero: ReLUs, shifted ones among them."""
+def gives_zeros(match: FfnMatch) -> bool:
+    """Whether a good part of all inputs gives exactly zero: ReLUs, shifted ones among them, and explicit choices."""
     if match.activation.selection or match.activation.name in EXACT_ZEROS:
-        return not match.activation.selection
+        return True
     samples = sample(match.region.expression, len(match.products), 320)
     return bool(np.mean(samples.result == 0) > 0.3)
 
@@ -83,7 +83,7 @@ def _facts(
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         devices=devices,
-        exact_zeros=isinstance(match, FfnMatch) and _gives_zeros(match),
+        exact_zeros=isinstance(match, FfnMatch) and gives_zeros(match),
         choice=_choice(match),
         drops=not isinstance(match, HeadMatch) or all(_keeps_minus_infinity(r) for r in match.compared),
     )

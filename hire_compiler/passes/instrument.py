@@ -1,15 +1,17 @@
-"""Instrument: make a program also return the second moments of its sites' inputs.
+"""Instrument: make a program also return what a calibration wants to know of its sites.
 
-At every site the sum of xxᵀ over the batch is computed beside the product that reads x, and returned after the
-program's own results. Inside loops the sum is carried along: one more operand and result for every loop
-around the site, with one slot per layer where the weights are stacked.
+At every site the sum of xxᵀ over the batch is computed beside the product that reads x; of a feed-forward block also
+how many neurons were active, beside the product that reads them. All are returned after the program's own results.
+Inside loops the sums are carried along: one more operand and result for every loop around the site, with one slot per
+layer where the weights are stacked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,12 @@ import jax.numpy as jnp
 from hire_compiler import _mlir
 from hire_compiler.graph import Value
 from hire_compiler.passes.detect import Match
-from hire_compiler.passes.replacement import canonical_input, site_moment_key
+from hire_compiler.passes.facts import gives_zeros
+from hire_compiler.passes.replacement import canonical_input, site_activity_key, site_moment_key
 from hire_compiler.passes.splice import merge_jax_function
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.ffn import FfnMatch
+from hire_compiler.runtime.activity import active_neurons, count_active, counted_size
 from hire_compiler.runtime.target import Target
 
 
@@ -29,50 +33,82 @@ class Probe:
     """One extra result of an instrumented program.
 
     Attributes:
+      what: the second moment of an input, or counts of active neurons.
       key: the name a calibration files it under.
-      rows: rows of x summed in one call (per layer).
+      shape: of the result; its first dimension counts the layers where the weights are stacked.
+      rows: rows seen in one call (per layer).
+      width: neurons that were counted.
+      strongest: share of them that was taken for active in each row; None where active means not zero.
     """
 
+    what: Literal["moment", "activity"]
     key: str
+    shape: tuple[int, ...]
     rows: int
+    width: int = 0
+    strongest: float | None = None
 
 
 @dataclass(frozen=True)
 class Instrumented:
-    """The program with its probes; ``@main`` returns the moments after its own results."""
+    """The program with its probes; ``@main`` returns what they saw after its own results."""
 
     module: bytes
     probes: tuple[Probe, ...]
-    shapes: tuple[tuple[int, ...], ...]
     skipped: tuple[str, ...]
 
 
-def instrument(module: Any, matches: Sequence[Match], target: Target) -> Instrumented:
-    """Edit a parsed, normalized module in place."""
+def instrument(module: Any, matches: Sequence[Match], target: Target, strongest: float) -> Instrumented:
+    """Edit a parsed, normalized module in place.
+
+    Args:
+      strongest: share of a row's neurons that counts as active where none is exactly zero.
+    """
     function = _mlir.main_function(module)
     block = function.operation.regions[0].blocks[0]
-    probes, shapes, skipped, seen = [], [], [], set()
-    pending = []
+    probes: list[Probe] = []
+    skipped, pending = [], []
     for match in matches:
-        key = site_moment_key(match)
-        dot = match.products[0] if isinstance(match, FfnMatch) else match.dot
-        if key in seen:
-            continue
-        seen.add(key)
-        loops = _enclosing_loops(dot.op.ir, block)
-        if loops is None:
-            skipped.append(f"{key}: it stands in a branch, which calibration does not enter")
-            continue
-        probes.append(Probe(key, dot.batch))
-        layers = () if dot.weight.layers is None else (dot.weight.layers,)
-        shapes.append((*layers, dot.d, dot.d))
-        pending.append(_emit_sum(module, block, dot, dot.layer, shapes[-1], target))
+        for probe, dot, look in _probes(match, strongest):
+            if any((known.what, known.key) == (probe.what, probe.key) for known in probes):
+                continue
+            if _enclosing_loops(dot.op.ir, block) is None:
+                skipped.append(f"{probe.key}: it stands in a branch, which calibration does not enter")
+                continue
+            probes.append(probe)
+            pending.append(_emit_sum(module, block, dot, look, probe.shape, target))
     for call in pending:
         # At once, before the next sum rebuilds the same loops: the return keeps track of replaced values.
         _mlir.append_result(block, _carry_out(call, block))
     _mlir.set_main_signature(function)
     _mlir.run_passes(module, "trivial-dce")
-    return Instrumented(_mlir.to_bytecode(module), tuple(probes), tuple(shapes), tuple(skipped))
+    return Instrumented(_mlir.to_bytecode(module), tuple(probes), tuple(skipped))
+
+
+_Look = Callable[[jax.Array], jax.Array]
+
+
+def _probes(match: Match, strongest: float) -> list[tuple[Probe, WeightDot, _Look]]:
+    """What to learn of a site: the probe, the product whose input it looks at, and what it makes of the rows."""
+    dot = match.products[0] if isinstance(match, FfnMatch) else match.dot
+    stack = () if dot.weight.layers is None else (dot.weight.layers,)
+    moment = Probe("moment", site_moment_key(match), (*stack, dot.d, dot.d), dot.batch)
+    probes: list[tuple[Probe, WeightDot, _Look]] = [(moment, dot, _moment)]
+    if isinstance(match, FfnMatch):
+        down, share = match.down, None if gives_zeros(match) else strongest
+        shape = (*stack, counted_size(down.d))
+        activity = Probe("activity", site_activity_key(match), shape, down.batch, down.d, share)
+        probes.append((activity, down, partial(_activity, strongest=share)))
+    return probes
+
+
+def _moment(rows: jax.Array) -> jax.Array:
+    rows = rows.astype(jnp.float32)
+    return jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
+
+
+def _activity(h: jax.Array, strongest: float | None) -> jax.Array:
+    return count_active(active_neurons(h, strongest))
 
 
 def _enclosing_loops(op: Any, block: Any) -> list[Any] | None:
@@ -85,20 +121,18 @@ def _enclosing_loops(op: Any, block: Any) -> list[Any] | None:
     return loops
 
 
-def _emit_sum(
-    module: Any, block: Any, dot: WeightDot, layer: Value | None, shape: tuple[int, ...], target: Target
-) -> Any:
-    """Put ``sum + xxᵀ`` in front of the product; the sum is still a constant zero."""
+def _emit_sum(module: Any, block: Any, dot: WeightDot, look: _Look, shape: tuple[int, ...], target: Target) -> Any:
+    """Put ``sum + look(x)`` in front of the product; the sum is still a constant zero."""
+    layer: Value | None = dot.layer
 
-    def add_moment(total: jax.Array, x: jax.Array, *layers: jax.Array) -> list[jax.Array]:
-        rows = canonical_input(x, dot).astype(jnp.float32)
-        moment = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
-        return [total.at[layers[0].reshape(())].add(moment) if layers else total + moment]
+    def add(total: jax.Array, x: jax.Array, *layers: jax.Array) -> list[jax.Array]:
+        seen = look(canonical_input(x, dot))
+        return [total.at[layers[0].reshape(())].add(seen) if layers else total + seen]
 
     values = [dot.x] if layer is None else [dot.x, layer]
     types = [jax.ShapeDtypeStruct(value.shape, jnp.dtype(value.dtype)) for value in values]
     types.insert(0, jax.ShapeDtypeStruct(shape, jnp.float32))
-    merged = merge_jax_function(module, "hire_moment", add_moment, types, target)
+    merged = merge_jax_function(module, "hire_probe", add, types, target)
     with _mlir.ir.InsertionPoint.at_block_begin(block):
         zero = _mlir.zeros(shape)
     with _mlir.ir.InsertionPoint(dot.op.ir):

@@ -167,11 +167,11 @@ class _Clock:
         return result
 
 
-def instrument_program(program: Program, kind: str | None, platform: str) -> Instrumented:
-    """The program with probes at the inputs of its sites (of one kind, or all)."""
+def instrument_program(program: Program, kind: str | None, platform: str, strongest: float) -> Instrumented:
+    """The program with probes at its sites (of one kind, or all); see :func:`hire_compiler.calibrate`."""
     with _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
         found = detect(read_graph(module), program.arguments)
         matches = [m for m, site in zip(found.matches, found.sites, strict=True) if kind in (None, site.kind)]
-        return instrument(module, matches, target_for(platform))
+        return instrument(module, matches, target_for(platform), strongest)

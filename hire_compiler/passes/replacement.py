@@ -117,6 +117,11 @@ def site_moment_key(match: Match) -> str:
     return f"{weight.name}[{weight.shape[1]}]"
 
 
+def site_activity_key(match: FfnMatch) -> str:
+    """Under which name a calibration keeps what it knows of a block's neurons: exactly these rows, in this order."""
+    return match.matrices[match.activation.gate].key
+
+
 def copied_bytes(match: Match) -> int:
     """Bytes of the site's matrices that no argument already holds by rows (all layers)."""
     return sum(w.nbytes * (w.layers or 1) for w in site_matrices(match) if not w.is_view)
