@@ -10,8 +10,8 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.graph import Op
 from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Match
-from hire_compiler.passes.plan import Choice, SiteFacts
 from hire_compiler.passes.replacement import copied_bytes, site_matrices, site_moment_key
+from hire_compiler.passes.site_plan import Choice, SiteFacts
 from hire_compiler.patterns.activations import EXACT_ZEROS, sample
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.elsewhere import read_elsewhere

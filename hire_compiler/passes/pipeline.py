@@ -17,11 +17,12 @@ from hire_compiler.passes.facts import site_facts
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.manual import rewrite_bodies
 from hire_compiler.passes.normalize import normalize
-from hire_compiler.passes.plan import SitePlan, check_rules, idle_rules, plan
+from hire_compiler.passes.plan import check_rules, idle_rules, plan
 from hire_compiler.passes.plan_shards import plan_on_mesh
 from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replace_sharded import replace_sharded
 from hire_compiler.passes.shards import Placement
+from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.passes.splice import Spliced, splice
 from hire_compiler.passes.verify import check_module
 from hire_compiler.program import Program

@@ -3,88 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 
-from hire_compiler.config import Cascade, Config, Exact, LowRank, Predictor, Quantized, Rule
+from hire_compiler.config import Cascade, Config, Exact, LowRank, Rule
 from hire_compiler.errors import ConfigError
+from hire_compiler.passes.defaults import exact_rule, why_no_rule
 from hire_compiler.passes.predictor_bytes import bound_bytes, read_bytes, stored_bytes
+from hire_compiler.passes.site_plan import Choice, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Decision, Site
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How the author of a block chooses neurons.
-
-    Attributes:
-      kept: neurons kept of each row by rank; 0 where a statistical cut decides.
-      share: what is kept of normally distributed neurons.
-      group: adjacent neurons kept together.
-      by_gate: the gate alone (or the only product) decides.
-      whole_rows: numbers enter that only a whole row can give, such as a mean.
-    """
-
-    kept: int
-    share: float
-    group: int
-    by_gate: bool
-    whole_rows: bool
-
-
-@dataclass(frozen=True)
-class SiteFacts:
-    """What the plan must know of a site beyond its report line.
-
-    Attributes:
-      weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
-      copied_bytes: bytes of the rows that have to be laid out anew (all layers).
-      running_bytes: bytes of a block's matrices whose products run on for other readers.
-      winners_only: a head of which only argmax and top_k are read.
-      top_k: the most winners that any reader asks for.
-      uncertifiable: why a head's winners cannot be proven, or ''.
-      calibrated: a second moment of the site's input is at hand.
-      exact_zeros: the activation makes neurons exactly zero.
-      drops: a logit of −inf is −inf still where it is read.
-      choice: how a block chooses its own neurons, if it does.
-      devices: over how many devices the program's arguments are spread.
-    """
-
-    weight_bytes: tuple[int, ...]
-    copied_bytes: int
-    winners_only: bool = False
-    top_k: int = 1
-    uncertifiable: str = ""
-    calibrated: bool = False
-    devices: int = 1
-    exact_zeros: bool = False
-    drops: bool = True
-    choice: Choice | None = None
-    running_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class SitePlan:
-    """A decision with the objects that carry it out; ``predictor`` is None for a site left dense.
-
-    On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows,
-    ``spread`` whether the rows are dealt to them in turn.
-    """
-
-    site: Site
-    decision: Decision
-    predictor: Predictor | None = None
-    candidates: int = 0
-    group: int = 1
-    tail: str = "predicted"
-    winners_only: bool = False
-    certify: bool | str = False
-    axes: tuple[str, ...] = ()
-    spread: bool = False
-
-    @property
-    def survivors(self) -> int:
-        """Rows that the finer pass of a cascade scores; 0 without one."""
-        return min(self.predictor.survivors, self.site.width) if isinstance(self.predictor, Cascade) else 0
 
 
 def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> tuple[SitePlan, ...]:
@@ -144,9 +70,9 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     """Decide one site; see :func:`plan`."""
     dense_bytes = sum(facts.weight_bytes)
     chosen = first_rule(site, config)
-    rule = chosen or (_exact_rule(site, facts) if config.exact else None)
+    rule = chosen or (exact_rule(site, facts) if config.exact else None)
     if rule is None:
-        return leave_dense(site, _why_no_rule(site, facts), dense_bytes)
+        return leave_dense(site, why_no_rule(site, facts), dense_bytes)
     named = "the exact default" if chosen is None else f"rule {_rule_number(site, config)}"
     if rule.dense:
         return leave_dense(site, f"{named} says so", dense_bytes)
@@ -232,39 +158,6 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, where: str
     return read + dense * candidates // site.width + facts.running_bytes, stored * site.repeat + facts.copied_bytes
 
 
-def leave_dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
-    """The plan that changes nothing, and why."""
-    decision = Decision(site=site.id, action="dense", reason=reason, dense_bytes=dense_bytes, sparse_bytes=dense_bytes)
-    return SitePlan(site, decision)
-
-
-def _exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
-    """The rule for a site that the user's rules leave out: only what never changes the answer."""
-    if site.kind == "ffn":
-        return _exact_choice_rule(site, facts)
-    candidates = max(128, 4 * facts.top_k)
-    if site.kind != "head" or not facts.winners_only or facts.uncertifiable or candidates * 4 > site.width:
-        return None
-    if facts.devices > 1:
-        return None  # left to XLA's partitioner, the gathers may cost more than the product
-    strict = set(site.consumers) <= {"argmax", "sampling", "max"}
-    predictor = Quantized(bits=8)
-    return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
-
-
-def _exact_choice_rule(site: Site, facts: SiteFacts) -> Rule | None:
-    """``Exact()`` for a block that chooses neurons itself, with room for more than it is likely to keep."""
-    choice = facts.choice
-    if choice is None or not choice.by_gate or facts.devices > 1:
-        return None
-    share = choice.kept / site.width if choice.kept else 1.25 * choice.share
-    union = site.width * (1 - (1 - min(share, 1.0)) ** site.batch)  # of the rows of a batch, were they independent
-    room = ceil((union + 4 * union**0.5 if site.batch > 1 or not choice.kept else union) / choice.group) * choice.group
-    if 4 * room > 3 * site.width:
-        return None
-    return Rule(kind="ffn", predictor=Exact(), candidates=room, group=choice.group)
-
-
 def _check_choice(choice: Choice, site: Site, rule: Rule, group: int, candidates: int, where: str) -> None:
     """Refuse what would not repeat the author's own choice of neurons."""
     exact = isinstance(rule.predictor, Exact)
@@ -286,27 +179,6 @@ def _check_choice(choice: Choice, site: Site, rule: Rule, group: int, candidates
         raise ConfigError(
             f"{where}: {candidates} candidates cannot hold the {choice.kept} neurons that the model keeps"
         )
-
-
-def _why_no_rule(site: Site, facts: SiteFacts) -> str:
-    if site.kind == "head" and not facts.winners_only:
-        read = ", ".join(site.consumers)
-        return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
-    if site.kind == "head" and facts.devices > 1:
-        return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
-    if site.kind == "head" and facts.uncertifiable:
-        return f"{facts.uncertifiable}, and no rule asks to approximate it"
-    if site.kind == "ffn" and facts.choice is not None:
-        if facts.devices > 1:
-            return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
-        if not facts.choice.by_gate:
-            return f"its {site.selection} reads both products, so none can be skipped exactly, and no rule predicts it"
-        return (
-            f"the {site.batch} rows of a call keep too many of the {site.width} neurons between them for a skip to pay"
-        )
-    if site.kind == "ffn" and not facts.exact_zeros:
-        return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
-    return "no rule selects it, and nothing approximate is done unasked"
 
 
 def wanted_candidates(rule: Rule, site: Site, group: int, where: str) -> int:

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from hire_compiler.config import Config, Rule
 from hire_compiler.errors import ConfigError
-from hire_compiler.passes.plan import SiteFacts, SitePlan, first_rule, leave_dense, plan_site, wanted_candidates
+from hire_compiler.passes.plan import first_rule, plan_site, wanted_candidates
+from hire_compiler.passes.site_plan import SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Site
 from hire_compiler.sharding import SiteLayout, expected_recall, kept_per_shard
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hire_compiler.calibration import Calibration
 from hire_compiler.passes.detect import Match
-from hire_compiler.passes.plan import SitePlan
 from hire_compiler.passes.replace_ffn import replace_ffn
 from hire_compiler.passes.replace_head import replace_head
 from hire_compiler.passes.replacement import Replacement
+from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.runtime.target import Target
 

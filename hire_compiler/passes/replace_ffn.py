@@ -6,7 +6,6 @@ import jax
 
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Exact
-from hire_compiler.passes.plan import SitePlan
 from hire_compiler.passes.replacement import (
     Replacement,
     argument_views,
@@ -17,6 +16,7 @@ from hire_compiler.passes.replacement import (
     restore_result,
     site_matrices,
 )
+from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.runtime.ffn import Form, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.calibration import Calibration
-from hire_compiler.passes.plan import SitePlan
 from hire_compiler.passes.replace_winners import replace_winners
 from hire_compiler.passes.replacement import (
     Replacement,
@@ -22,6 +21,7 @@ from hire_compiler.passes.replacement import (
     site_matrices,
     take_batch_rows,
 )
+from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.runtime.logits import exact_logits, fill_tail, select_candidates

@@ -18,11 +18,11 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from hire_compiler.calibration import Calibration
 from hire_compiler.graph import Op, Value
 from hire_compiler.passes.detect import Match
-from hire_compiler.passes.plan import SitePlan
 from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replacement import Preparation, Replacement, Spread
 from hire_compiler.passes.shards import Placement, batch_dimension, local_matrix
 from hire_compiler.passes.shards import result_batch_dims as batch_dims
+from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch, Winner

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.calibration import Calibration
-from hire_compiler.passes.plan import SitePlan
 from hire_compiler.passes.replacement import (
     Replacement,
     argument_views,
@@ -21,6 +20,7 @@ from hire_compiler.passes.replacement import (
     site_matrices,
     take_batch_rows,
 )
+from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.runtime.certify import (

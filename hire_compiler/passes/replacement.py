@@ -19,7 +19,7 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
 from hire_compiler.passes.detect import Match
-from hire_compiler.passes.plan import SitePlan
+from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.runtime.certify import prepare_bound

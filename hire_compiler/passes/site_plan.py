@@ -1,0 +1,89 @@
+"""What is known of a site, and what is planned for it: plain data between the stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hire_compiler.config import Cascade, Predictor
+from hire_compiler.report import Decision, Site
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the author of a block chooses neurons.
+
+    Attributes:
+      kept: neurons kept of each row by rank; 0 where a statistical cut decides.
+      share: what is kept of normally distributed neurons.
+      group: adjacent neurons kept together.
+      by_gate: the gate alone (or the only product) decides.
+      whole_rows: numbers enter that only a whole row can give, such as a mean.
+    """
+
+    kept: int
+    share: float
+    group: int
+    by_gate: bool
+    whole_rows: bool
+
+
+@dataclass(frozen=True)
+class SiteFacts:
+    """What the plan must know of a site beyond its report line.
+
+    Attributes:
+      weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
+      copied_bytes: bytes of the rows that have to be laid out anew (all layers).
+      running_bytes: bytes of a block's matrices whose products run on for other readers.
+      winners_only: a head of which only argmax and top_k are read.
+      top_k: the most winners that any reader asks for.
+      uncertifiable: why a head's winners cannot be proven, or ''.
+      calibrated: a second moment of the site's input is at hand.
+      exact_zeros: the activation makes neurons exactly zero.
+      drops: a logit of −inf is −inf still where it is read.
+      choice: how a block chooses its own neurons, if it does.
+      devices: over how many devices the program's arguments are spread.
+    """
+
+    weight_bytes: tuple[int, ...]
+    copied_bytes: int
+    winners_only: bool = False
+    top_k: int = 1
+    uncertifiable: str = ""
+    calibrated: bool = False
+    devices: int = 1
+    exact_zeros: bool = False
+    drops: bool = True
+    choice: Choice | None = None
+    running_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """A decision with the objects that carry it out; ``predictor`` is None for a site left dense.
+
+    On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows,
+    ``spread`` whether the rows are dealt to them in turn.
+    """
+
+    site: Site
+    decision: Decision
+    predictor: Predictor | None = None
+    candidates: int = 0
+    group: int = 1
+    tail: str = "predicted"
+    winners_only: bool = False
+    certify: bool | str = False
+    axes: tuple[str, ...] = ()
+    spread: bool = False
+
+    @property
+    def survivors(self) -> int:
+        """Rows that the finer pass of a cascade scores; 0 without one."""
+        return min(self.predictor.survivors, self.site.width) if isinstance(self.predictor, Cascade) else 0
+
+
+def leave_dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:
+    """The plan that changes nothing, and why."""
+    decision = Decision(site=site.id, action="dense", reason=reason, dense_bytes=dense_bytes, sparse_bytes=dense_bytes)
+    return SitePlan(site, decision)
