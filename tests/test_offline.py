@@ -108,11 +108,11 @@ def test_a_symbolic_dimension_needs_a_size_and_takes_one() -> None:
     same(artifact(*inputs()), step(parameters(), *inputs()))
 
 
-def test_an_export_over_several_devices_is_refused_aloud(files: Path, tmp_path: Path) -> None:
+def test_an_export_over_devices_that_names_no_mesh_is_refused_aloud(files: Path, tmp_path: Path) -> None:
     path = tmp_path / "sharded.mlir"
     text = (files / "model.mlir").read_text()
     path.write_text(text.replace("mhlo.num_partitions = 1", "mhlo.num_partitions = 4"))
-    with pytest.raises(hire.HireError, match="partitioned over 4 devices"):
+    with pytest.raises(hire.HireError, match="partitioned over 4 devices, but it names no mesh"):
         hire.rewrite(path)
     assert hire.inspect(path).sites
 

@@ -75,7 +75,9 @@ from hire_compiler._mlir.shardings import (
     manual_shardings,
     meshes,
     propagated_shardings,
+    put_shardings,
     replace_body,
+    take_shardings,
 )
 
 __all__ = [
@@ -125,6 +127,7 @@ __all__ = [
     "parse_portable",
     "pointwise_window",
     "propagated_shardings",
+    "put_shardings",
     "rebuild_while",
     "refine_shapes",
     "replace_body",
@@ -136,6 +139,7 @@ __all__ = [
     "scope",
     "set_main_signature",
     "silence",
+    "take_shardings",
     "tensor_type",
     "text",
     "to_bytecode",

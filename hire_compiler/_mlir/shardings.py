@@ -56,6 +56,43 @@ def argument_shardings(module: Any) -> list[DimensionAxes | None]:
     return found
 
 
+def take_shardings(module: Any) -> list[Any]:
+    """The sharding of every argument of ``@main`` as its own attribute, None where there is none.
+
+    Those of its results become constraints inside, which an edit of its signature does not lose.
+    """
+    function = main_function(module).operation
+    block = function.regions[0].blocks[0]
+    found = _shardings(function, "arg_attrs", len(block.arguments))
+    terminator = list(block.operations)[-1].operation
+    for i, sharding in enumerate(_shardings(function, "res_attrs", len(terminator.operands))):
+        if sharding is not None:
+            value = terminator.operands[i]
+            with ir.InsertionPoint(terminator):
+                pinned = ir.Operation.create(
+                    "sdy.sharding_constraint",
+                    results=[value.type],
+                    operands=[value],
+                    attributes={"sharding": sharding},
+                    loc=terminator.location,
+                )
+            terminator.operands[i] = pinned.results[0]
+    return found
+
+
+def _shardings(function: Any, name: str, count: int) -> list[Any]:
+    if name not in function.attributes:
+        return [None] * count
+    given = [ir.DictAttr(attributes) for attributes in ir.ArrayAttr(function.attributes[name])]
+    return [attributes["sdy.sharding"] if "sdy.sharding" in attributes else None for attributes in given]  # noqa: SIM401
+
+
+def put_shardings(module: Any, shardings: Sequence[Any]) -> None:
+    """Say how the arguments of ``@main`` are split: attributes as :func:`take_shardings` gave them."""
+    attributes = [ir.DictAttr.get({} if one is None else {"sdy.sharding": one}) for one in shardings]
+    main_function(module).operation.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
+
+
 def _dimension_axes(attribute: Any) -> DimensionAxes:
     dims = []
     for dim in sdy.TensorShardingAttr(attribute).dimension_shardings:

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 
 from hire_compiler.offline.contents import Contents
+from hire_compiler.offline.devices import put
 from hire_compiler.offline.naming import assign_names
-from hire_compiler.offline.prepare import originals, prepared_tensors, stored_weights
+from hire_compiler.offline.prepare import originals, prepared_tensors, stored_weights, weight_places
 from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.save import save
 from hire_compiler.offline.tensors import open_tensors
@@ -80,7 +81,8 @@ class Artifact(Contents):
         if weights is not None:
             return self.with_weights(weights).prepare(platform=platform, new=new)
         made = prepared_tensors(self, self.platform(platform), originals(self), {}, new=new)
-        return {name: jax.numpy.asarray(array) for name, array in made}
+        places = weight_places(self, self.platform(platform))
+        return {name: put(array, places.get(name)) for name, array in made}
 
     def weights(self, platform: str | None = None) -> dict[str, jax.Array]:
         """The step's weights: those stored in the artifact, else prepared from those given at rewrite."""

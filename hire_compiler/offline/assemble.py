@@ -20,6 +20,7 @@ from hire_compiler.config import Config
 from hire_compiler.hoist import hoist_constants
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.contents import PLAN, REPORT
+from hire_compiler.offline.devices import Devices
 from hire_compiler.offline.manifest import Input, Manifest, Platform, Preparation
 from hire_compiler.offline.progress import Progress
 from hire_compiler.offline.signature import Signature
@@ -41,11 +42,13 @@ class Built:
       program: what was rewritten.
       outcome: of all stages.
       spliced: the step program; the original where nothing was rewritten.
+      devices: where its arguments lie.
     """
 
     program: Program
     outcome: Rewritten
     spliced: Spliced
+    devices: Devices
 
 
 def assemble(
@@ -78,7 +81,7 @@ def assemble(
     sources = {name: spec for name, spec in sources.items() if not files.holds(name)}
     files.blobs[PLAN] = _json({name: [asdict(d) for d in b.outcome.report.decisions] for name, b in built.items()})
     files.blobs[REPORT] = _json({name: b.outcome.report.to_dict() for name, b in built.items()})
-    any_program = next(iter(built.values())).program
+    first = next(iter(built.values()))
     manifest = Manifest(
         name=source.name,
         source=source.digest,
@@ -92,10 +95,11 @@ def assemble(
             Input(source.names[i], path, Spec(*source.types[i]), source.donated[i])
             for i, path in zip(signature.inputs, signature.paths, strict=True)
         ),
-        results=tuple(spec_of(aval) for aval in any_program.out_avals),
+        results=tuple(spec_of(aval) for aval in first.program.out_avals),
         donate=signature.donate,
         sources=sources,
         platforms=entries,
+        mesh=dict(first.devices.mesh),
     )
     named = None if tensors is None else tensors.renamed({source.names[i]: tensor for i, tensor in given.items()})
     return Artifact(manifest, files.blobs, files.constants(), named, check_weights=config.check_weights)
@@ -136,24 +140,27 @@ class _Files:
 
 
 def _export(source: Source, signature: Signature, platform: str, built: Built, files: _Files) -> Platform:
-    program, spliced = built.program, built.spliced
+    program, spliced, devices = built.program, built.spliced, built.devices
     for index, value in enumerate(program.constants):
         files.add_constant(program.arguments[index].name, value)
     names = _prepared_names(spliced)
     kept = {signature.name(i, program): signature.argument_spec(i, program) for i in spliced.kept}
     originals = {name: spec for name, spec in kept.items() if name is not None}
+    placed = {names[entry.preparation, entry.name]: entry.spec for entry in spliced.prepared}
     prepared = {names[entry.preparation, entry.name]: Spec(entry.shape, entry.dtype) for entry in spliced.prepared}
     weights = prepared | originals
+    structs = {name: devices.argument(i, kept[name]) for i in spliced.kept if (name := signature.name(i, program))}
+    structs |= {name: devices.struct(spec, placed[name]) for name, spec in prepared.items()}
     step = _step_function(source, signature, program, spliced, names)
     exported = {}
     for kind, counted in (("step", False), ("check", True)):
         if counted and not any(counter.measure == "proof" for counter in spliced.counters):
             continue
         exported[kind] = files.add_program(
-            f"{kind}.{platform}", _export_step(step, signature, weights, platform, counted, program.name)
+            f"{kind}.{platform}", _export_step(step, signature, structs, devices, platform, counted, program.name)
         )
     preparations = tuple(
-        _export_preparation(key, signature, program, spliced, names, files) for key in spliced.preparations
+        _export_preparation(key, signature, built, names, files) for key in spliced.preparations
     )
     return Platform(exported["step"], exported.get("check", ""), weights, preparations)
 
@@ -183,31 +190,36 @@ def _step_function(
 
 
 def _export_step(
-    step: Any, signature: Signature, weights: dict[str, Spec], platform: str, counted: bool, name: str
+    step: Any,
+    signature: Signature,
+    structs: dict[str, Any],
+    devices: Devices,
+    platform: str,
+    counted: bool,
+    name: str,
 ) -> Any:
     def call(weights: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return step(counted, weights, args, kwargs)
 
     call.__name__ = "hire_" + "".join(c if c.isalnum() else "_" for c in name.rsplit("/", 1)[-1])
-    args, kwargs = signature.abstract()
+    args, kwargs = signature.abstract(devices)
     donated = [position + 1 for position in signature.donate]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
         jitted = jax.jit(call, donate_argnums=donated)
-        structs = {name: spec.struct for name, spec in weights.items()}
         return jax.export.export(jitted, platforms=[platform])(structs, *args, **kwargs)
 
 
 def _export_preparation(
     key: str,
     signature: Signature,
-    program: Program,
-    spliced: Spliced,
+    built: Built,
     names: dict[tuple[str, str], str],
     files: _Files,
 ) -> Preparation:
+    program, spliced = built.program, built.spliced
     preparation = spliced.preparations[key]
-    structs = [signature.argument_spec(i, program).struct for i in preparation.arguments]
+    structs = [built.devices.argument(i, signature.argument_spec(i, program)) for i in preparation.arguments]
     outputs = {e.name: names[key, e.name] for e in spliced.prepared if e.preparation == key}
 
     def build(*arrays: Any) -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
@@ -20,6 +19,7 @@ from hire_compiler.calibrate import STRONGEST, Learner, check_strongest, probe_a
 from hire_compiler.calibration import Calibration, Moment
 from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.atomic import new_file
+from hire_compiler.offline.devices import devices_of
 from hire_compiler.offline.inputs import inputs_from
 from hire_compiler.offline.naming import assign
 from hire_compiler.offline.progress import Progress, no_progress
@@ -65,8 +65,13 @@ def calibrate_export(
     tensors = None if weights is None else open_tensors(weights)
     given = {} if tensors is None else assign(source, tensors, mapping)
     free = [leaf for leaf in source.kept if leaf not in given]
-    held = {leaf: jnp.asarray(tensors.read(name)) for leaf, name in given.items() if leaf in source.kept and tensors}
-    constants = [jnp.asarray(constant) for constant in program.constants]
+    devices, hidden = devices_of(program, source.devices), len(program.constants)
+    held = {
+        leaf: devices.put(hidden + source.kept.index(leaf), tensors.read(name))
+        for leaf, name in given.items()
+        if leaf in source.kept and tensors
+    }
+    constants = [devices.put(i, constant) for i, constant in enumerate(program.constants)]
     out_avals = (*program.out_avals, *probe_avals(instrumented.probes))
 
     @jax.jit

@@ -98,6 +98,7 @@ class Manifest:
       donate: positions of the step's arguments whose buffers the author gave away.
       sources: the model's weights by name.
       hashes: of those weights, once the artifact was prepared from them.
+      mesh: names and sizes of the axes of the mesh that its programs run on; empty for one device.
       platforms: by name.
       files: every other file of the artifact.
     """
@@ -112,6 +113,7 @@ class Manifest:
     platforms: dict[str, Platform]
     files: dict[str, File] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    mesh: dict[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hire_compiler.errors import ArtifactError, WeightError
 from hire_compiler.offline.contents import Contents
+from hire_compiler.offline.devices import input_shardings, put
 from hire_compiler.offline.manifest import Platform
 from hire_compiler.offline.tensor_files import digest, read_tensors
 from hire_compiler.offline.tensors import Tensors, from_tree, spec_of
@@ -62,9 +63,14 @@ def prepared_tensors(
             if contents.check_weights:
                 check_finite(array, name)
         constants = [contents.constants.read(name) for name in preparation.constants]
-        call = jax.jit(contents.program(preparation.program).call)
-        made = call(*constants, *inputs)
+        program = contents.program(preparation.program)
+        operands: list[Any] = [*constants, *inputs]
         del inputs, constants
+        if contents.manifest.mesh:
+            places, _ = input_shardings(program, contents.manifest.mesh, contents.where)
+            operands = [put(array, place) for array, place in zip(operands, places, strict=True)]
+        made = jax.jit(program.call)(*operands)
+        del operands
         for name in list(made):
             yield preparation.outputs[name], np.asarray(made.pop(name))
     for name in entry.originals:
@@ -100,4 +106,17 @@ def stored_weights(contents: Contents, entry: Platform) -> dict[str, jax.Array]:
     tensors = read_tensors(member)
     if tensors.specs != entry.weights:
         raise ArtifactError(f"{member.name} does not hold the weights that the artifact's manifest lists")
-    return {name: jax.numpy.asarray(tensors.read(name)) for name in tensors.specs}
+    places = weight_places(contents, entry)
+    return {name: put(tensors.read(name), places.get(name)) for name in tensors.specs}
+
+
+def weight_places(contents: Contents, entry: Platform) -> dict[str, Any]:
+    """On a mesh, the sharding of each of the step's weights; of none on one device.
+
+    Raises:
+      ArtifactError: there are fewer devices than the mesh has.
+    """
+    if not contents.manifest.mesh:
+        return {}
+    (weights, *_), _ = input_shardings(contents.program(entry.step), contents.manifest.mesh, contents.where)
+    return dict(weights)

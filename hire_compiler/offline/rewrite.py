@@ -7,9 +7,10 @@ from typing import Any
 
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
-from hire_compiler.errors import CaptureError, ConfigError, WeightError
+from hire_compiler.errors import ConfigError, WeightError
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.assemble import Built, assemble
+from hire_compiler.offline.devices import devices_of
 from hire_compiler.offline.naming import assign
 from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.signature import choose_weights
@@ -60,11 +61,6 @@ def rewrite(
         raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")
     progress("reading", 0, 1)
     source = read_source(target, dims=dims)
-    if source.devices > 1:
-        raise CaptureError(
-            f"{source.name} is partitioned over {source.devices} devices, and only single-device exports are rewritten "
-            "offline: export it for one device, or use hire.transform on the sharded function"
-        )
     chosen = _platforms(source, platforms)
     tensors = None if weights is None else open_tensors(weights)
     given = {} if tensors is None else assign(source, tensors, mapping)
@@ -74,8 +70,9 @@ def rewrite(
     for done, name in enumerate(chosen):
         progress(f"rewriting for {name}", done, len(chosen))
         program = source.program(name)
-        outcome = rewrite_program(program, config or Config(), calibration, name, storable=True)
-        built[name] = Built(program, outcome, outcome.spliced or _unchanged(program))
+        devices = devices_of(program, source.devices)
+        outcome = rewrite_program(program, config or Config(), calibration, name, source.devices, storable=True)
+        built[name] = Built(program, outcome, outcome.spliced or _unchanged(program), devices)
     signature = choose_weights(source, [(b.program, b.spliced) for b in built.values()], given, parameters)
     return assemble(source, signature, built, tensors, given, (config or Config()), progress)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hire_compiler.errors import ConfigError, WeightError
+from hire_compiler.offline.devices import Devices
 from hire_compiler.offline.source import Source
 from hire_compiler.offline.tensors import Spec
 from hire_compiler.offline.trees import Path, nest, pick
@@ -66,14 +67,21 @@ class Signature:
         leaf = self.leaf(index, program)
         return pick((args, kwargs), self.paths[self.inputs.index(leaf)])  # type: ignore[arg-type]
 
-    def abstract(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def abstract(self, devices: Devices) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Types of the step's positional and keyword arguments."""
-        structs = [Spec(*self.source.types[i]).struct for i in self.inputs]
+        # Behind the constants, the arguments of @main are the leaves that the export kept.
+        first = len(devices.arguments) - len(self.source.kept)
+        places = {leaf: first + number for number, leaf in enumerate(self.source.kept)}
+        structs = [self._struct(leaf, places.get(leaf), devices) for leaf in self.inputs]
         sides: list[Any] = []
         for side in (0, 1):
             chosen = [n for n, path in enumerate(self.paths) if path[0] == side]
             sides.append(nest([self.paths[n][1:] for n in chosen], [structs[n] for n in chosen]) if chosen else None)
         return sides[0] or (), sides[1] or {}
+
+    def _struct(self, leaf: int, index: int | None, devices: Devices) -> Any:
+        spec = Spec(*self.source.types[leaf])
+        return spec.struct if index is None else devices.argument(index, spec)
 
     @staticmethod
     def results(source: Source, values: Sequence[Any]) -> Any:

@@ -16,6 +16,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from hire_compiler import _mlir
 from hire_compiler.errors import ArtifactError
 from hire_compiler.offline.artifact import Artifact
+from hire_compiler.offline.devices import devices_of
 from hire_compiler.offline.inputs import inputs_from, random_inputs
 from hire_compiler.offline.naming import assign
 from hire_compiler.offline.progress import Progress, no_progress
@@ -144,12 +145,14 @@ def export_original(artifact: Artifact, original: Any, dims: Mapping[str, int] |
     Raises:
       ArtifactError: the artifact was made from another model.
     """
-    program = _source_of(artifact, original, dims).program(platform)
+    source = _source_of(artifact, original, dims)
+    program = source.program(platform)
 
     def dense(*values: Any) -> list[Any]:
         return _mlir.run_module(program.module, program.out_avals, values)
 
-    structs = [Spec(argument.shape, argument.dtype).struct for argument in program.arguments]
+    devices = devices_of(program, source.devices)
+    structs = [devices.argument(i, Spec(a.shape, a.dtype)) for i, a in enumerate(program.arguments)]
     donated = [i for i, argument in enumerate(program.arguments) if argument.donated]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
@@ -168,17 +171,19 @@ def _original(
 ) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     """The original as a function of the artifact's inputs; its results in the artifact's order."""
     program = source.program(jax.default_backend())
+    devices = devices_of(program, source.devices)
     tensors = None if weights is None else open_tensors(weights)
     given = {} if tensors is None else assign(source, tensors, mapping)
     named = {entry.name: position for position, entry in enumerate(artifact.manifest.inputs)}
-    fixed: list[Any] = [jnp.asarray(constant) for constant in program.constants]
+    fixed: list[Any] = [devices.put(i, constant) for i, constant in enumerate(program.constants)]
     places = []
-    for argument, leaf in zip(program.arguments[len(fixed) :], source.kept, strict=True):
+    first = len(fixed)
+    for i, (argument, leaf) in enumerate(zip(program.arguments[first:], source.kept, strict=True), start=first):
         if argument.name in named:
             places.append(named[argument.name])
         elif leaf in given and tensors is not None:
             places.append(-1)
-            fixed.append(jnp.asarray(tensors.read(given[leaf])))
+            fixed.append(devices.put(i, tensors.read(given[leaf])))
         else:
             raise ArtifactError(f"the original takes {argument.name}, which is neither among the weights nor an input")
     held, own = fixed[: len(program.constants)], iter(fixed[len(program.constants) :])

@@ -48,13 +48,17 @@ def settle(module: bytes, types: Sequence[tuple[tuple[int, ...], str]], platform
     """
     with _mlir.fresh_context(), _mlir.silence():
         parsed = _mlir.parse(module)
+        shardings = _mlir.take_shardings(parsed)
         if platform is not None:
             _set_platform(parsed, platform)
+            del shardings[0]
         if any("?" in type_ for type_ in _types(parsed)):
             parsed = _mlir.parse(_mlir.refine_shapes(parsed, types))
         _mlir.inline_calls(parsed)
         fold_cases(parsed)
         constants = hoist_module_constants(parsed)
+        if any(shardings):
+            _mlir.put_shardings(parsed, [*[None] * len(constants), *shardings])
         results = tuple(_mlir.tensor_type(type_) for type_ in _mlir.main_function(parsed).type.results)
         return Settled(_mlir.to_bytecode(parsed), tuple(constants), results)
 

@@ -51,6 +51,10 @@ class Placement:
         shardings = _mlir.propagated_shardings(module, [dot.op.ir for dot in products])
         return [self._layout(match, dot, spec) for match, dot, spec in zip(matches, products, shardings, strict=True)]
 
+    def argument(self, index: int) -> Spec:
+        """The axes that split each dimension of an argument."""
+        return self._specs[index] or ((),) * len(self._arguments[index].shape)
+
     def source(self, weight: Weight) -> tuple[int, ...]:
         """Shape of the argument behind a weight."""
         return self._arguments[weight.argument].shape
@@ -58,7 +62,7 @@ class Placement:
     def _layout(self, match: Match, dot: WeightDot, spec: Spec | None) -> SiteLayout | str:
         assert self.mesh is not None
         used = sorted({weight.argument for weight in _all_weights(match)})
-        specs = tuple((i, self._specs[i] or ((),) * len(self._arguments[i].shape)) for i in used)
+        specs = tuple((i, self.argument(i)) for i in used)
         plain = SiteLayout(self.mesh, (), (), False, specs)
         try:
             rows, turned = self._rows(match, plain)
