@@ -159,9 +159,7 @@ def _export(source: Source, signature: Signature, platform: str, built: Built, f
         exported[kind] = files.add_program(
             f"{kind}.{platform}", _export_step(step, signature, structs, devices, platform, counted, program.name)
         )
-    preparations = tuple(
-        _export_preparation(key, signature, built, names, files) for key in spliced.preparations
-    )
+    preparations = tuple(_export_preparation(key, signature, built, names, files) for key in spliced.preparations)
     return Platform(exported["step"], exported.get("check", ""), weights, preparations)
 
 
