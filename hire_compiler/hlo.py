@@ -278,21 +278,8 @@ def _instruction(line: str) -> Instruction:
     return Instruction(name, op.strip(), _arrays(types), operands, attributes, bool(root))
 
 
-def _type_end(text: str) -> int:
-    """Where the type at the beginning of a text ends: at the first blank outside brackets."""
-    depth = 0
-    for position, character in enumerate(text):
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-        elif character == " " and depth == 0:
-            return position
-    return len(text)
-
-
-def _closing(text: str) -> int:
-    """The position of the parenthesis that closes one opened before the text."""
+def _outside(text: str) -> Iterator[tuple[int, str]]:
+    """The characters outside brackets and quotes, with their positions; ends at a bracket that nothing opened."""
     depth, quoted = 0, False
     for position, character in enumerate(text):
         if character == '"' and text[position - 1 : position] != "\\":
@@ -303,24 +290,28 @@ def _closing(text: str) -> int:
             depth += 1
         elif character in ")]}":
             if depth == 0:
-                return position
+                yield position, character
+                return
             depth -= 1
-    return len(text)
+        elif depth == 0:
+            yield position, character
+
+
+def _type_end(text: str) -> int:
+    """Where the type at the beginning of a text ends: at the first blank outside brackets."""
+    return next((position for position, character in _outside(text) if character == " "), len(text))
+
+
+def _closing(text: str) -> int:
+    """The position of the parenthesis that closes one opened before the text."""
+    return next((position for position, character in _outside(text) if character in ")]}"), len(text))
 
 
 def _split(text: str) -> Iterator[str]:
     """The parts of a list, split at commas outside brackets and quotes."""
-    depth, start, quoted = 0, 0, False
-    for position, character in enumerate(text):
-        if character == '"' and text[position - 1 : position] != "\\":
-            quoted = not quoted
-        elif quoted:
-            continue
-        elif character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-        elif character == "," and depth == 0:
+    start = 0
+    for position, character in _outside(text):
+        if character == ",":
             yield text[start:position]
             start = position + 1
     yield text[start:]

@@ -50,6 +50,8 @@ FLOORS = {
     "calibrate": 5,
     "offline": 5,
     "rules": 2,
+    "placement": 1,
+    "compiled": 6,
     "api": 6,
     "estimate": 7,
     "cli": 8,

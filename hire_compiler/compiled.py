@@ -1,0 +1,197 @@
+"""One compiled signature of a transformed function: its step program, and what it was prepared with."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from hire_compiler import _mlir
+from hire_compiler.errors import WeightError
+from hire_compiler.measured import Measurements
+from hire_compiler.passes.splice import PreparedArray, Spliced
+from hire_compiler.placement import abstract, aval_of, mesh_of, placement_of
+from hire_compiler.prepared import Arrays
+from hire_compiler.program import Program
+from hire_compiler.report import Report
+
+Prepared = dict[str, Arrays]
+
+
+class CompiledStep:
+    """One compiled signature of a transformed function."""
+
+    def __init__(
+        self, avals: list[Any], program: Program, spliced: Spliced | None, report: Report, leaves: list[Any]
+    ) -> None:
+        self.avals = avals
+        self._placements = [placement_of(leaf) for leaf in leaves]
+        self._mesh = mesh_of((*program.constants, *leaves))
+        self.program = program
+        self.spliced = spliced
+        self.report = report
+        self.compiled: Any = None
+        self.weights: tuple[int, ...] = ()
+        self._kept_leaves: tuple[int, ...] = ()
+        self._kept_constants: tuple[Any, ...] = ()
+        self._measured = Measurements(spliced.counters if spliced else (), report)
+        self._current: tuple[list[tuple[int, Any]], tuple[Any, ...]] | None = None
+        if spliced is not None:
+            self._compile(program, spliced)
+
+    def _compile(self, program: Program, spliced: Spliced) -> None:
+        hidden = len(program.constants)
+        self.weights = tuple(sorted({i for p in spliced.preparations.values() for i in p.arguments}))
+        self._kept_constants = tuple(program.constants[i] for i in spliced.kept if i < hidden)
+        self._kept_leaves = tuple(i - hidden for i in spliced.kept if i >= hidden)
+        donated = [
+            len(self._kept_constants) + position
+            for position, i in enumerate(self._kept_leaves)
+            if program.arguments[hidden + i].donated
+        ]
+
+        counters = [jax.core.ShapedArray(c.shape, np.dtype(c.dtype)) for c in spliced.counters]
+
+        def step(*operands: Any) -> list[Any]:
+            return _mlir.run_module(spliced.module, (*program.out_avals, *counters), operands)
+
+        step.__name__ = f"hire_{program.name}".replace("<", "").replace(">", "")
+        self.compiled = jax.jit(step, donate_argnums=donated, keep_unused=True)
+
+    def run(self, leaves: list[Any], prepared: tuple[Any, ...]) -> list[Any]:
+        """Run the step program on the caller's leaves."""
+        kept = [leaves[i] for i in self._kept_leaves]
+        results: list[Any] = self.compiled(*self._kept_constants, *kept, *prepared)
+        own = len(self.program.out_avals)
+        if len(results) > own:
+            self._measured.add(results[own:])
+        return results[:own]
+
+    def current_report(self) -> Report:
+        """The report, with what the certificates have shown so far."""
+        seen = {"certificates": self._measured.certificates(), "tails": self._measured.tails()}
+        return Report(**{**self.report.__dict__, **seen})
+
+    def abstract_operands(self, leaves: list[Any]) -> list[Any]:
+        """Types of everything the step program takes, for lowering."""
+        assert self.spliced is not None
+        values = [*self.program.constants, *leaves]
+        kept = [values[i] for i in self.spliced.kept]
+        placed = self._placed_by_xla(values) if self._mesh is not None else {}
+        return [*kept, *(placed.get((e.preparation, e.name)) or self._prepared_type(e) for e in self.spliced.prepared)]
+
+    def _placed_by_xla(self, values: Sequence[Any]) -> dict[tuple[str, str], jax.ShapeDtypeStruct]:
+        """Where XLA puts the prepared arrays for which the plan names no place (``sharded="vanilla"``)."""
+        assert self.spliced is not None
+        placed = {}
+        for key, preparation in self.spliced.preparations.items():
+            if preparation.spread is None:
+                build = jax.jit(preparation.traced)
+                lowered = build.lower(*(abstract(values[i], aval_of(values[i])) for i in preparation.arguments))
+                for name, sharding in lowered.compile().output_shardings.items():
+                    kind = lowered.out_info[name]
+                    placed[key, name] = jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=sharding)
+        return placed
+
+    def _prepared_type(self, entry: PreparedArray) -> jax.ShapeDtypeStruct:
+        dtype = jax.numpy.dtype(entry.dtype)
+        if entry.spec is None or self._mesh is None:
+            return jax.ShapeDtypeStruct(entry.shape, dtype)
+        spec = PartitionSpec(*(axes or None for axes in entry.spec))
+        return jax.ShapeDtypeStruct(entry.shape, dtype, sharding=NamedSharding(self._mesh, spec))
+
+    def fits(self, leaves: list[Any]) -> bool:
+        """Whether the arguments lie on the devices as those did for which this was planned."""
+        return all(
+            _mlir.is_tracer(leaf) or placement_of(leaf) == planned
+            for leaf, planned in zip(leaves, self._placements, strict=True)
+        )
+
+    def remember(self, leaves: list[Any], prepared: tuple[Any, ...]) -> None:
+        """Keep the fast answer to "are these the weights of the last call?"."""
+        hidden = len(self.program.constants)
+        own = [i - hidden for i in self.weights if i >= hidden]
+        if any(not isinstance(leaves[i], jax.Array) or _mlir.is_tracer(leaves[i]) for i in own):
+            self._current = None
+            return
+        mine = weakref.ref(self)
+
+        def forget(_dead: Any) -> None:
+            step = mine()
+            if step is not None:
+                step._current = None
+
+        self._current = ([(i, weakref.ref(leaves[i], forget)) for i in own], prepared)
+
+    def current(self, leaves: list[Any]) -> tuple[Any, ...] | None:
+        """The prepared arrays of the last call if the weights are the same objects."""
+        current = self._current
+        if current is None:
+            return None
+        for index, reference in current[0]:
+            leaf = leaves[index]
+            if reference() is not leaf or leaf.is_deleted():
+                return None
+        return current[1]
+
+    def nest(self, flat: tuple[Any, ...]) -> Prepared:
+        """Prepared arrays as a dict of dicts, the form that is handed out."""
+        nested: Prepared = {}
+        if self.spliced is not None:
+            for entry, array in zip(self.spliced.prepared, flat, strict=True):
+                nested.setdefault(entry.preparation, {})[entry.name] = array
+        return nested
+
+    def check_prepared(self, prepared: Prepared) -> tuple[Any, ...]:
+        """The flat prepared arrays out of what the caller handed in.
+
+        Raises:
+          WeightError: something is missing or of another shape.
+        """
+        assert self.spliced is not None
+        flat = []
+        for entry in self.spliced.prepared:
+            try:
+                array = prepared[entry.preparation][entry.name]
+            except (KeyError, TypeError):
+                raise WeightError(f"prepared= {_lacking(prepared, entry)} {_described(entry)}") from None
+            if array.shape != entry.shape or str(array.dtype) != entry.dtype:
+                raise WeightError(
+                    f"prepared= has the wrong shape or type, {array.dtype}{list(array.shape)}, for {_described(entry)}"
+                )
+            self._check_mesh(entry, array)
+            flat.append(array)
+        return tuple(flat)
+
+    def _check_mesh(self, entry: PreparedArray, array: Any) -> None:
+        planned = self._prepared_type(entry).sharding
+        if planned is None or not isinstance(array, jax.Array) or _mlir.is_tracer(array):
+            return
+        if not array.sharding.is_equivalent_to(planned, array.ndim):
+            raise WeightError(
+                f"prepared= lies on other devices than the mesh it is planned for here ({dict(planned.mesh.shape)}): "
+                f"prepare it again with arguments on this mesh; it is {_described(entry)}"
+            )
+
+
+def _lacking(prepared: Any, entry: PreparedArray) -> str:
+    """What is wrong with prepared arrays that lack one: they may have been made for another mesh."""
+    layout = entry.preparation.rpartition("|")[2]
+    given = [key.rpartition("|")[2] for key in prepared] if isinstance(prepared, dict) else []
+    others = [text for text in given if text.startswith("mesh ")] if entry.spec else []
+    if not others:
+        return "lacks"
+    here, there = (text.partition(";")[0] for text in (layout, others[0]))
+    return f"was made for the {there} and the weights lie on the {here}; it lacks"
+
+
+def _described(entry: PreparedArray) -> str:
+    kind, _, _, _, weight, *_ = entry.preparation.split("|")
+    return (
+        f"{entry.name} ({entry.dtype}{list(entry.shape)}) of the {kind} with weight {weight}: make it with "
+        "step.prepare(…) of this same step, for a call with the same arguments"
+    )
