@@ -1,6 +1,6 @@
 """Closed-over weights become arguments before anything is lowered.
 
-``jax.jit(lambda x: x @ W)`` would write every number of ``W`` into the lowered module. Here the big
+``jax.jit(lambda x: x @ W + b)`` would write every number of ``W`` and ``b`` into the lowered module. Here such
 constants are taken out of the *traced jaxpr*, wherever they hide: in the program itself, in a nested
 ``jit``, or in a ``jit`` called by a loop body. The jaxpr is then replayed with those constants as
 ordinary arguments, so that a gigabyte of weights costs no text and can be prepared like any other weight.
@@ -8,25 +8,40 @@ ordinary arguments, so that a gigabyte of weights costs no text and can be prepa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex_core
 
 from hire_compiler import _mlir
 
-MINIMUM_BYTES = 64 * 1024  # below this a constant is a table or a mask, not a weight
+WEIGHT_BYTES = 64 * 1024  # so many bytes are a weight, whatever their type: quantized ones are integers
+BIAS_ELEMENTS = 64  # so many floats or booleans are a bias, a scale or a mask, not a number of the program's own
 
 
-def hoist_constants(closed: Any, minimum_bytes: int = MINIMUM_BYTES) -> tuple[Callable[..., Any], list[Any]]:
-    """Take every constant of ``minimum_bytes`` or more out of a closed jaxpr.
+def hoistable(shape: Sequence[int], dtype: Any) -> bool:
+    """Whether a constant is worth an argument: a weight of any type, or a vector that goes with one."""
+    try:
+        kind = jnp.dtype(dtype)
+    except TypeError:
+        return False  # a type that NumPy does not have: left as it is
+    elements = math.prod(shape)
+    small = jnp.issubdtype(kind, np.floating) or kind == np.bool_
+    return elements * kind.itemsize >= WEIGHT_BYTES or (small and elements >= BIAS_ELEMENTS)
+
+
+def hoist_constants(closed: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """Take every :func:`hoistable` constant out of a closed jaxpr.
 
     Returns:
       ``(function, constants)``: ``function(*constants, *arguments)`` computes the list of outputs that
       the jaxpr computes on ``arguments``. With nothing to hoist, ``constants`` is empty.
     """
-    found = {id(value): value for value in _big_constants(closed, minimum_bytes)}
+    found = {id(value): value for value in _weights(closed)}
     position = {key: index for index, key in enumerate(found)}
 
     def function(*args: Any) -> list[Any]:
@@ -36,13 +51,13 @@ def hoist_constants(closed: Any, minimum_bytes: int = MINIMUM_BYTES) -> tuple[Ca
     return function, list(found.values())
 
 
-def _big_constants(closed: Any, minimum_bytes: int) -> Iterator[Any]:
+def _weights(closed: Any) -> Iterator[Any]:
     for value in closed.consts:
-        if getattr(value, "nbytes", 0) >= minimum_bytes and not _mlir.is_tracer(value):
+        if hasattr(value, "dtype") and not _mlir.is_tracer(value) and hoistable(value.shape, value.dtype):
             yield value
     for eqn in closed.jaxpr.eqns:
         for inner in _closed_jaxprs(eqn):
-            yield from _big_constants(inner, minimum_bytes)
+            yield from _weights(inner)
 
 
 def _closed_jaxprs(eqn: Any) -> Iterator[Any]:

@@ -438,8 +438,22 @@ def test_a_partial_over_weights_is_taken(jit_first: bool, rng: np.random.Generat
     partial = functools.partial(decode, big)
     step, t = hire.transform(jax.jit(partial) if jit_first else partial, CONFIG), tokens(rng)
     np.testing.assert_array_equal(step(t), np.argmax(logits(big, t), axis=-1))
-    assert rewritten(step) == ["head/0"]  # the other weights are too small to be taken out of the program
-    assert step.report().sites[0].weights == ("closure[0]",)
+    assert rewritten(step) == ["ffn/0", "head/0"]
+    assert step.report().sites[1].weights == ("closure[0]",)
+
+
+def test_biases_and_masks_of_a_closure_go_with_its_weights(rng: np.random.Generator) -> None:
+    w, bias, down = array(rng, D, WIDTH), array(rng, WIDTH), array(rng, WIDTH, D)
+    table, allowed = array(rng, VOCABULARY, D), np.arange(VOCABULARY) % 3 != 0
+
+    @jax.jit
+    def dense(x: jax.Array) -> jax.Array:
+        h = x + jax.nn.relu(x @ w + bias) @ down
+        return jnp.argmax(jnp.where(allowed, h @ table.T, -jnp.inf), axis=-1)
+
+    step, x = hire.transform(dense, CONFIG), array(rng, 2, D)
+    np.testing.assert_array_equal(step(x), dense(x))
+    assert rewritten(step) == ["ffn/0", "head/0"]
 
 
 def closed_over(w: jax.Array) -> Iterator[tuple[str, Any]]:

@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from relu_blocks import BLOCKS, Block, D, Params, plain, scanned, weights, weights_of
 
 import hire_compiler as hire
 
-D, WIDTH = 32, 256
-Params = dict[str, jax.Array]
 
-
-def plain(w: Params, x: jax.Array) -> jax.Array:
-    return jax.nn.relu(x @ w["up"] + w["bias"]) @ w["down"]
-
-
-def squared(w: Params, x: jax.Array) -> jax.Array:
-    return jnp.square(jax.nn.relu(x @ w["up"] + w["bias"])) @ w["down"]
-
-
-def gated(w: Params, x: jax.Array) -> jax.Array:
-    return (jax.nn.relu(x @ w["gate"] + w["bias"]) * (x @ w["up"])) @ w["down"]
-
-
-def scanned(w: Params, x: jax.Array) -> jax.Array:
-    return jax.lax.scan(lambda x, w: (x + gated(w, x), None), x, w)[0]
-
-
-def weights(rng: np.random.Generator, bias: float, dtype: str) -> Params:
-    def random(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]), dtype)
-
-    return {
-        "up": random(D, WIDTH),
-        "gate": random(D, WIDTH),
-        "down": random(WIDTH, D),
-        "bias": jnp.full(WIDTH, bias, dtype),
-    }
-
-
-@pytest.mark.parametrize("block", [plain, squared, gated, scanned], ids=lambda block: block.__name__)
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("group", [1, 8])
 @pytest.mark.parametrize(("bias", "fits"), [(-2.5, True), (0.0, False)], ids=["few active", "half active"])
-def test_the_block_equals_dense(block: Callable[..., Any], dtype: str, group: int, bias: float, fits: bool) -> None:
+def test_the_block_equals_dense(block: Block, dtype: str, group: int, bias: float, fits: bool) -> None:
     rng = np.random.default_rng(0)
-    w = weights(rng, bias, dtype)
-    if block is scanned:
-        w = jax.tree.map(lambda a: jnp.stack([a, a[::-1], a / 2]), w)
+    w = weights_of(block, rng, dtype, bias)
     rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3, group=group)
     step, dense = hire.transform(jax.jit(block), hire.Config(rules=(rule,))), jax.jit(block)
     tolerance = 64 * float(jnp.finfo(dtype).eps)
@@ -69,7 +34,7 @@ def test_the_block_equals_dense(block: Callable[..., Any], dtype: str, group: in
 
 def test_an_infinite_neuron_counts_as_active() -> None:
     rng = np.random.default_rng(1)
-    w = weights(rng, -2.5, "float32")
+    w = weights(rng, bias=-2.5)
     rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3, group=1)
     step = hire.transform(jax.jit(plain), hire.Config(rules=(rule,)))
     for bad in (np.nan, np.inf):
@@ -78,7 +43,7 @@ def test_an_infinite_neuron_counts_as_active() -> None:
 
 
 def test_activations_without_exact_zeros_are_refused() -> None:
-    w = weights(np.random.default_rng(2), 0.0, "float32")
+    w = weights(np.random.default_rng(2))
     rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3)
     step = hire.transform(lambda w, x: jax.nn.silu(x @ w["up"]) @ w["down"], hire.Config(rules=(rule,)))
     with pytest.raises(hire.ConfigError, match=r"Exact\(\) needs exact zeros, which silu does not give"):
@@ -87,7 +52,7 @@ def test_activations_without_exact_zeros_are_refused() -> None:
 
 def test_a_shifted_relu_has_exact_zeros_too() -> None:
     rng = np.random.default_rng(3)
-    w, x = weights(rng, 0.0, "float32"), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    w, x = weights(rng), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
 
     def shifted(w: Params, x: jax.Array) -> jax.Array:
         return jax.nn.relu(x @ w["up"] - 1.5) @ w["down"]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from relu_blocks import BLOCKS, WIDTH, Block, D, plain, scanned, weights, weights_of
 
 import hire_compiler as hire
 
-D, WIDTH, K = 32, 256, 24
-Block = Callable[..., jax.Array]
-Params = dict[str, jax.Array]
+K = 24
 
 
 def kept(h: jax.Array, size: jax.Array) -> jax.Array:
@@ -28,7 +24,7 @@ def above_cut(g: jax.Array) -> jax.Array:
 
 
 CHOICES: dict[str, Block] = {
-    "statistical, gated": lambda w, x: (above_cut(x @ w["gate"]) * (x @ w["up"] + w["shift"])) @ w["down"],
+    "statistical, gated": lambda w, x: (above_cut(x @ w["gate"]) * (x @ w["up"] + SHIFT.astype(x.dtype))) @ w["down"],
     "top-k after a relu": lambda w, x: kept(jax.nn.relu(x @ w["up"]), jax.nn.relu(x @ w["up"])) @ w["down"],
     "top-k by size, gated": lambda w, x: (
         (jax.nn.silu(kept(x @ w["gate"], jnp.abs(x @ w["gate"]))) * (x @ w["up"])) @ w["down"]
@@ -36,13 +32,7 @@ CHOICES: dict[str, Block] = {
 }
 
 
-def weights(rng: np.random.Generator, dtype: Any = jnp.float32, bias: float = 0.0) -> Params:
-    shapes = {"gate": (D, WIDTH), "up": (D, WIDTH), "down": (WIDTH, D)}
-    w = {name: jnp.asarray(rng.normal(size=s) / np.sqrt(s[0]), dtype) for name, s in shapes.items()}
-    return w | {
-        "shift": jnp.where(jnp.arange(WIDTH) % 2, -1.0, 0.734375).astype(dtype),
-        "bias": jnp.full(WIDTH, bias, dtype),
-    }
+SHIFT = jnp.where(jnp.arange(WIDTH) % 2, -1.0, 0.734375)
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -86,35 +76,17 @@ def test_a_statistical_cut_is_not_predicted() -> None:
 # --------------------------------------------------------------------------- neurons proven zero
 
 
-def plain(w: Params, x: jax.Array) -> jax.Array:
-    return jax.nn.relu(x @ w["up"] + w["bias"]) @ w["down"]
-
-
-def squared(w: Params, x: jax.Array) -> jax.Array:
-    return jnp.square(jax.nn.relu(x @ w["up"] + w["bias"])) @ w["down"]
-
-
-def gated(w: Params, x: jax.Array) -> jax.Array:
-    return (jax.nn.relu(x @ w["gate"] + w["bias"]) * (x @ w["up"])) @ w["down"]
-
-
-def scanned(w: Params, x: jax.Array) -> jax.Array:
-    return jax.lax.scan(lambda x, w: (x + gated(w, x), None), x, w)[0]
-
-
 def certified(block: Block, density: float = 0.4, group: int = 1) -> hire.HireFunction:
     rule = hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), certify=True, density=density, group=group)
     return hire.transform(jax.jit(block), hire.Config(rules=(rule,)))
 
 
-@pytest.mark.parametrize("block", [plain, squared, gated, scanned], ids=lambda block: block.__name__)
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("bias", "fits"), [(-1.5, True), (1.0, False)], ids=["few active", "most active"])
 def test_proven_zeros_are_skipped_and_the_block_equals_dense(block: Block, dtype: str, bias: float, fits: bool) -> None:
     rng = np.random.default_rng(3)
-    w = weights(rng, dtype, bias)
-    if block is scanned:
-        w = jax.tree.map(lambda a: jnp.stack([a, a[::-1], a / 2]), w)
+    w = weights_of(block, rng, dtype, bias)
     step = certified(block)
     for batch in (1, 1, 2):
         x = jnp.asarray(rng.normal(size=(batch, D)), dtype)

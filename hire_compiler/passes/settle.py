@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
-from hire_compiler.hoist import MINIMUM_BYTES
-from hire_compiler.weights import itemsize
+from hire_compiler.hoist import hoistable
 
 
 @dataclass(frozen=True)
@@ -120,13 +119,13 @@ def _take_branch(case: Any) -> None:
 # --------------------------------------------------------------------------- constants
 
 
-def hoist_module_constants(module: Any, minimum_bytes: int = MINIMUM_BYTES) -> list[np.ndarray]:
-    """Make the big constants of a flattened module its first arguments, wherever they stand; their values."""
+def hoist_module_constants(module: Any) -> list[np.ndarray]:
+    """Make the :func:`hoistable` constants of a flattened module its first arguments; their values."""
     function = _mlir.main_function(module)
     block = function.operation.regions[0].blocks[0]
     values, sources = [], []
     for op in _walk(function.operation):
-        if op.name == "stablehlo.constant" and _nbytes(op) >= minimum_bytes:
+        if op.name == "stablehlo.constant" and hoistable(*_mlir.tensor_type(op.results[0].type)):
             value = _dense_value(op)
             if value is not None:
                 values.append(value)
@@ -145,14 +144,6 @@ def hoist_module_constants(module: Any, minimum_bytes: int = MINIMUM_BYTES) -> l
         block.erase_argument(index)
     _mlir.set_main_signature(function)
     return values
-
-
-def _nbytes(op: Any) -> int:
-    shape, dtype = _mlir.tensor_type(op.results[0].type)
-    try:
-        return int(np.prod(shape, dtype=np.int64)) * itemsize(dtype)
-    except TypeError:
-        return 0  # a type that NumPy does not have: left as it is
 
 
 def _dense_value(op: Any) -> np.ndarray | None:
