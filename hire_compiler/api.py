@@ -18,7 +18,7 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.compiled import CompiledStep, Prepared
 from hire_compiler.config import Config
-from hire_compiler.errors import CaptureError, ConfigError, HireWarning
+from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
 from hire_compiler.passes.pipeline import inspect_program, rewrite_program
 from hire_compiler.placement import abstract, aval_of, device_count
 from hire_compiler.prepared import PreparedCache
@@ -142,6 +142,29 @@ class HireFunction:
         step = self._step(leaves, tree)
         return step.nest(self._prepare(step, leaves))
 
+    def split(self, *args: Any, donate: bool = False) -> tuple[Prepared, tuple[Any, ...]]:
+        """Prepare the weights, and let go of those that the step no longer reads.
+
+        Args:
+          args: of one call, all by position.
+          donate: delete the arrays that are let go, so that their memory is free whoever else holds them.
+
+        Returns:
+          ``(prepared, rest)``, for ``step(*rest, prepared=prepared)``: ``rest`` is ``args`` with a
+          ``jax.ShapeDtypeStruct`` in the place of every weight that only preparing reads.
+        """
+        leaves, tree = self._function.flatten(args, {})
+        step = self._step(leaves, tree)
+        flat = self._prepare(step, leaves)
+        rest = list(leaves)
+        for index in step.replaced_leaves:
+            rest[index] = abstract(leaves[index], step.avals[index])
+        if donate:
+            jax.block_until_ready(flat)
+            for index in step.replaced_leaves - step.shared_leaves:
+                leaves[index].delete()
+        return step.nest(flat), self._function.rebuild(tree, rest)[0]
+
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """Lower the step program for these arguments: a ``jax.stages.Lowered`` with ``as_text()``, ``compile()``."""
         if self._platform is not None:
@@ -235,13 +258,15 @@ class HireFunction:
             )
         built: Prepared = {}
         for key, preparation in step.spliced.preparations.items():
-            arrays = [_as_array(values[i]) for i in preparation.arguments]
             names = [step.program.arguments[i].name for i in preparation.arguments]
+            arrays = [_as_array(values[i], name) for i, name in zip(preparation.arguments, names, strict=True)]
             built[key] = self._cache.get(preparation, arrays, names, self._config.check_weights)
         flat = tuple(built[entry.preparation][entry.name] for entry in step.spliced.prepared)
         step.remember(leaves, flat)
         return flat
 
 
-def _as_array(value: Any) -> Any:
+def _as_array(value: Any, name: str) -> Any:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise WeightError(f"{name} is a type without numbers: pass prepared=… as well, which split() or prepare() gave")
     return value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)

@@ -71,6 +71,19 @@ class CompiledStep:
             self._measured.add(results[own:])
         return results[:own]
 
+    @property
+    def replaced_leaves(self) -> frozenset[int]:
+        """Weights that preparing reads and the step does not."""
+        hidden = len(self.program.constants)
+        return frozenset(i - hidden for i in self.weights if i >= hidden) - frozenset(self._kept_leaves)
+
+    @property
+    def shared_leaves(self) -> frozenset[int]:
+        """Weights with which a prepared array shares its memory."""
+        hidden = len(self.program.constants)
+        preparations = self.spliced.preparations.values() if self.spliced is not None else ()
+        return frozenset(argument - hidden for p in preparations for _, argument in p.bits)
+
     def current_report(self) -> Report:
         """The report, with what the certificates have shown so far."""
         seen = {"certificates": self._measured.certificates(), "tails": self._measured.tails()}

@@ -76,8 +76,13 @@ class Callable:
 
     def call_flat(self, tree: Any, leaves: Sequence[Any]) -> Any:
         """Call the function on leaves."""
-        args, kwargs = self._without_static(jax.tree.unflatten(tree, leaves))
+        args, kwargs = self.rebuild(tree, leaves)
         return self.function(*args, **kwargs)
+
+    def rebuild(self, tree: Any, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call out of its leaves: the inverse of :meth:`flatten`."""
+        args, kwargs = self._without_static(jax.tree.unflatten(tree, leaves))
+        return args, kwargs
 
     def leaves_after(self, tree: Any, leaves: Sequence[Any]) -> list[Any]:
         """The leaves of the arguments after a call: other ones where the function changed an object in place."""

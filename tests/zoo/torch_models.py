@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from lowered import LAYERS, VOCABULARY, D, Expected, Model
 
+from examples.offline.torch_opt import import_torchax
+
 PACKAGE = "torchax"
 LLAMA = {
     "vocab_size": VOCABULARY,
@@ -27,35 +29,10 @@ LLAMA = {
 WINDOWED = ("Gemma2", "Gemma3", "Cohere2")
 
 
-def _import_torchax() -> Any:
-    """Import torchax; it names overloads of named tensors, which newer PyTorch no longer has."""
-    import torch._ops
-
-    known = torch._ops.OpOverloadPacket.__getattr__
-
-    def tolerant(self: Any, key: str) -> Any:
-        try:
-            return known(self, key)
-        except AttributeError:
-            if "ame" in key:  # dim_Dimname, names_ScalarOpt_dim, …
-                return str(self), key
-            raise
-
-    torch._ops.OpOverloadPacket.__getattr__ = tolerant
-    try:
-        import torchax
-        import torchax.interop
-
-        torchax.default_env()
-    finally:
-        torch._ops.OpOverloadPacket.__getattr__ = known
-    return torchax
-
-
 def build(name: str, config: str, dtype: str = "float32", **options: Any) -> Any:
     """A module as a function of its parameters."""
     os.environ.setdefault("USE_TF", "0")
-    torchax = _import_torchax()
+    torchax = import_torchax()
     import torch
     import transformers
 
