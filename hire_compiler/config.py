@@ -148,7 +148,11 @@ class Rule:
       predictor: how rows are guessed.
       density: share of the rows computed exactly, 0 < density ≤ 1.
       candidates: number of rows computed exactly (k').
-      group: feed-forward only: rows are chosen in groups of this many adjacent neurons.
+      group: feed-forward only: rows are chosen in groups of this many adjacent neurons. Left out, a calibration decides
+        (by the share of all groups that the active neurons of a call touch); without one, 8, and 1 where zeros are
+        skipped exactly.
+      common: feed-forward only: so many of the candidates are neurons that every call computes, those which were active
+        most often in calibration; the predictor ranks the rest only. Left out, a calibration decides; 0 for none.
       tail: head only: rows outside the candidates keep their ``"predicted"`` logit, or are ``"dropped"``
         to −inf. Only programs that read more than the winners see the difference.
       max_batch: sites that see more rows of input in one call (prefill) stay dense: a large batch reads every
@@ -169,7 +173,8 @@ class Rule:
     predictor: Predictor | None = None
     density: float | None = None
     candidates: int | None = None
-    group: int = 8
+    group: int | None = None
+    common: int | None = None
     tail: Tail = "predicted"
     max_batch: int = 16
     certify: bool | Literal["strict"] = False
@@ -185,7 +190,11 @@ class Rule:
         except re.error as error:
             raise ConfigError(f"{where}: path is not a regular expression: {error}") from None
         _require(self.tail in ("predicted", "dropped"), f"{where}: tail must be 'predicted' or 'dropped'")
-        _require_integer(self.group, f"{where}: group")
+        if self.group is not None:
+            _require_integer(self.group, f"{where}: group")
+        if self.common not in (None, 0):
+            _require_integer(self.common, f"{where}: common")
+            _require(self.kind == "ffn", f"{where}: common is for feed-forward blocks; a head has no common path")
         _require_integer(self.max_batch, f"{where}: max_batch")
         _require(self.certify in (False, True, "strict"), f"{where}: certify must be False, True or 'strict'")
         _require(

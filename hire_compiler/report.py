@@ -64,6 +64,8 @@ class Decision:
       predictor: printed form of the predictor, '' if dense.
       candidates: rows computed exactly in one call (of ``Site.width``).
       group: adjacent rows chosen together.
+      common: how many of the candidates are neurons that every call computes.
+      union: by size of group, the share of all groups that calibration saw one call touch.
       tail: of a head whose full logits are consumed, else ''.
       dense_bytes, sparse_bytes: weight bytes read in one call, before and after (per trip of a loop).
       added_bytes: memory that the predictor and re-laid-out rows add.
@@ -79,6 +81,8 @@ class Decision:
     predictor: str = ""
     candidates: int = 0
     group: int = 1
+    common: int = 0
+    union: tuple[tuple[int, float], ...] = ()
     tail: str = ""
     dense_bytes: int = 0
     sparse_bytes: int = 0
@@ -186,9 +190,22 @@ def _site_line(site: Site, decision: Decision | None) -> str:
     tail = f", tail {decision.tail}" if decision.tail else ""
     return (
         f"{head}\n        rewritten: {decision.predictor}, {decision.candidates} of {site.width} rows exact"
-        f"{f' in groups of {decision.group}' if decision.group > 1 else ''}{tail}; {saved}, "
-        f"{_megabytes(decision.added_bytes)} added; {decision.exactness}{_shard_text(decision)}"
+        f"{f' in groups of {decision.group}' if decision.group > 1 else ''}{_common_text(decision)}{tail}; {saved}, "
+        f"{_megabytes(decision.added_bytes)} added; {decision.exactness}{_shard_text(decision)}{_union_text(decision)}"
     )
+
+
+def _common_text(decision: Decision) -> str:
+    return f", {decision.common} of them always (common path)" if decision.common else ""
+
+
+def _union_text(decision: Decision) -> str:
+    """What share of all groups a call touches, for the sizes that tell most."""
+    shown = [(g, share) for g, share in decision.union if g in (1, 8, 32, 128, decision.group)]
+    if not shown:
+        return ""
+    shares = ", ".join(f"{share:.1%} of {f'all groups of {g}' if g > 1 else 'neurons'}" for g, share in shown)
+    return f"\n        calibrated: a call touches {shares}"
 
 
 def _shard_text(decision: Decision) -> str:

@@ -21,11 +21,12 @@ import hire_compiler as hire
 from hire_compiler import _mlir
 from hire_compiler.graph import read_graph
 from hire_compiler.passes.detect import Match, detect
+from hire_compiler.passes.neurons import common_order
 from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replace_head import comparison
-from hire_compiler.passes.replacement import Replacement, canonical_input, predictor_arrays
+from hire_compiler.passes.replacement import Replacement, canonical_input, predictor_arrays, site_activity_key
 from hire_compiler.passes.splice import splice
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch
@@ -38,44 +39,65 @@ from hire_compiler.runtime.target import target_for
 CPU = target_for("cpu")
 
 
-def masked(function: Callable[..., Any], config: hire.Config, *args: Any) -> Any:
+def masked(
+    function: Callable[..., Any], config: hire.Config, *args: Any, calibration: hire.Calibration | None = None
+) -> Any:
     """What the function returns when every site is masked down to the rows that ``config`` selects."""
     wrapped = Captured(function)
     leaves, tree = wrapped.flatten(args, {})
     program = capture(wrapped, leaves, tree)
-    return jax.tree.unflatten(program.out_tree, masked_flat(program, config, [*program.constants, *leaves]))
+    values = [*program.constants, *leaves]
+    return jax.tree.unflatten(program.out_tree, masked_flat(program, config, values, calibration))
 
 
-def masked_flat(program: Program, config: hire.Config, values: list[Any]) -> list[Any]:
+def masked_flat(
+    program: Program, config: hire.Config, values: list[Any], calibration: hire.Calibration | None = None
+) -> list[Any]:
     """The same for a program and its flat arguments."""
-    plans = rewrite_program(program, config, None, "cpu").plans
+    plans = rewrite_program(program, config, calibration, "cpu").plans
     with _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
         found = detect(read_graph(module), program.arguments)
         pairs = [(m, p) for m, p in zip(found.matches, plans, strict=True) if p.predictor is not None]
-        masks = [(p.site.id, _mask(m, p, replace_site(m, p, None, CPU))) for m, p in pairs]
+        masks = [
+            (p.site.id, _mask(m, p, replace_site(m, p, calibration, CPU), _order(m, p, calibration))) for m, p in pairs
+        ]
         spliced = splice(module, masks, [(a.shape, a.dtype) for a in program.arguments], CPU)
     built = {key: p.traced(*[jnp.asarray(values[i]) for i in p.arguments]) for key, p in spliced.preparations.items()}
     operands = [values[i] for i in spliced.kept] + [built[e.preparation][e.name] for e in spliced.prepared]
     return jax.jit(lambda *o: _mlir.run_module(spliced.module, program.out_avals, o), keep_unused=True)(*operands)
 
 
-def _mask(match: Match, plan: Any, replacement: Replacement) -> Replacement:
-    return _mask_ffn(match, plan, replacement) if isinstance(match, FfnMatch) else _mask_head(match, plan, replacement)
+def _order(match: Match, plan: Any, calibration: hire.Calibration | None) -> np.ndarray:
+    """Which neuron stands where, with the common path first: ``[layers, width]``."""
+    if not plan.common:
+        return np.arange(plan.site.width)[None]
+    assert isinstance(match, FfnMatch)
+    assert calibration is not None
+    activity = calibration.activities[site_activity_key(match)]
+    return np.atleast_2d(common_order(activity, plan.group, plan.common))
 
 
-def _mask_ffn(match: FfnMatch, plan: Any, replacement: Replacement) -> Replacement:
+def _mask(match: Match, plan: Any, replacement: Replacement, order: np.ndarray) -> Replacement:
+    if isinstance(match, FfnMatch):
+        return _mask_ffn(match, plan, replacement, order)
+    return _mask_head(match, plan, replacement)
+
+
+def _mask_ffn(match: FfnMatch, plan: Any, replacement: Replacement, places: np.ndarray) -> Replacement:
     down, up = match.down, match.products[0]
 
     def step(prepared: Any, _views: Any, x: jax.Array, h: jax.Array, *layers: jax.Array) -> list[jax.Array]:
-        bias = match.activation.gate_bias
+        bias, layer = match.activation.gate_bias, layers[0].reshape(()) if layers else None
         groups = select_groups(
-            canonical_input(x, up), predictor_arrays(prepared), None if bias is None else prepared[f"vector{bias}"],
-            match.activation.name, plan.group, plan.candidates // plan.group, CPU,
-            layers[0].reshape(()) if layers else None,
+            canonical_input(x, up), predictor_arrays(prepared),
+            None if bias is None else prepared[f"vector{bias}"][..., plan.common :],
+            match.activation.name, plan.group, (plan.candidates - plan.common) // plan.group, CPU, layer,
         )  # fmt: skip
-        chosen = jnp.zeros(down.d // plan.group, bool).at[groups].set(True).repeat(plan.group)
+        rest = jnp.zeros((down.d - plan.common) // plan.group, bool).at[groups].set(True).repeat(plan.group)
+        neurons = jnp.asarray(places)[0 if layer is None or len(places) == 1 else layer]
+        chosen = jnp.ones(down.d, bool).at[neurons[plan.common :]].set(rest)
         # Neuron n is entry n of the contracting dimensions, taken in the order in which the product pairs them.
         dims = down.x_contracting
         order = sorted(range(len(dims)), key=lambda i: dims[i])

@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from hire_compiler.activity import Activity
 from hire_compiler.calibration import Calibration
 from hire_compiler.graph import Op
 from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Match
-from hire_compiler.passes.replacement import copied_bytes, site_matrices, site_moment_key
+from hire_compiler.passes.replacement import copied_bytes, site_activity_key, site_matrices, site_moment_key
 from hire_compiler.passes.site_plan import Choice, SiteFacts
 from hire_compiler.patterns.activations import EXACT_ZEROS, sample
 from hire_compiler.patterns.canonical import Region
@@ -83,10 +84,17 @@ def _facts(
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         devices=devices,
+        activity=_activity(match, calibration),
         exact_zeros=isinstance(match, FfnMatch) and gives_zeros(match),
         choice=_choice(match),
         drops=not isinstance(match, HeadMatch) or all(_keeps_minus_infinity(r) for r in match.compared),
     )
+
+
+def _activity(match: Match, calibration: Calibration | None) -> Activity | None:
+    if calibration is None or not isinstance(match, FfnMatch):
+        return None
+    return calibration.activity(site_activity_key(match))
 
 
 def _running_bytes(match: Match, downs: Collection[Op]) -> int:

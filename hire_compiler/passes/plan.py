@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 
 from hire_compiler.config import Cascade, Config, Exact, LowRank, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.defaults import exact_rule, why_no_rule
+from hire_compiler.passes.neurons import chosen_group, common_neurons, no_common_path, union_densities
 from hire_compiler.passes.predictor_bytes import bound_bytes, read_bytes, stored_bytes
 from hire_compiler.passes.site_plan import Choice, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Decision, Site
@@ -82,14 +84,15 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         )
     assert rule.predictor is not None
     where = f"{named} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
-    group = rule.group if site.kind == "ffn" else 1
+    group = chosen_group(rule, site, facts)
     if site.width % group:
         raise ConfigError(
             f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
         )
     candidates = wanted_candidates(rule, site, group, where)
     _check(rule, site, facts, group, candidates, where)
-    sparse_bytes, added_bytes = _bytes(rule, site, facts, candidates, where)
+    common = common_neurons(rule, site, facts, group, candidates, where)
+    sparse_bytes, added_bytes = _bytes(rule, site, facts, candidates, common, where)
     if sparse_bytes >= dense_bytes and candidates < site.width:
         runs_on = " (what stands before its activation is read elsewhere and runs on)" if facts.running_bytes else ""
         return leave_dense(
@@ -105,6 +108,8 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         reason += f"; sharded over {facts.devices} devices, where XLA's partitioner may gather scores and rows"
     if isinstance(rule.predictor, (LowRank, Cascade)) and not facts.calibrated:
         reason += "; not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
+    if facts.shards > 1 and facts.activity is not None and rule.common is None and not common:
+        reason += f"; no common path, {no_common_path(rule, facts)}"
     decision = Decision(
         site=site.id,
         action="rewritten",
@@ -112,13 +117,17 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         predictor=str(rule.predictor),
         candidates=candidates,
         group=group,
+        common=common,
+        union=union_densities(site, facts),
         tail="" if site.kind == "ffn" or facts.winners_only else rule.tail,
         dense_bytes=dense_bytes,
         sparse_bytes=sparse_bytes,
         added_bytes=added_bytes,
         exactness=_exactness(site, candidates, facts, rule),
     )
-    return SitePlan(site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only, rule.certify)
+    return SitePlan(
+        site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only, rule.certify, common=common
+    )
 
 
 def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int, where: str) -> None:
@@ -143,19 +152,21 @@ def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int
         raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
 
 
-def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, where: str) -> tuple[int, int]:
+def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: int, where: str) -> tuple[int, int]:
     """Bytes that a rewritten site reads in a call, and bytes that it keeps beside the weights."""
     assert rule.predictor is not None
     dense = sum(facts.weight_bytes)
     if isinstance(rule.predictor, Exact):
         gate = facts.weight_bytes[0]  # or the only up-projection: read whole
         return gate + (dense - gate) * candidates // site.width + facts.running_bytes, facts.copied_bytes
-    stored = stored_bytes(rule.predictor, site, where)
+    predicted = replace(site, width=site.width - common)
+    stored = stored_bytes(rule.predictor, predicted, where) if predicted.width else 0
     read = read_bytes(rule.predictor, stored, candidates, site, where)
     if rule.certify:
         read += bound_bytes(site, always=True)
         stored += bound_bytes(site)
-    return read + dense * candidates // site.width + facts.running_bytes, stored * site.repeat + facts.copied_bytes
+    copied = dense * site.repeat if common else facts.copied_bytes  # their rows stand in another order
+    return read + dense * candidates // site.width + facts.running_bytes, stored * site.repeat + copied
 
 
 def _check_choice(choice: Choice, site: Site, rule: Rule, group: int, candidates: int, where: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from hire_compiler.config import Config, Rule
 from hire_compiler.errors import ConfigError
+from hire_compiler.passes.neurons import with_group
 from hire_compiler.passes.plan import first_rule, plan_site, wanted_candidates
 from hire_compiler.passes.site_plan import SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Site
@@ -58,8 +59,14 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
         copied_bytes=copied // shards,
         running_bytes=facts.running_bytes // shards,
         devices=1,
+        shards=shards,
     )
-    rules = tuple(_shard_rule(rule, site, facts, shards, config.shard_recall) for rule in config.rules)
+    rules = tuple(
+        _shard_rule(with_group(rule, shard, local_facts), site, facts, shards, config.shard_recall)
+        if rule.selects(site.kind, site.id, site.path) and not rule.dense
+        else rule
+        for rule in config.rules
+    )
     planned = plan_site(shard, local_facts, replace(config, rules=rules))
     if planned.predictor is None or shards == 1:
         return planned
@@ -86,16 +93,14 @@ def _spread(site: Site, facts: SiteFacts, shards: int, config: Config) -> bool:
 
 def _shard_rule(rule: Rule, site: Site, facts: SiteFacts, shards: int, recall: float) -> Rule:
     """The rule of one shard: fewer candidates."""
-    if rule.dense or not rule.selects(site.kind, site.id, site.path):
-        return rule
-    group = rule.group if site.kind == "ffn" else 1
+    group = rule.group if rule.group is not None and site.kind == "ffn" else 1
     if site.width % (group * shards):
         return rule  # refused below, in the sizes of a shard
     wanted = wanted_candidates(rule, site, group, site.id) // group
     kept = kept_per_shard(site.width // group, wanted, shards, recall)
     if facts.winners_only:
         kept = max(kept, min(facts.top_k, site.width // shards))
-    return replace(rule, density=None, candidates=kept * group)
+    return replace(rule, density=None, candidates=kept * group, group=group)
 
 
 def _wanted(site: Site, config: Config, group: int) -> int:

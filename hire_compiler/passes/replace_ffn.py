@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import jax
+import numpy as np
 
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Exact
+from hire_compiler.passes.neurons import common_order
 from hire_compiler.passes.replacement import (
     Replacement,
     argument_views,
@@ -14,11 +16,12 @@ from hire_compiler.passes.replacement import (
     make_preparation,
     predictor_arrays,
     restore_result,
+    site_activity_key,
     site_matrices,
 )
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.ffn import FfnMatch
-from hire_compiler.runtime.ffn import Form, select_groups, sparse_ffn
+from hire_compiler.runtime.ffn import CommonPath, Form, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.skip import certified_ffn, exact_ffn
 from hire_compiler.runtime.target import Target
@@ -30,7 +33,8 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
     weights = site_matrices(match)
     vectors = [(origin.weight, index) for origin, index in match.biases]
     gate = match.matrices[activation.gate]
-    preparation = make_preparation(match, plan, gate, vectors, calibration, target)
+    order = _order(match, plan, calibration)
+    preparation = make_preparation(match, plan, gate, vectors, calibration, target, order)
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)
@@ -39,7 +43,11 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         layer = layers[0].reshape(()) if stacked else None
         rows = canonical_input(x, up)
         biases = [prepared[f"vector{i}"] for i in range(len(vectors))]
-        *inputs, down = held_matrices(weights, prepared, views, target)
+        *inputs, down = (
+            held_matrices(weights, prepared, views, target)
+            if order is None
+            else [prepared[f"rows{i}"] for i in range(len(weights))]
+        )
         form = Form(
             activation=lambda *values: code.evaluate(values, exact=True),
             group=plan.group,
@@ -49,7 +57,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
             precise=up.precise,
             down_precise=match.down.precise,
         )
-        budget = plan.candidates // plan.group
+        budget = (plan.candidates - plan.common) // plan.group
         if isinstance(plan.predictor, Exact):
             y, held = exact_ffn(rows, inputs, down, biases, activation.gate, budget, form, match.gate_stages)
             return [restore_result(y, match.down), held]
@@ -60,27 +68,43 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         groups = select_groups(
             rows,
             predictor_arrays(prepared),
-            None if activation.gate_bias is None else biases[activation.gate_bias],
+            None if activation.gate_bias is None else biases[activation.gate_bias][..., plan.common :],
             activation.name,
             plan.group,
             budget,
             target,
             layer,
         )
-        y = sparse_ffn(rows, inputs, down, biases, groups, form)
+        y = sparse_ffn(rows, inputs, down, biases, groups, form, _common_path(prepared, plan, len(weights)))
         return [restore_result(y, match.down)]
 
     return Replacement(
         preparation=preparation,
         values=(match.x, match.layer) if match.layer is not None else (match.x,),
-        views=argument_views(weights, target),
+        views=argument_views(weights, target) if order is None else (),
         step=step,
         results=(match.down.result,),
         before=match.down.op,
         signature=repr((
-            plan.predictor, plan.certify, plan.candidates, plan.group, activation, match.region.expression, up.x_free,
-            up.x_contracting, match.down.row_shape, match.down.rows_first, len(vectors), up.precise,
+            plan.predictor, plan.certify, plan.candidates, plan.group, plan.common, activation, match.region.expression,
+            up.x_free, up.x_contracting, match.down.row_shape, match.down.rows_first, len(vectors), up.precise,
             match.down.precise, [(w.shape, w.layers, w.is_view) for w in weights],
         )),
         measure="proof" if isinstance(plan.predictor, Exact) or plan.certify else "",
     )  # fmt: skip
+
+
+def _order(match: FfnMatch, plan: SitePlan, calibration: Calibration | None) -> np.ndarray | None:
+    """The order in which the rows are laid out; None for that of the model."""
+    if not plan.common:
+        return None
+    activity = calibration.activity(site_activity_key(match)) if calibration else None
+    assert activity is not None, "a common path is planned from what a calibration knows"
+    return common_order(activity, plan.group, plan.common)
+
+
+def _common_path(prepared: Arrays, plan: SitePlan, matrices: int) -> CommonPath | None:
+    if not plan.common:
+        return None
+    *first, down = (prepared[f"common{i}"] for i in range(matrices))
+    return CommonPath(first, down)

@@ -156,14 +156,16 @@ def make_preparation(
     vectors: list[tuple[Weight, np.ndarray]],
     calibration: Calibration | None,
     target: Target,
+    order: np.ndarray | None = None,
 ) -> Preparation:
     """How a site's arrays are prepared: the predictor of ``predicted``, re-laid-out rows, and vectors.
 
     Args:
       predicted: the rows whose products are predicted.
       vectors: parameters with one entry per row, and the position of every row's entry.
+      order: in which the rows are laid out, ``[rows]`` (or stacked), the common path first; None for the model's own.
     """
-    predictor = plan.predictor
+    predictor, common = plan.predictor, plan.common
     assert predictor is not None
     matrices = site_matrices(match)
     used = sorted({w.argument for w in (predicted, *matrices, *(v for v, _ in vectors))})
@@ -172,25 +174,37 @@ def make_preparation(
 
     def build(*arrays: jax.Array) -> Arrays:
         given = dict(zip(used, arrays, strict=True))
-        rows = materialize(predicted, given[predicted.argument])
+        rows = in_order(materialize(predicted, given[predicted.argument]), order)[..., common:, :]
         made = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
         prepared = kept_for(made, predicted.shape[1], target)
         if plan.certify:
             prepared |= _prepare_bound(rows, prepared, plan.site.kind, stacked=predicted.layers is not None)
         for i, w in enumerate(matrices):
-            if not w.is_view:
+            if order is not None:
+                whole = in_order(materialize(w, given[w.argument]), order)
+                prepared |= {f"common{i}": whole[..., :common, :], f"rows{i}": whole[..., common:, :]}
+            elif not w.is_view:
                 prepared[f"rows{i}"] = materialize(w, given[w.argument])
         for i, (vector, index) in enumerate(vectors):
             value = materialize(vector, given[vector.argument])
-            prepared[f"vector{i}"] = value.reshape(*value.shape[: value.ndim - len(vector.shape)], -1)[..., index]
+            entries = value.reshape(*value.shape[: value.ndim - len(vector.shape)], -1)[..., index]
+            prepared[f"vector{i}"] = in_order(entries[..., None], order)[..., 0]
         return {name: array if name.startswith("vector") else store(array, target) for name, array in prepared.items()}
 
     parts = [predicted.key, *(w.key for w in matrices), *(f"{v.key}@{_digest(i)}" for v, i in vectors)]
     learned = calibration.digest if mean is not None and calibration else ""
     options = f"{predictor}{'+bound' if plan.certify else ''}"
+    options += "" if order is None else f"+{common} common@{_digest(order)}"
     key = "|".join([plan.site.kind, options, learned, target.platform, *parts])
-    bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if _as_bits(w, target))
+    bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if order is None and _as_bits(w, target))
     return Preparation(key, tuple(used), build, bits)
+
+
+def in_order(rows: jax.Array, order: np.ndarray | None) -> jax.Array:
+    """Rows ``[m, …]`` in another order, or stacked ones, each layer in its own."""
+    if order is None:
+        return rows
+    return rows[order] if order.ndim == 1 else jax.vmap(lambda layer, own: layer[own])(rows, jnp.asarray(order))
 
 
 def _prepare_bound(rows: jax.Array, quantized: Arrays, kind: str, *, stacked: bool) -> Arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hire_compiler.activity import Activity
 from hire_compiler.config import Cascade, Predictor
 from hire_compiler.report import Decision, Site
 
@@ -43,6 +44,8 @@ class SiteFacts:
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
       devices: over how many devices the program's arguments are spread.
+      shards: into how many parts the rows are split, each choosing by itself.
+      activity: what a calibration knows of a block's neurons.
     """
 
     weight_bytes: tuple[int, ...]
@@ -56,6 +59,8 @@ class SiteFacts:
     drops: bool = True
     choice: Choice | None = None
     running_bytes: int = 0
+    shards: int = 1
+    activity: Activity | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class SitePlan:
     """A decision with the objects that carry it out; ``predictor`` is None for a site left dense.
 
     On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows,
-    ``spread`` whether the rows are dealt to them in turn.
+    ``spread`` whether the rows are dealt to them in turn. Of the candidates of a block, ``common`` are neurons that
+    every call computes.
     """
 
     site: Site
@@ -76,6 +82,7 @@ class SitePlan:
     certify: bool | str = False
     axes: tuple[str, ...] = ()
     spread: bool = False
+    common: int = 0
 
     @property
     def survivors(self) -> int:

@@ -91,6 +91,20 @@ class Form:
         product = chosen_rows_dot(x, rows, index, self.group, self.target, precise=self.precise)
         return unfused(product, self.target).astype(self.product_dtype)
 
+    def common_product(self, x: jax.Array, stack: jax.Array) -> jax.Array:
+        """One of the first products with the neurons that are always computed, one block of memory: ``[b, c]``."""
+        if self.layer is None:
+            return self.product(x, stack)
+        return self.chosen_product(x, stack, self._all_groups(stack))
+
+    def common_down_product(self, h: jax.Array, stack: jax.Array) -> jax.Array:
+        """The last product, of ``h [b, c]`` with the neurons that are always computed: ``[b, d_out]`` float32."""
+        return self.chosen_down_product(h, stack, self._all_groups(stack))
+
+    def _all_groups(self, stack: jax.Array) -> jax.Array:
+        # As a gather: slicing a layer out of a stack first would copy it.
+        return jnp.arange(stack.shape[-2] // self.group, dtype=jnp.int32)
+
     def chosen_down_product(self, h: jax.Array, stack: jax.Array, groups: jax.Array) -> jax.Array:
         """The last product, of ``h [b, k · group]`` with the chosen groups: ``[b, d_out]`` float32."""
         rows, index = self._flat(stack, groups)
@@ -116,6 +130,14 @@ class Form:
         return load(one)
 
 
+@dataclass(frozen=True)
+class CommonPath:
+    """The neurons that every call computes: their rows of every first matrix, and of the last one."""
+
+    matrices: Sequence[jax.Array]
+    down: jax.Array
+
+
 def sparse_ffn(
     x: jax.Array,
     matrices: Sequence[jax.Array],
@@ -123,19 +145,29 @@ def sparse_ffn(
     biases: Sequence[jax.Array],
     groups: jax.Array,
     form: Form,
+    common: CommonPath | None = None,
 ) -> jax.Array:
-    """A feed-forward block on the chosen groups of neurons only.
+    """A feed-forward block on the chosen groups of neurons only, and on those of the common path.
 
     Args:
       x: ``[b, d]``.
       matrices: rows ``[m, d]`` of up (or gate and up), or stacked ``[layers, m, d]``.
       down: ``[m, d_out]``, or stacked.
-      biases: ``[m]`` (or stacked) parameters of the activation, one entry per neuron.
+      biases: ``[c + m]`` (or stacked) parameters of the activation, one entry per neuron, c of the common path first.
       groups: int32 ``[k]``.
+      common: the neurons of the common path, which ``matrices`` and ``down`` do not hold; c is a multiple of the group.
 
     Returns:
       ``[b, d_out]`` float32.
     """
     products = [form.chosen_product(x, matrix, groups) for matrix in matrices]
-    h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
-    return form.chosen_down_product(h, down, groups)
+    if common is None:
+        h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
+        return form.chosen_down_product(h, down, groups)
+    c = common.down.shape[-2]
+    always = [form.common_product(x, matrix) for matrix in common.matrices]
+    products = [jnp.concatenate(pair, axis=1) for pair in zip(always, products, strict=True)]
+    first = c // form.group
+    entries = jnp.concatenate([jnp.arange(first, dtype=groups.dtype), groups + first])
+    h = form.activation(*products, *(form.take_vector(bias, entries) for bias in biases))
+    return form.common_down_product(h[:, :c], common.down) + form.chosen_down_product(h[:, c:], down, groups)
