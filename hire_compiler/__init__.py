@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from hire_compiler.offline.artifact import Artifact
     from hire_compiler.offline.load import load
     from hire_compiler.offline.rewrite import rewrite
+    from hire_compiler.picture import draw
 
 # What only some programs need is imported when it is first named.
 _LATER = {
     "Artifact": "hire_compiler.offline.artifact",
+    "draw": "hire_compiler.picture",
     "load": "hire_compiler.offline.load",
     "rewrite": "hire_compiler.offline.rewrite",
 }
@@ -72,6 +74,7 @@ __all__ = [
     "WeightError",
     "__version__",
     "calibrate",
+    "draw",
     "estimate",
     "group_topk",
     "inspect",

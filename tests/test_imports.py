@@ -53,6 +53,7 @@ FLOORS = {
     "placement": 1,
     "compiled": 6,
     "api": 6,
+    "picture": 6,
     "estimate": 7,
     "cli": 8,
     "": 8,

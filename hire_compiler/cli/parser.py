@@ -179,9 +179,10 @@ def _report(verbs: Any) -> None:
         verbs,
         "report",
         "say what an artifact is and what was done to it",
-        "Print the report of the rewrite.",
+        "Print the report of the rewrite, or draw it.",
     )
     _add_artifact(verb)
+    verb.add_argument("--picture", type=Path, metavar="FILE", help="draw it too: .svg, .png or .pdf (extra plot)")
 
 
 # --------------------------------------------------------------------------- options that verbs share

@@ -159,7 +159,10 @@ def estimate(options: Namespace) -> int:
 
 def report(options: Namespace) -> int:
     """What was done to a model when its artifact was made."""
-    return _describe(options, hire.load(options.artifact))
+    artifact = hire.load(options.artifact)
+    if options.picture:
+        hire.draw(artifact.report(), options.picture)
+    return _describe(options, artifact)
 
 
 # --------------------------------------------------------------------------- helpers
