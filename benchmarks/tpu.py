@@ -3,7 +3,7 @@
 python -m benchmarks.tpu [ffn] [head] [model] [--json FILE]        (needs the extra "tpu"; model also "demo")
 
 Every row stands against two dense programs: as written, and the best dense form the same compiler finds (a batch of
-one padded to eight rows, layers scanned or unrolled). Times follow the published cost function (hire_compiler/cost.py);
+one padded to eight rows, layers scanned or unrolled). Times follow the cost function of hire_compiler/hlo/cost.py;
 the HBM bytes beside them are the safer thing to compare.
 """
 

@@ -1,6 +1,6 @@
 """What a step would cost on a TPU, as its compiler sees it: compiled ahead of time, with no TPU present.
 
-Everything here is **an estimate by the TPU compiler**, never a measurement; :mod:`hire_compiler.cost` says how an
+Everything here is **an estimate by the TPU compiler**, never a measurement; :mod:`hire_compiler.hlo.cost` says how an
 estimate is made, and what it leaves out.
 """
 
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from hire_compiler.api import HireFunction, transform
-from hire_compiler.communication import bytes_by_kind, collectives
 from hire_compiler.config import Config
-from hire_compiler.cost import CHIPS, Chip, OpCost, price, worst_seconds
 from hire_compiler.errors import EstimateError
-from hire_compiler.hlo import HloProgram, read_hlo
+from hire_compiler.hlo.communication import bytes_by_kind, collectives
+from hire_compiler.hlo.cost import CHIPS, Chip, OpCost, price, worst_seconds
+from hire_compiler.hlo.text import HloProgram, read_hlo
 
 LARGE = 4 << 20  # copies of less are no copies of a weight
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hire_compiler.communication import Collective, bytes_by_kind, collectives
-from hire_compiler.hlo import read_hlo
+from hire_compiler.hlo.communication import Collective, bytes_by_kind, collectives
+from hire_compiler.hlo.text import read_hlo
 
 # Lines as the compilers print them: the CPU's, the TPU's (tiled layouts, meshes), and pairs of start and done.
 PROGRAM = """\

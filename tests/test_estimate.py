@@ -15,9 +15,9 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.cli import main
-from hire_compiler.cost import CHIPS, OpCost, price
 from hire_compiler.estimate import LARGE, compare, summarize
-from hire_compiler.hlo import HloProgram, read_hlo
+from hire_compiler.hlo.cost import CHIPS, OpCost, price
+from hire_compiler.hlo.text import HloProgram, read_hlo
 
 V5E = CHIPS["v5e"]
 STORED = Path(__file__).parent / "hlo"

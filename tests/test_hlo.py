@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from hire_compiler.errors import HireError
-from hire_compiler.hlo import Array, HloProgram, read_hlo
+from hire_compiler.hlo.text import Array, HloProgram, read_hlo
 
 STORED = Path(__file__).parent / "hlo"
 

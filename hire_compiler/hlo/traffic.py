@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hire_compiler.hlo import Computation, HloProgram, Instruction
+from hire_compiler.hlo.text import Computation, HloProgram, Instruction
 
 
 def bodies(program: HloProgram, instruction: Instruction) -> Iterator[Instruction]:

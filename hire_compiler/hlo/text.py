@@ -3,7 +3,7 @@
 ``compiled.as_text()`` is the one account of what will run: which copies, gathers and collectives the compiler made,
 in which memory each array lives, and (on TPU) how many cycles the compiler expects an operation to take.
 This reader knows the grammar and nothing about costs: computations, instructions, shapes with layout and memory
-space, operands, called computations, attributes. :mod:`hire_compiler.estimate` puts prices on what it reads.
+space, operands, called computations, attributes. :mod:`hire_compiler.hlo.cost` puts prices on what it reads.
 """
 
 from __future__ import annotations

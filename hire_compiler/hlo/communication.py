@@ -2,7 +2,7 @@
 
 The compiled text of a program for several devices is one device's program. Every collective in it is found, with the
 devices that talk to each other, the bytes it puts on the wire, and how often a call runs it. What that costs in
-time is :mod:`hire_compiler.cost`'s business.
+time is :mod:`hire_compiler.hlo.cost`'s business.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from hire_compiler.hlo import HloProgram, Instruction, collective_kind, collective_result_bytes
+from hire_compiler.hlo.text import HloProgram, Instruction, collective_kind, collective_result_bytes
 
 Groups = tuple[tuple[int, ...], ...]
 

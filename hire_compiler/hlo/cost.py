@@ -35,9 +35,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, log2, prod
 
-from hire_compiler.communication import read_collective
-from hire_compiler.hlo import Array, Computation, HloProgram, Instruction, collective_kind
-from hire_compiler.traffic import bodies, hbm_bytes, is_prefetch
+from hire_compiler.hlo.communication import read_collective
+from hire_compiler.hlo.text import Array, Computation, HloProgram, Instruction, collective_kind
+from hire_compiler.hlo.traffic import bodies, hbm_bytes, is_prefetch
 
 
 @dataclass(frozen=True, kw_only=True)
