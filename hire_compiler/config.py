@@ -126,7 +126,9 @@ class Exact:
     """No prediction: the gate (or a ReLU up-projection) is computed dense, as the author wrote it.
 
     What it makes exactly zero is skipped in the other matrices. Where more neurons are active than the rule's
-    budget (``density`` or ``candidates``), the dense block runs. Feed-forward blocks with ReLU-like activations only.
+    budget (``density`` or ``candidates``), the dense block runs. Without one several budgets are tried, and the
+    smallest that holds runs: quantiles of what calibration saw, or 1/16, 1/8 and 1/4 of the width. Feed-forward blocks
+    with ReLU-like activations, or an author's own choice of neurons, only.
     """
 
     def __str__(self) -> str:
@@ -144,7 +146,8 @@ class Rule:
       kind: ``"ffn"`` or ``"head"``.
       path: regular expression searched in the site's id and scope path; the default matches all.
 
-    What to do (give exactly one of ``density`` and ``candidates``, or ``dense=True``):
+    What to do (give exactly one of ``density`` and ``candidates``, or ``dense=True``; with ``Exact()`` both may be left
+    out, and calibration or the width decides):
       predictor: how rows are guessed.
       density: share of the rows computed exactly, 0 < density ≤ 1.
       candidates: number of rows computed exactly (k').
@@ -221,8 +224,9 @@ class Rule:
             self.kind == "head" or not isinstance(self.predictor, Cascade),
             f"{where}: Cascade is for heads; a feed-forward block has too few rows to score them twice",
         )
+        automatic = isinstance(self.predictor, Exact) and self.density is None and self.candidates is None
         _require(
-            (self.density is None) != (self.candidates is None),
+            (self.density is None) != (self.candidates is None) or automatic,
             f"{where}: give exactly one of density (a share) and candidates (a number of rows)",
         )
         _require(

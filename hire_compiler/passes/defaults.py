@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 from hire_compiler.config import Exact, Quantized, Rule
+from hire_compiler.passes.budgets import worth_skipping
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
@@ -12,7 +11,7 @@ from hire_compiler.report import Site
 def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule for a site that the user's rules leave out: only what never changes the answer."""
     if site.kind == "ffn":
-        return _exact_choice_rule(site, facts)
+        return Rule(kind="ffn", predictor=Exact()) if _skips_exactly(facts) else None
     candidates = max(128, 4 * facts.top_k)
     if site.kind != "head" or not facts.winners_only or facts.uncertifiable or candidates * 4 > site.width:
         return None
@@ -23,17 +22,13 @@ def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
 
 
-def _exact_choice_rule(site: Site, facts: SiteFacts) -> Rule | None:
-    """``Exact()`` for a block that chooses neurons itself, with room for more than it is likely to keep."""
-    choice = facts.choice
-    if choice is None or not choice.by_gate or facts.devices > 1:
-        return None
-    share = choice.kept / site.width if choice.kept else 1.25 * choice.share
-    union = site.width * (1 - (1 - min(share, 1.0)) ** site.batch)  # of the rows of a batch, were they independent
-    room = ceil((union + 4 * union**0.5 if site.batch > 1 or not choice.kept else union) / choice.group) * choice.group
-    if 4 * room > 3 * site.width:
-        return None
-    return Rule(kind="ffn", predictor=Exact(), candidates=room, group=choice.group)
+def _skips_exactly(facts: SiteFacts) -> bool:
+    """Whether what the gate zeroes can be skipped, and is more than stays in the cache anyway."""
+    if facts.devices > 1:
+        return False
+    if facts.choice is not None:
+        return facts.choice.by_gate
+    return facts.exact_zeros and worth_skipping(facts)
 
 
 def why_no_rule(site: Site, facts: SiteFacts) -> str:
@@ -50,9 +45,9 @@ def why_no_rule(site: Site, facts: SiteFacts) -> str:
             return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
         if not facts.choice.by_gate:
             return f"its {site.selection} reads both products, so none can be skipped exactly, and no rule predicts it"
-        return (
-            f"the {site.batch} rows of a call keep too many of the {site.width} neurons between them for a skip to pay"
-        )
     if site.kind == "ffn" and not facts.exact_zeros:
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
+    if site.kind == "ffn" and not worth_skipping(facts):
+        skipped = sum(facts.weight_bytes[1:])
+        return f"the {skipped} bytes that could be skipped stay in the cache, and no rule asks to rewrite it"
     return "no rule selects it, and nothing approximate is done unasked"

@@ -9,8 +9,9 @@ from math import ceil
 from hire_compiler.config import Cascade, Config, Exact, LowRank, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.defaults import exact_rule, why_no_rule
-from hire_compiler.passes.neurons import chosen_group, common_neurons, no_common_path, union_densities
+from hire_compiler.passes.neurons import common_neurons, no_common_path, union_densities
 from hire_compiler.passes.predictor_bytes import bound_bytes, read_bytes, stored_bytes
+from hire_compiler.passes.settle_rule import settle_rule
 from hire_compiler.passes.site_plan import Choice, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Decision, Site
 
@@ -84,13 +85,17 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         )
     assert rule.predictor is not None
     where = f"{named} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
-    group = chosen_group(rule, site, facts)
+    settled = settle_rule(rule, site, facts)
+    if isinstance(settled, str):
+        return leave_dense(site, settled, dense_bytes)
+    explicit, rule = rule, settled.rule
+    group = rule.group or 1
     if site.width % group:
         raise ConfigError(
             f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
         )
     candidates = wanted_candidates(rule, site, group, where)
-    _check(rule, site, facts, group, candidates, where)
+    _check(explicit, site, facts, group, candidates, where)
     common = common_neurons(rule, site, facts, group, candidates, where)
     sparse_bytes, added_bytes = _bytes(rule, site, facts, candidates, common, where)
     if sparse_bytes >= dense_bytes and candidates < site.width:
@@ -101,7 +106,7 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
             f"dense reads {dense_bytes}: it would lose{runs_on}",
             dense_bytes,
         )
-    reason = named
+    reason = "; ".join([named, *settled.notes])
     if facts.running_bytes:
         reason += f"; {facts.running_bytes} bytes of its first products are read as before, for others who use them"
     if facts.devices > 1:
@@ -126,7 +131,16 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         exactness=_exactness(site, candidates, facts, rule),
     )
     return SitePlan(
-        site, decision, rule.predictor, candidates, group, rule.tail, facts.winners_only, rule.certify, common=common
+        site,
+        decision,
+        rule.predictor,
+        candidates,
+        group,
+        rule.tail,
+        facts.winners_only,
+        rule.certify,
+        common=common,
+        budgets=settled.budgets,
     )
 
 
@@ -172,6 +186,7 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: in
 def _check_choice(choice: Choice, site: Site, rule: Rule, group: int, candidates: int, where: str) -> None:
     """Refuse what would not repeat the author's own choice of neurons."""
     exact = isinstance(rule.predictor, Exact)
+    told = rule.candidates is not None or rule.density is not None
     if group % choice.group:
         raise ConfigError(
             f"{where}: the model keeps groups of {choice.group} neurons, group {group} would cut them; "
@@ -186,7 +201,7 @@ def _check_choice(choice: Choice, site: Site, rule: Rule, group: int, candidates
         raise ConfigError(
             f"{where}: {site.selection} needs numbers of all neurons, which no predictor gives; use Exact()"
         )
-    if candidates < choice.kept:
+    if told and candidates < choice.kept:
         raise ConfigError(
             f"{where}: {candidates} candidates cannot hold the {choice.kept} neurons that the model keeps"
         )

@@ -94,8 +94,8 @@ def _spread(site: Site, facts: SiteFacts, shards: int, config: Config) -> bool:
 def _shard_rule(rule: Rule, site: Site, facts: SiteFacts, shards: int, recall: float) -> Rule:
     """The rule of one shard: fewer candidates."""
     group = rule.group if rule.group is not None and site.kind == "ffn" else 1
-    if site.width % (group * shards):
-        return rule  # refused below, in the sizes of a shard
+    if site.width % (group * shards) or (rule.candidates is None and rule.density is None):
+        return rule  # refused or settled below, in the sizes of a shard
     wanted = wanted_candidates(rule, site, group, site.id) // group
     kept = kept_per_shard(site.width // group, wanted, shards, recall)
     if facts.winners_only:
@@ -106,4 +106,5 @@ def _shard_rule(rule: Rule, site: Site, facts: SiteFacts, shards: int, recall: f
 def _wanted(site: Site, config: Config, group: int) -> int:
     """How many groups the rule of a site wants; 0 if none speaks for it."""
     rule = first_rule(site, config)
-    return 0 if rule is None else wanted_candidates(rule, site, group, site.id) // group
+    open_ = rule is not None and rule.candidates is None and rule.density is None
+    return 0 if rule is None or open_ else wanted_candidates(rule, site, group, site.id) // group

@@ -59,7 +59,8 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         )
         budget = (plan.candidates - plan.common) // plan.group
         if isinstance(plan.predictor, Exact):
-            y, held = exact_ffn(rows, inputs, down, biases, activation.gate, budget, form, match.gate_stages)
+            budgets = [size // plan.group for size in (*plan.budgets, plan.candidates)]
+            y, held = exact_ffn(rows, inputs, down, biases, activation.gate, budgets, form, match.gate_stages)
             return [restore_result(y, match.down), held]
         if plan.certify:
             bias = activation.gate_bias
@@ -86,9 +87,9 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         results=(match.down.result,),
         before=match.down.op,
         signature=repr((
-            plan.predictor, plan.certify, plan.candidates, plan.group, plan.common, activation, match.region.expression,
-            up.x_free, up.x_contracting, match.down.row_shape, match.down.rows_first, len(vectors), up.precise,
-            match.down.precise, [(w.shape, w.layers, w.is_view) for w in weights],
+            plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.common, activation,
+            match.region.expression, up.x_free, up.x_contracting, match.down.row_shape, match.down.rows_first,
+            len(vectors), up.precise, match.down.precise, [(w.shape, w.layers, w.is_view) for w in weights],
         )),
         measure="proof" if isinstance(plan.predictor, Exact) or plan.certify else "",
     )  # fmt: skip

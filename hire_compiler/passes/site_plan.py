@@ -69,7 +69,7 @@ class SitePlan:
 
     On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows,
     ``spread`` whether the rows are dealt to them in turn. Of the candidates of a block, ``common`` are neurons that
-    every call computes.
+    every call computes; ``budgets`` are smaller numbers of neurons that an exact skip tries first.
     """
 
     site: Site
@@ -83,6 +83,7 @@ class SitePlan:
     axes: tuple[str, ...] = ()
     spread: bool = False
     common: int = 0
+    budgets: tuple[int, ...] = ()
 
     @property
     def survivors(self) -> int:

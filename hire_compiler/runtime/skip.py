@@ -1,12 +1,13 @@
 """Feed-forward blocks that skip only what is zero: known from the gate itself, or proven from a bound.
 
 Both find the groups of neurons that may be non-zero. If these fit in a budget they alone are computed, else all are:
-``lax.cond``, of which one side runs. Either way the result is that of the dense block, up to the order of its sums.
+``lax.switch``, of which one branch runs. Either way the result is that of the dense block, up to the order of its sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import jax
@@ -39,7 +40,7 @@ def exact_ffn(
     down: jax.Array,
     vectors: Sequence[jax.Array],
     gate: int,
-    budget: int,
+    budgets: Sequence[int],
     form: Form,
     stages: Stages,
 ) -> tuple[jax.Array, jax.Array]:
@@ -52,10 +53,11 @@ def exact_ffn(
       x: ``[b, d]``.
       matrices: rows ``[m, d]`` of up, or of gate and up; or stacked.
       gate: which of the matrices is computed whole.
-      budget: groups that fit; where more are active, the dense block runs.
+      budgets: numbers of groups, ascending. The smallest in which the active ones fit is computed; where more are
+        active than the last holds, the dense block runs.
 
     Returns:
-      ``[b, d_out]`` float32, and int32 the number of batch rows for which the budget held.
+      ``[b, d_out]`` float32, and int32 the number of batch rows for which a budget held.
     """
     z = form.product(x, matrices[gate])
     width = z.shape[1]
@@ -77,7 +79,7 @@ def exact_ffn(
     def dense() -> jax.Array:
         return finish(lambda value: value, lambda matrix: form.product(x, matrix))
 
-    return _sparse_or_dense(nonzero, budget, down, form, sparse, dense)
+    return _sparse_or_dense(nonzero, budgets, down, form, sparse, dense)
 
 
 def certified_ffn(
@@ -111,7 +113,7 @@ def certified_ffn(
         products = [form.product(x, matrix) for matrix in matrices]
         return form.activation(*products, *(form.whole(vector, 1) for vector in vectors))
 
-    return _sparse_or_dense(jnp.logical_not(zero), budget, down, form, sparse, dense)
+    return _sparse_or_dense(jnp.logical_not(zero), (budget,), down, form, sparse, dense)
 
 
 def proven_zero(x: jax.Array, bias: jax.Array, prepared: Arrays, form: Form) -> jax.Array:
@@ -141,26 +143,27 @@ def trusted_bound(rows: jax.Array, bound: jax.Array) -> jax.Array:
 
 def _sparse_or_dense(
     needed: jax.Array,
-    budget: int,
+    budgets: Sequence[int],
     down: jax.Array,
     form: Form,
     sparse: Callable[[jax.Array], jax.Array],
     dense: Callable[[], jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """Compute the needed neurons ``[b, m]`` if their groups fit in the budget, else all."""
+    """Compute the needed neurons ``[b, m]`` if their groups fit in a budget, else all."""
     batch = needed.shape[0]
     active = needed.reshape(batch, -1, form.group).any(axis=(0, 2))
     count = jnp.sum(active, dtype=jnp.int32)
 
-    def some() -> jax.Array:
+    def some(budget: int) -> jax.Array:
         groups = lax.top_k(active.astype(jnp.float32), budget)[1]  # the active ones first, in ascending order
         h = sparse(groups)
         used = jnp.repeat(jnp.arange(budget) < count, form.group)
         return form.chosen_down_product(jnp.where(used, h, jnp.zeros_like(h)), down, groups)
 
-    held = count <= budget
-    result = lax.cond(held, some, lambda: form.down_product(dense(), down))
-    return result, jnp.where(held, batch, 0).astype(jnp.int32)
+    too_small = sum((count > budget).astype(jnp.int32) for budget in budgets)
+    branches = [partial(some, budget) for budget in budgets]
+    result = lax.switch(too_small, [*branches, lambda: form.down_product(dense(), down)])
+    return result, jnp.where(count <= budgets[-1], batch, 0).astype(jnp.int32)
 
 
 def _choose(groups: jax.Array, group: int) -> Callable[[jax.Array], jax.Array]:

@@ -1,0 +1,67 @@
+"""How many active neurons ``Exact()`` leaves room for, where no rule says so. Pure.
+
+The gate is read whole either way; a call whose active neurons fit in a budget reads so many rows of the other matrices,
+any other call reads all of them. So a budget can only cost what looking costs, and several may be tried: the smallest
+one that holds runs. With a calibration they are quantiles of what was active; an author's own choice of neurons says
+how many it keeps; without either, shares of the width up to where gathered rows stop paying.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from hire_compiler.config import Rule
+from hire_compiler.passes.site_plan import SiteFacts
+from hire_compiler.report import Site
+
+LADDER = (1 / 16, 1 / 8, 1 / 4)
+PAYS = 3 / 8  # share of the rows up to which gathering them beats reading all: gathers run at about half the speed
+QUANTILES = (0.999, 0.99, 0.9, 0.5)
+WORTH_BYTES = 1 << 20  # a block that could skip less than this stays in the cache, and has nothing to gain
+
+
+def exact_budgets(rule: Rule, site: Site, facts: SiteFacts, group: int) -> tuple[int, ...]:
+    """Numbers of neurons, ascending, in whole groups; empty where none is likely to pay."""
+    if rule.candidates is not None or rule.density is not None:
+        raise ValueError("the rule says how many")
+    if facts.activity is not None and facts.activity.strongest is None:
+        shares = _measured(site, facts, group)
+    elif facts.choice is not None:
+        shares = _chosen(site, facts)
+    else:
+        shares = LADDER
+    return tuple(sorted({min(ceil(share * site.width / group) * group, site.width) for share in shares}))
+
+
+def _measured(site: Site, facts: SiteFacts, group: int) -> tuple[float, ...]:
+    """The highest quantile that pays, and the median if it is much less."""
+    assert facts.activity is not None
+    seen = [facts.activity.most(group, site.batch, quantile) for quantile in QUANTILES]
+    paying = [max(share, 1 / site.width) for share in seen if share <= PAYS]
+    if not paying:
+        return ()
+    return (paying[0], paying[-1]) if paying[-1] < 0.7 * paying[0] else (paying[0],)
+
+
+def _chosen(site: Site, facts: SiteFacts) -> tuple[float, ...]:
+    """Room for more than an author's choice is likely to keep of independent rows."""
+    choice = facts.choice
+    assert choice is not None
+    share = choice.kept / site.width if choice.kept else 1.25 * choice.share
+    union = site.width * (1 - (1 - min(share, 1.0)) ** site.batch)
+    room = union + 4 * union**0.5 if site.batch > 1 or not choice.kept else union
+    return (room / site.width,) if 4 * room <= 3 * site.width else ()
+
+
+def why_no_budget(site: Site, facts: SiteFacts, group: int) -> str:
+    """Why none is likely to pay."""
+    rows = f"the {site.batch} rows of a call" if site.batch > 1 else "a call"
+    if facts.activity is not None and facts.activity.strongest is None:
+        share = facts.activity.most(group, site.batch, 0.5)
+        return f"half of the time {rows} touched more than {share:.0%} of its neurons in calibration: no skip would pay"
+    return f"{rows} keeps too many of the {site.width} neurons for a skip to pay"
+
+
+def worth_skipping(facts: SiteFacts) -> bool:
+    """Whether what could be skipped is more than stays in the cache."""
+    return sum(facts.weight_bytes[1:]) >= WORTH_BYTES
