@@ -24,7 +24,7 @@ from hire_compiler.errors import (
 from hire_compiler.estimate import Comparison, Estimate, estimate
 from hire_compiler.group_topk import group_topk
 from hire_compiler.report import Decision, Miss, Report, Site
-from hire_compiler.sampler import with_sampler
+from hire_compiler.sampler import Sampling, with_sampler
 from hire_compiler.version import __version__
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ __all__ = [
     "Quantized",
     "Report",
     "Rule",
+    "Sampling",
     "Site",
     "TransformError",
     "WeightError",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -17,6 +18,39 @@ from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError, ConfigError
 
 Sampler = Literal["greedy", "top_k", "gumbel"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A sampler and its options, as :func:`with_sampler` takes them; what ``hire.rewrite`` folds into an export.
+
+    Attributes:
+      sampler: ``"greedy"``, ``"top_k"`` or ``"gumbel"``.
+      logits, k, temperature, position: see :func:`with_sampler`.
+    """
+
+    sampler: str
+    logits: str | None = None
+    k: int | None = None
+    temperature: float | None = 1.0
+    position: int = -1
+
+    def __post_init__(self) -> None:
+        _check(self.sampler, self.k, self.temperature)
+        if self.temperature is not None:
+            object.__setattr__(self, "temperature", float(self.temperature))
+
+    def fold(self, step: Any) -> Callable[..., Any]:
+        """The step with tokens in the place of its logits."""
+        options = {"logits": self.logits, "k": self.k, "temperature": self.temperature, "position": self.position}
+        return with_sampler(step, self.sampler, **options)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        options: dict[str, Any] = {"k": self.k} if self.sampler == "top_k" else {}
+        if self.sampler == "gumbel":
+            options["temperature"] = "given at run time" if self.temperature is None else self.temperature
+        text = ", ".join(f"{name} {value}" for name, value in options.items())
+        return f"{self.sampler} of {self.logits or 'the logits'}{f' ({text})' if text else ''}"
 
 
 def with_sampler(
@@ -96,8 +130,9 @@ def _check(sampler: str, k: int | None, temperature: float | None) -> None:
         raise ConfigError(f"k is {k!r}, must be a whole number of at least 1")
     if sampler != "gumbel" and temperature != 1.0:
         raise ConfigError(f"temperature is {temperature!r}, but only 'gumbel' has one: leave it out")
-    if temperature is not None and not temperature >= 0:
-        raise ConfigError(f"temperature is {temperature!r}, must be at least 0 (0 is greedy)")
+    number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+    if temperature is not None and not (number and temperature >= 0):
+        raise ConfigError(f"temperature is {temperature!r}, must be a number of at least 0 (0 is greedy)")
 
 
 def _function_of(step: Any) -> Callable[..., Any]:

@@ -137,4 +137,4 @@ def _location_names(location: Any) -> list[str]:
 
 def _is_plumbing(part: str) -> bool:
     wrappers = ("jit(", "pjit", "while", "body", "cond", "closed_call", "checkpoint", "remat", "core_call")
-    return part.startswith(wrappers) or part in ("main", "scan")
+    return part.startswith(wrappers) or part in ("main", "scan", "hire_program")

@@ -114,6 +114,7 @@ def _rewrite(verbs: Any) -> None:
         metavar="REGEX",
         help="arguments so named are weights, given later",
     )
+    _add_sampler(verb)
     verb.add_argument("--force", action="store_true", help="replace an artifact that stands there")
 
 
@@ -215,6 +216,15 @@ def _add_weights(verb: Any, required: bool = False) -> None:
         metavar="ARGUMENT=TENSOR",
         help="which tensor is which argument (by name or position), where names do not say it",
     )
+
+
+def _add_sampler(verb: Any) -> None:
+    group = verb.add_argument_group("sampler", "for a model that returns logits: fold in the choice of the next token")
+    group.add_argument("--sampler", choices=("greedy", "top_k", "gumbel"), help="how to choose")
+    group.add_argument("--logits", metavar="RESULT", help='which result holds them, as "[\'logits\']" or "[0]"')
+    group.add_argument("-k", type=_count(1), metavar="K", help="of top_k: how many tokens")
+    group.add_argument("--temperature", metavar="T", help="of gumbel: a number, or 'input' for one given at run time")
+    group.add_argument("--position", type=int, default=-1, metavar="N", help="whose logits, of several (default: last)")
 
 
 def _add_dims(verb: Any) -> None:

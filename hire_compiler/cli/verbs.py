@@ -68,6 +68,7 @@ def rewrite(options: Namespace) -> int:
             weights=options.weights,
             mapping=rules.mapping | dict(options.map),
             parameters=options.parameters,
+            sampler=_sampling(options),
             dims=_dims(options),
             platforms=options.platform,
             progress=tell,
@@ -183,6 +184,19 @@ def _print(options: Namespace, content: Any, text: str) -> None:
 
 def _dims(options: Namespace) -> dict[str, int]:
     return dict(options.dim)
+
+
+def _sampling(options: Namespace) -> hire.Sampling | None:
+    if options.sampler is None:
+        if options.logits is not None or options.k is not None or options.temperature is not None:
+            raise ConfigError("--logits, -k and --temperature are options of --sampler: name a sampler")
+        return None
+    try:
+        heat = {"input": None, None: 1.0}.get(options.temperature, options.temperature)
+        temperature = None if heat is None else float(heat)
+    except ValueError:
+        raise ConfigError(f"--temperature is {options.temperature!r}: give a number, or 'input'") from None
+    return hire.Sampling(options.sampler, options.logits, options.k, temperature, options.position)
 
 
 def _refuse_existing(path: Path) -> None:

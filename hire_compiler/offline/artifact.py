@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Artifact(Contents):
         entry = self.platform(platform)
         return self.program(entry.check if counted and entry.check else entry.step)
 
-    @property
+    @cached_property
     def step(self) -> Any:
         """The step program for this process's platform, ready to call: ``step(weights, *inputs)``."""
         donated = tuple(position + 1 for position in self.manifest.donate)

@@ -96,6 +96,7 @@ def assemble(
             for i, path in zip(signature.inputs, signature.paths, strict=True)
         ),
         results=tuple(spec_of(aval) for aval in first.program.out_avals),
+        sampling=source.sampling,
         donate=signature.donate,
         sources=sources,
         platforms=entries,

@@ -15,7 +15,7 @@ INTEGERS = 16  # random integers are below this: a token, a position and a cache
 
 
 def random_inputs(specs: Sequence[Spec], rng: np.random.Generator) -> list[np.ndarray]:
-    """Random values: standard normal floats, integers from 0 to 15, fair booleans."""
+    """Random values: standard normal floats (positive scalars: temperatures, scales), integers below 16, booleans."""
     return [_random(spec, rng) for spec in specs]
 
 
@@ -25,7 +25,8 @@ def _random(spec: Spec, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(0, 2, spec.shape).astype(dtype)
     if jnp.issubdtype(dtype, np.integer):
         return rng.integers(0, INTEGERS, spec.shape).astype(dtype)
-    return rng.standard_normal(spec.shape, np.float32).astype(dtype)
+    normal = rng.standard_normal(spec.shape, np.float32)
+    return (normal if spec.shape else np.abs(normal)).astype(dtype)
 
 
 def inputs_from(tensors: Tensors, names: Sequence[str], specs: Sequence[Spec]) -> list[np.ndarray]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from hire_compiler.errors import ArtifactError
 from hire_compiler.offline.tensors import Spec
+from hire_compiler.sampler import Sampling
 
 FORMAT = "hire-artifact"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 
 
@@ -95,6 +96,7 @@ class Manifest:
       source: hash of the module that was rewritten.
       versions: of the packages that wrote it.
       inputs, results: what the step takes beside the weights, and types of what it returns.
+      sampling: the sampler that was folded in, if any.
       donate: positions of the step's arguments whose buffers the author gave away.
       sources: the model's weights by name.
       hashes: of those weights, once the artifact was prepared from them.
@@ -108,6 +110,7 @@ class Manifest:
     versions: dict[str, str]
     inputs: tuple[Input, ...]
     results: tuple[Spec, ...]
+    sampling: Sampling | None
     donate: tuple[int, ...]
     sources: dict[str, Spec]
     platforms: dict[str, Platform]
@@ -174,6 +177,8 @@ def _build(kind: Any, value: Any) -> Any:
     if origin is dict:
         return {str(key): _build(args[1], item) for key, item in value.items()}
     accepted = args if origin is types.UnionType else (kind,)
+    if value is not None and (nested := [one for one in accepted if is_dataclass(one)]):
+        return _build(nested[0], value)
     if not isinstance(value, accepted):
         raise TypeError(f"{value!r} where {kind} was expected")
     return value

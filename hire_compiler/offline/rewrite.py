@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hire_compiler.calibration import Calibration
@@ -13,12 +14,15 @@ from hire_compiler.offline.assemble import Built, assemble
 from hire_compiler.offline.devices import devices_of
 from hire_compiler.offline.naming import assign
 from hire_compiler.offline.progress import Progress, no_progress
+from hire_compiler.offline.sampled import fold_sampler
 from hire_compiler.offline.signature import choose_weights
 from hire_compiler.offline.source import Source, read_source
 from hire_compiler.offline.tensors import open_tensors
 from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.passes.splice import Spliced
 from hire_compiler.program import Program
+from hire_compiler.report import Report
+from hire_compiler.sampler import Sampling
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 DEFAULT_PLATFORMS = ("cpu", "tpu")
@@ -32,6 +36,7 @@ def rewrite(
     weights: Any = None,
     mapping: Mapping[str, str] | None = None,
     parameters: str = "",
+    sampler: str | Sampling | None = None,
     dims: Mapping[str, int] | None = None,
     platforms: Sequence[str] | None = None,
     progress: Progress = no_progress,
@@ -47,6 +52,8 @@ def rewrite(
         arrays. Without them the artifact is prepared later. Constants of the module are weights too.
       mapping: from arguments to tensors, where their names do not say which is which.
       parameters: regular expression; arguments with such names are weights even if no values are given.
+      sampler: fold in the choice of the next token where the model returns logits, so that its head can be certified:
+        ``"greedy"``, or a :class:`hire_compiler.Sampling` with options.
       dims: sizes of symbolic dimensions.
       platforms: for which to make step programs; by default CPU and TPU as far as the export allows.
       progress: called with (what, done, of how many).
@@ -61,6 +68,8 @@ def rewrite(
         raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")
     progress("reading", 0, 1)
     source = read_source(target, dims=dims)
+    if sampler is not None:
+        source = fold_sampler(source, sampler if isinstance(sampler, Sampling) else Sampling(sampler))
     chosen = _platforms(source, platforms)
     tensors = None if weights is None else open_tensors(weights)
     given = {} if tensors is None else assign(source, tensors, mapping)
@@ -72,6 +81,8 @@ def rewrite(
         program = source.program(name)
         devices = devices_of(program, source.devices)
         outcome = rewrite_program(program, config or Config(), calibration, name, source.devices, storable=True)
+        if source.sampling is not None:
+            outcome = replace(outcome, report=_noted(outcome.report, f"sampler folded in: {source.sampling}"))
         built[name] = Built(program, outcome, outcome.spliced or _unchanged(program), devices)
     signature = choose_weights(source, [(b.program, b.spliced) for b in built.values()], given, parameters)
     return assemble(source, signature, built, tensors, given, (config or Config()), progress)
@@ -88,6 +99,10 @@ def _platforms(source: Source, wanted: Sequence[str] | None) -> tuple[str, ...]:
     if not names:
         raise ConfigError(f"no platform was named: use one of {', '.join(PLATFORMS)}")
     return names
+
+
+def _noted(report: Report, note: str) -> Report:
+    return replace(report, notes=(note, *report.notes))
 
 
 def _unchanged(program: Program) -> Spliced:

@@ -21,6 +21,7 @@ from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.trees import Path, leaf_paths
 from hire_compiler.passes.settle import settle
 from hire_compiler.program import Argument, Program
+from hire_compiler.sampler import Sampling
 
 # The names of functions that a rewrite leaves in a module: none of them is a name that JAX makes.
 OUR_MARKS = ("hire_program", "hire_site")
@@ -43,6 +44,7 @@ class Source:
       hidden_platform: ``@main`` takes the index of the platform first.
       devices: that it was partitioned for.
       unknown: dimension variables that nobody gave a size.
+      sampling: the sampler that was folded in, if any.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Source:
     hidden_platform: bool = False
     devices: int = 1
     unknown: tuple[str, ...] = ()
+    sampling: Sampling | None = None
 
     @property
     def digest(self) -> str:

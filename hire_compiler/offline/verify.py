@@ -20,6 +20,7 @@ from hire_compiler.offline.devices import devices_of
 from hire_compiler.offline.inputs import inputs_from, random_inputs
 from hire_compiler.offline.naming import assign
 from hire_compiler.offline.progress import Progress, no_progress
+from hire_compiler.offline.sampled import fold_sampler
 from hire_compiler.offline.source import Source, read_source
 from hire_compiler.offline.tensors import Spec, Tensors, open_tensors, spec_of
 from hire_compiler.offline.trees import nest
@@ -163,7 +164,8 @@ def _source_of(artifact: Artifact, original: Any, dims: Mapping[str, int] | None
     source = read_source(original, dims=dims)
     if source.digest != artifact.manifest.source:
         raise ArtifactError(f"{artifact.manifest.name!r} was rewritten from another model than {source.name}")
-    return source
+    sampling = artifact.manifest.sampling
+    return source if sampling is None else fold_sampler(source, sampling)
 
 
 def _original(
