@@ -67,7 +67,7 @@ def round_trip(path: Path, python: str, folder: Path, config: hire.Config) -> di
     artifact = hire.rewrite(module, config, platforms=("cpu",))
     inputs = [entry.name for entry in artifact.manifest.inputs]
     artifact = artifact.with_weights({name: values[name] for name in artifact.manifest.sources})
-    saved = artifact.save(folder / "model.hire", overwrite=True)
+    saved = artifact.save(folder / "model.folder", overwrite=True)
     save_file({str(i): values[name] for i, name in enumerate(inputs)}, folder / "in.safetensors")
     command = [python, "-c", RUNNER, str(saved), str(folder / "in.safetensors"), str(folder / "out.safetensors")]
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from exports import BATCH, FULL, dotted, exported, inputs, parameters, step, structs, write_all
 from models import D
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 import hire_compiler as hire
 from hire_compiler.offline.source import read_source
@@ -61,7 +61,7 @@ def test_every_form_of_a_model_is_rewritten_saved_loaded_and_equal_to_dense(
         weights = {str(i): leaf for i, leaf in enumerate(leaves)}
     artifact = hire.rewrite(path, FULL, weights=weights, platforms=("cpu",))
     assert rewritten(artifact) == ["ffn/0", "head/0"]
-    loaded = hire.load(artifact.save(tmp_path / "model.hire"))
+    loaded = hire.load(artifact.save(tmp_path / "model.folder"))
     wanted = step(parameters(), *inputs())
     same(loaded(*inputs()), wanted)
     same(artifact(*inputs()), wanted)
@@ -252,17 +252,31 @@ def test_names_may_say_what_is_a_weight(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- what comes out
 
 
-def test_an_artifact_runs_where_this_package_is_not_installed(tmp_path: Path) -> None:
+DIRECTORY = """
+from safetensors.flax import load_file
+step = jax.export.deserialize(bytearray(open("model.folder/step.cpu.jax_export", "rb").read()))
+weights = load_file("model.folder/weights.cpu.safetensors")
+"""
+FILE = """
+import zipfile
+from safetensors.flax import load
+with zipfile.ZipFile("model.hire") as file:
+    step = jax.export.deserialize(bytearray(file.read("step.cpu.jax_export")))
+    weights = load(file.read("weights.cpu.safetensors"))
+"""
+
+
+@pytest.mark.parametrize(("name", "load"), [("model.folder", DIRECTORY), ("model.hire", FILE)])
+def test_an_artifact_runs_where_this_package_is_not_installed(name: str, load: str, tmp_path: Path) -> None:
     artifact = hire.rewrite(exported(), FULL, weights=dotted(parameters()), platforms=("cpu",))
-    saved = artifact.save(tmp_path / "model.hire")
+    saved = artifact.save(tmp_path / name)
+    assert saved.is_file() is name.endswith(".hire")
     tokens, cache = inputs()
     np.savez(tmp_path / "inputs.npz", tokens=tokens, cache=cache)
-    program = """
+    program = f"""
 import sys; sys.modules["hire_compiler"] = None
 import jax.export, numpy as np
-from safetensors.flax import load_file
-step = jax.export.deserialize(bytearray(open("model.hire/step.cpu.jax_export", "rb").read()))
-weights = load_file("model.hire/weights.cpu.safetensors")
+{load}
 given = np.load("inputs.npz")
 out = step.call(weights, given["tokens"], given["cache"])
 np.savez("outputs.npz", **out)
@@ -271,9 +285,26 @@ np.savez("outputs.npz", **out)
     assert done.returncode == 0, done.stderr
     out = dict(np.load(tmp_path / "outputs.npz"))
     same(out, step(parameters(), tokens, cache))
-    plan = json.loads((saved / "plan.json").read_text())
+    loaded = hire.load(saved)
+    plan = json.loads(loaded.blobs["plan.json"])
     assert [decision["action"] for decision in plan["cpu"]] == ["rewritten", "rewritten"]
-    assert load_file(saved / "weights.cpu.safetensors").keys() == artifact.manifest.platforms["cpu"].weights.keys()
+    assert loaded.weights().keys() == artifact.manifest.platforms["cpu"].weights.keys()
+
+
+def test_an_artifact_keeps_the_form_of_the_one_it_replaces(tmp_path: Path) -> None:
+    artifact = hire.rewrite(exported(), FULL, weights=dotted(parameters()), platforms=("cpu",))
+    for name in ("model.folder", "model.hire"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        artifact.save(tmp_path / name)
+    (tmp_path / "model.hire").rename(tmp_path / "file")
+    (tmp_path / "model.folder").rename(tmp_path / "folder.hire")
+    for name, is_file in (("file", True), ("folder.hire", False)):
+        with pytest.raises(hire.HireError, match="exists already"):
+            artifact.save(tmp_path / name)
+        artifact.save(tmp_path / name, overwrite=True)
+        assert (tmp_path / name).is_file() is is_file
+        same(hire.load(tmp_path / name)(*inputs()), step(parameters(), *inputs()))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.hire"]
 
 
 def test_a_donated_argument_may_be_donated_still() -> None:

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         artifact = hire.rewrite(
             folder / "smollm2.jax_export", weights=folder / "smollm2.safetensors", platforms=("cpu",)
         )
-        saved = artifact.save(folder / "smollm2.hire", overwrite=True)
+        saved = artifact.save(folder / "smollm2.artifact", overwrite=True)
 
         ids = model.tokenizer.encode(options.prompt, add_bos=True)
         command = [options.python, str(Path(__file__).with_name("run.py")), str(saved), str(options.tokens)]

@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(hire.inspect(model))
         for name, config in CONFIGS.items():
             artifact = hire.rewrite(model, config, weights=weights, platforms=("cpu",))
-            saved = artifact.save(folder / "opt.hire", overwrite=True)
+            saved = artifact.save(folder / "opt.artifact", overwrite=True)
             found = verify(hire.load(saved), model, weights=weights, trials=2)
             print(f"\n{name}: largest relative error {found.max_error:.2g}", end="; ")
             print("recall", found.differences[0].recall)

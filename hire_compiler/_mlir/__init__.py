@@ -41,6 +41,7 @@ from hire_compiler._mlir.functions import (
 )
 from hire_compiler._mlir.modules import (
     check_strings,
+    check_version,
     deserialize_export,
     fresh_context,
     parse,
@@ -91,6 +92,7 @@ __all__ = [
     "body_module",
     "call",
     "check_strings",
+    "check_version",
     "collective_axes",
     "collective_groups",
     "composite_integer",

@@ -42,6 +42,32 @@ def parse_portable(artifact: bytes) -> Any:
         raise HireError(f"not a portable StableHLO artifact: {str(error).splitlines()[0]}") from None
 
 
+def check_version(artifact: bytes) -> None:
+    """Refuse a VHLO portable artifact of a version of StableHLO that this jaxlib does not know.
+
+    The reader takes what it happens to understand of a newer one, and what an operation means may have changed.
+
+    Raises:
+      HireError: it is newer, or older than the oldest that can still be read; says both versions.
+    """
+    written = re.match(rb"ML\xefR.StableHLO_v(\d+)\.(\d+)\.(\d+)\0", artifact, re.DOTALL)
+    if written is None:
+        return
+    newest, oldest = hlo.get_current_version(), hlo.get_minimum_version()
+    version = tuple(int(part) for part in written.groups())
+    said = f"it was written in StableHLO {'.'.join(map(str, version))}, and this jaxlib reads"
+    if version > _numbers(newest):
+        raise HireError(
+            f"{said} up to {newest}: install a newer jax, or write it for an older StableHLO (its target_version)"
+        )
+    if version < _numbers(oldest):
+        raise HireError(f"{said} from {oldest} on: export it again")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
 def parse_any(data: bytes, name: str) -> Any:
     """Parse StableHLO text or bytecode, a VHLO portable artifact, or a serialized ``jax.export``."""
     # Each reader would print its own complaint about the others' formats.
@@ -82,6 +108,10 @@ def silence() -> Iterator[None]:
 
 
 def _parse_any(data: bytes, name: str) -> Any:
+    try:
+        check_version(data)
+    except HireError as error:
+        raise HireError(f"{name}: {error}") from None
     readers = (parse, parse_portable, lambda d: parse_portable(_exported_module(d)))
     for read in readers if data.startswith(BYTECODE) or _is_text(data) else readers[1:]:
         try:

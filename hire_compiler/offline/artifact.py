@@ -1,8 +1,8 @@
 """An artifact: a rewritten model as programs and weights that run without this package.
 
-On the disk it is a directory: the step and prepare programs as ``jax.export`` blobs, the prepared weights as
-safetensors, the manifest, the plan and the report as JSON. Nothing in it is pickled, and nothing but XLA programs is
-ever executed.
+On the disk it is a directory, or one file (an uncompressed zip archive): the step and prepare programs as
+``jax.export`` blobs, the prepared weights as safetensors, the manifest, the plan and the report as JSON. Nothing in it
+is pickled, and nothing but XLA programs is ever executed.
 """
 
 from __future__ import annotations
@@ -94,10 +94,11 @@ class Artifact(Contents):
         return self._loaded[key]
 
     def save(self, path: Any, *, overwrite: bool = False, new: bool = False, progress: Progress = no_progress) -> Path:
-        """Write the artifact as a directory, whole or not at all; its weights are prepared on the way, one by one.
+        """Write the artifact, whole or not at all; its weights are prepared on the way, one by one.
 
         Args:
-          path: the directory to make.
+          path: what to make: one file if its name ends with ``.hire``, else a directory. What replaces an artifact has
+            the form of that.
           overwrite: it may take the place of another artifact (never of anything else).
           new: see :meth:`prepare`.
           progress: called with (what, done, of how many).

@@ -15,7 +15,7 @@ from hire_compiler.offline.tensors import from_tree
 
 
 def load(path: Any) -> Artifact:
-    """Load an artifact from its directory; its weights are read when they are needed.
+    """Load an artifact from its file or directory; its weights are read when they are needed.
 
     Raises:
       ArtifactError: it is missing, truncated, corrupted, or of another version; says which.

@@ -4,38 +4,65 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from hire_compiler.offline.atomic import new_directory
+from hire_compiler.errors import HireError
+from hire_compiler.offline.archive import ArchiveWriter
+from hire_compiler.offline.atomic import new_directory, new_file
 from hire_compiler.offline.contents import CONSTANTS, Contents
-from hire_compiler.offline.manifest import MANIFEST, File, Manifest, Platform
+from hire_compiler.offline.manifest import FORMAT, MANIFEST, File, Manifest, Platform
 from hire_compiler.offline.prepare import originals, prepared_tensors
 from hire_compiler.offline.progress import Progress
+from hire_compiler.offline.stored import find_stored
 from hire_compiler.offline.tensor_files import TensorWriter
 from hire_compiler.offline.tensors import Spec
+
+Open = Callable[[str], AbstractContextManager[BinaryIO]]  # a member of the artifact, by name, to write
+FILE_SUFFIX = ".hire"
 
 
 def save(contents: Contents, path: Path, *, overwrite: bool, new: bool, progress: Progress) -> None:
     """Write an artifact; see :meth:`hire_compiler.Artifact.save`."""
-    with new_directory(path, replaces=lambda old: overwrite and _is_artifact(old)) as directory:
-        files = {name: _write(directory / name, data) for name, data in contents.blobs.items()}
+    with _destination(path, overwrite) as create:
+        files = {name: _write(create, name, data) for name, data in contents.blobs.items()}
         if specs := contents.constants.specs:
             read = ((name, contents.constants.read(name)) for name in specs)
-            files[CONSTANTS] = _write_tensors(directory / CONSTANTS, specs, read, {})
+            files[CONSTANTS] = _write_tensors(create, CONSTANTS, specs, read, {})
         manifest = replace(contents.manifest, files=files)
         platforms, hashes = {}, dict[str, str]()
         for name, entry in manifest.platforms.items():
-            platforms[name] = _save_weights(contents, directory, name, entry, manifest, hashes, new, progress)
+            platforms[name] = _save_weights(contents, create, name, entry, manifest, hashes, new, progress)
         manifest = replace(manifest, platforms=platforms, hashes=hashes or contents.manifest.hashes)
-        (directory / MANIFEST).write_bytes(manifest.to_bytes())
+        _write(create, MANIFEST, manifest.to_bytes())
+
+
+@contextmanager
+def _destination(path: Path, overwrite: bool) -> Iterator[Open]:
+    """What takes the members: a file or a directory, of the form of the artifact that it replaces, if any."""
+
+    def replaces(old: Path) -> bool:
+        return overwrite and _is_artifact(old)
+
+    one_file = path.is_file() if replaces(path) else path.suffix == FILE_SUFFIX
+    if not one_file:
+        with new_directory(path, replaces=replaces) as directory:
+            yield lambda name: (directory / name).open("wb")
+        return
+    with new_file(path, replaces=replaces) as temporary:
+        writer = ArchiveWriter(temporary)
+        try:
+            yield writer.open
+        finally:
+            writer.close()
 
 
 def _save_weights(
     contents: Contents,
-    directory: Path,
+    create: Open,
     name: str,
     entry: Platform,
     manifest: Manifest,
@@ -56,27 +83,28 @@ def _save_weights(
     order |= {n: entry.weights[n] for n in entry.originals}
     file = f"weights.{name}.safetensors"
     metadata = {"format": "hire-weights", "platform": name, "fingerprint": manifest.fingerprint}
-    manifest.files[file] = _write_tensors(directory / file, order, made(), metadata)
+    manifest.files[file] = _write_tensors(create, file, order, made(), metadata)
     return replace(entry, stored=file)
 
 
 def _write_tensors(
-    path: Path, specs: dict[str, Spec], tensors: Iterable[tuple[str, Any]], metadata: dict[str, str]
+    create: Open, name: str, specs: dict[str, Spec], tensors: Iterable[tuple[str, Any]], metadata: dict[str, str]
 ) -> File:
-    with path.open("wb") as file:
+    with create(name) as file:
         writer = TensorWriter(file, specs, metadata)
-        for name, array in tensors:
-            writer.write(name, array)
+        for tensor, array in tensors:
+            writer.write(tensor, array)
     return File(writer.nbytes, writer.sha256.hexdigest())
 
 
-def _write(path: Path, data: bytes) -> File:
-    path.write_bytes(data)
+def _write(create: Open, name: str, data: bytes) -> File:
+    with create(name) as file:
+        file.write(data)
     return File(len(data), hashlib.sha256(data).hexdigest())
 
 
 def _is_artifact(path: Path) -> bool:
     try:
-        return json.loads((path / MANIFEST).read_text()).get("format") == "hire-artifact"
-    except (OSError, ValueError, AttributeError):
+        return json.loads(find_stored(path).member(MANIFEST).read())["format"] == FORMAT
+    except (HireError, OSError, ValueError, KeyError, TypeError):
         return False

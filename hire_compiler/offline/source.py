@@ -18,6 +18,7 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError, HireError
+from hire_compiler.offline.archive import BEGINNING as ARCHIVE
 from hire_compiler.offline.trees import Path, leaf_paths
 from hire_compiler.passes.settle import settle
 from hire_compiler.program import Argument, Program
@@ -147,7 +148,10 @@ def read_source(target: Any, *, dims: Mapping[str, int] | None = None) -> Source
         rewritten = (path / "manifest.json").exists()
         what = "an artifact that is rewritten already" if rewritten else "a directory"
         raise CaptureError(f"{path} is {what}: give the exported model itself (a file)")
-    return source_from_bytes(path.read_bytes(), str(path), dims or {})
+    data = path.read_bytes()
+    if data.startswith(ARCHIVE):
+        raise CaptureError(f"{path} is an archive (an artifact, rewritten already?): give the exported model itself")
+    return source_from_bytes(data, str(path), dims or {})
 
 
 def source_from_bytes(data: bytes, name: str, dims: Mapping[str, int]) -> Source:
@@ -156,7 +160,24 @@ def source_from_bytes(data: bytes, name: str, dims: Mapping[str, int]) -> Source
     return _from_module(data, name, dims) if exported is None else _from_exported(exported, name, dims)
 
 
+def _check_versions(exported: Any, name: str) -> None:
+    oldest = jax.export.minimum_supported_calling_convention_version
+    newest = jax.export.maximum_supported_calling_convention_version
+    version = exported.calling_convention_version
+    if not oldest <= version <= newest:
+        remedy = "install a newer jax" if version > newest else "export it again"
+        raise HireError(
+            f"{name} was exported with calling convention {version}, and jax {jax.__version__} knows {oldest} to "
+            f"{newest}: {remedy}"
+        )
+    try:
+        _mlir.check_version(exported.mlir_module_serialized)
+    except HireError as error:
+        raise HireError(f"{name}: {error}") from None
+
+
 def _from_exported(exported: Any, name: str, dims: Mapping[str, int]) -> Source:
+    _check_versions(exported, name)
     with _mlir.fresh_context(), _mlir.silence():
         try:
             module = _mlir.parse_portable(exported.mlir_module_serialized)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hire_compiler.errors import ArtifactError
+from hire_compiler.offline.archive import is_archive, stretches
 from hire_compiler.offline.manifest import MANIFEST, File
 
 _CHUNK = 1 << 22
@@ -72,7 +73,7 @@ class Stored:
     """An artifact on the disk.
 
     Attributes:
-      path: its directory.
+      path: its directory, or the file that holds them all.
       members: its files by name.
     """
 
@@ -94,13 +95,17 @@ def find_stored(path: Path) -> Stored:
     """Find the files of an artifact; none is read.
 
     Raises:
-      ArtifactError: there is no artifact.
+      ArtifactError: there is no artifact, or its archive is damaged.
     """
-    if path.is_file():
-        raise ArtifactError(f"{path} is a file, and an artifact is a directory: rewrite the model first")
-    if not path.is_dir():
+    if not path.exists():
         raise ArtifactError(f"{path}: no such artifact")
-    files = {entry.name: entry for entry in path.iterdir() if entry.is_file()}
-    if MANIFEST not in files:
+    if path.is_dir():
+        files = {entry.name: entry for entry in path.iterdir() if entry.is_file()}
+        members = {name: Member(file, str(file), 0, file.stat().st_size) for name, file in files.items()}
+    elif is_archive(path):
+        members = {name: Member(path, f"{path}/{name}", *stretch) for name, stretch in stretches(path).items()}
+    else:
+        raise ArtifactError(f"{path} is a file, but no artifact (or its beginning is gone): rewrite the model first")
+    if MANIFEST not in members:
         raise ArtifactError(f"{path} is no artifact: it has no {MANIFEST}")
-    return Stored(path, {name: Member(file, str(file), 0, file.stat().st_size) for name, file in files.items()})
+    return Stored(path, members)
