@@ -12,12 +12,16 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.activity import Activity
 from hire_compiler.calibration import Calibration, Moment
+from hire_compiler.config import Config
 from hire_compiler.errors import CaptureError, ConfigError, WeightError
 from hire_compiler.passes.instrument import Instrumented, Probe
 from hire_compiler.passes.pipeline import instrument_program
+from hire_compiler.passes.trials import Candidate, run_trials
 from hire_compiler.program import Callable, capture
+from hire_compiler.runtime.target import target_for
 
 STRONGEST = 0.1
+SAMPLED = 64  # input rows kept of every block on which predictors are tried
 
 
 def calibrate(
@@ -25,6 +29,7 @@ def calibrate(
     batches: Iterable[Any],
     *,
     kind: str | None = None,
+    config: Config | None = None,
     strongest: float = STRONGEST,
     progress: Function[[int, Any], None] | None = None,
 ) -> Calibration:
@@ -38,6 +43,8 @@ def calibrate(
       function: what to run; it need not be the function that is transformed later.
       batches: arguments of one call each: a tuple of positional arguments, or a single argument.
       kind: ``"head"`` or ``"ffn"`` to probe only those sites; all by default.
+      config: whose predictors for feed-forward blocks are tried on up to 64 of the rows: what share of the active
+        neurons each finds, and how far the block's output is off. A rule with a ``recall`` needs it.
       strongest: of an activation that makes no neuron exactly zero, the share of each row's neurons (those of largest
         absolute value) that counts as active.
       progress: called after every batch with (batches done, the function's own result).
@@ -48,6 +55,7 @@ def calibrate(
       WeightError: an input row was NaN or Inf.
     """
     check_strongest(strongest)
+    check_config(config)
     wrapped = Callable(function)
     programs: dict[Any, tuple[Instrumented, Any, tuple[Any, ...], Any]] = {}
     learner = Learner()
@@ -56,16 +64,17 @@ def calibrate(
         leaves, tree = wrapped.flatten(args, {})
         key = (tree, tuple(str(jax.typeof(leaf)) for leaf in leaves))
         if key not in programs:
-            programs[key] = _compile(wrapped, leaves, tree, kind, strongest)
+            programs[key] = _compile(wrapped, leaves, tree, kind, strongest, config)
         instrumented, run, constants, out_tree = programs[key]
         outputs = run(*constants, *leaves)
         own = len(outputs) - len(instrumented.probes)
         learner.add(instrumented.probes, outputs[own:], f"batch {done}")
+        tried, values = instrumented.candidates, (*constants, *leaves)
         if progress is not None:
             progress(done, jax.tree.unflatten(out_tree, outputs[:own]))
     if not programs:
         raise CaptureError("calibrate got no batches: pass an iterable of argument tuples")
-    return learner.calibration()
+    return learner.with_trials(tried, values)
 
 
 def check_strongest(share: Any) -> None:
@@ -78,12 +87,25 @@ def check_strongest(share: Any) -> None:
         raise ConfigError(f"strongest is {share!r}: give the share of neurons that counts as active, such as 0.1")
 
 
+def check_config(config: Any) -> None:
+    """Refuse what is no configuration.
+
+    Raises:
+      ConfigError: says so.
+    """
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")
+
+
 class Learner:
     """Sums what probes saw, over all calls."""
 
     def __init__(self) -> None:
         self._totals: dict[Probe, np.ndarray] = {}
         self._rows: dict[Probe, int] = {}
+        self._inputs: dict[str, np.ndarray] = {}
+        self._offered: dict[str, int] = {}
+        self._rng = np.random.default_rng(0)
 
     def add(self, probes: Sequence[Probe], seen: Sequence[Any], where: str) -> None:
         """Take the results of one call.
@@ -95,9 +117,30 @@ class Learner:
             total = np.asarray(result, np.float64)
             if not np.isfinite(total).all():
                 raise WeightError(f"{where}: the input of {probe.key} holds NaN or Inf, nothing can be learned")
+            if probe.what == "inputs":
+                self._keep(probe.key, total)
+                continue
             known = next((other for other in self._totals if _same(other, probe)), probe)
             self._totals[known] = self._totals.get(known, 0) + total
             self._rows[known] = self._rows.get(known, 0) + probe.rows
+
+    def _keep(self, key: str, rows: np.ndarray) -> None:
+        """Keep a random sample of all rows ``[…, n, d]`` that were offered."""
+        held = self._inputs.get(key, rows[..., :0, :])
+        for i in range(rows.shape[-2]):
+            count = self._offered[key] = self._offered.get(key, 0) + 1
+            if count <= SAMPLED:
+                held = np.concatenate([held, rows[..., i : i + 1, :]], axis=-2)
+                continue
+            place = int(self._rng.integers(count))
+            if place < SAMPLED:
+                held[..., place, :] = rows[..., i, :]
+        self._inputs[key] = held
+
+    def with_trials(self, candidates: Sequence[Candidate], values: Sequence[Any]) -> Calibration:
+        """Everything so far, and what predictors find on a sample of the inputs; ``values`` hold the weights."""
+        inputs = {key: rows.astype(np.float32) for key, rows in self._inputs.items()}
+        return run_trials(candidates, inputs, values, self.calibration(), target_for(jax.default_backend()))
 
     def calibration(self) -> Calibration:
         """Everything so far."""
@@ -114,12 +157,12 @@ def _same(one: Probe, other: Probe) -> bool:
 
 
 def _compile(
-    function: Callable, leaves: list[Any], tree: Any, kind: str | None, strongest: float
+    function: Callable, leaves: list[Any], tree: Any, kind: str | None, strongest: float, config: Config | None
 ) -> tuple[Instrumented, Any, tuple[Any, ...], Any]:
     program = capture(function, leaves, tree)
     if program.refusal:
         raise CaptureError(f"{program.name} cannot be calibrated: {program.refusal}")
-    instrumented = instrument_program(program, kind, jax.default_backend(), strongest)
+    instrumented = instrument_program(program, kind, jax.default_backend(), strongest, config)
     if not instrumented.probes:
         raise CaptureError(
             f"{program.name} has no {'' if kind is None else kind + ' '}site to calibrate; "

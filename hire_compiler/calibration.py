@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hire_compiler.activity import Activity
+from hire_compiler.config import Rule
+from hire_compiler.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,12 @@ class Calibration:
       moments: from a weight's name and input width, ``params['embed'][640]``, to the moment.
       activities: from the rows of a block's gate (or only up-projection), ``params['up']|transpose(1, 0)``, to what is
         known of its neurons.
+      trials: by :func:`trial_key`, what a rule's predictor found there.
     """
 
     moments: dict[str, Moment] = field(default_factory=dict)
     activities: dict[str, Activity] = field(default_factory=dict)
+    trials: dict[str, Trial] = field(default_factory=dict)
 
     def moment(self, weight: str) -> Moment | None:
         """The moment for the input of the product with a weight, if the calibration saw it."""
@@ -51,6 +55,10 @@ class Calibration:
     def activity(self, rows: str) -> Activity | None:
         """What is known of the neurons of a block, if the calibration saw it."""
         return self.activities.get(rows)
+
+    def trials_of(self, rows: str) -> dict[str, Trial]:
+        """What predictors found on a block, by what they were (:func:`tried`)."""
+        return {key.removeprefix(f"{rows}|"): trial for key, trial in self.trials.items() if key.startswith(f"{rows}|")}
 
     @property
     def digest(self) -> str:
@@ -68,3 +76,13 @@ class Calibration:
             for key, activity in self.activities.items()
         ]
         return f"Calibration({', '.join(seen) or 'empty'})"
+
+
+def tried(rule: Rule) -> str:
+    """What a trial is about: a predictor, a size of group, and what groups count with."""
+    return f"{rule.predictor}, groups of {rule.group}, {rule.score}"
+
+
+def trial_key(rows: str, rule: Rule) -> str:
+    """Under which name a calibration keeps what a rule's predictor found on a block."""
+    return f"{rows}|{tried(rule)}"

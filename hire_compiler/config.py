@@ -154,6 +154,11 @@ class Rule:
       group: feed-forward only: rows are chosen in groups of this many adjacent neurons. Left out, a calibration decides
         (by the share of all groups that the active neurons of a call touch); without one, 8, and 1 where zeros are
         skipped exactly.
+      score: feed-forward only: a group counts with the ``"max"`` of its neurons' predicted activations, or with their
+        ``"l2"`` norm (over the rows of a batch, too).
+      recall: feed-forward only, with a predictor: the share of the active neurons that has to be among the candidates
+        on calibration rows. Instead of ``density`` or ``candidates`` it decides how many there are; beside one of them
+        it is a condition, and a site that does not meet it stays dense. Needs ``hire.calibrate(…, config=…)``.
       common: feed-forward only: so many of the candidates are neurons that every call computes, those which were active
         most often in calibration; the predictor ranks the rest only. Left out, a calibration decides; 0 for none.
       tail: head only: rows outside the candidates keep their ``"predicted"`` logit, or are ``"dropped"``
@@ -177,6 +182,8 @@ class Rule:
     density: float | None = None
     candidates: int | None = None
     group: int | None = None
+    score: Literal["max", "l2"] = "max"
+    recall: float | None = None
     common: int | None = None
     tail: Tail = "predicted"
     max_batch: int = 16
@@ -224,7 +231,9 @@ class Rule:
             self.kind == "head" or not isinstance(self.predictor, Cascade),
             f"{where}: Cascade is for heads; a feed-forward block has too few rows to score them twice",
         )
-        automatic = isinstance(self.predictor, Exact) and self.density is None and self.candidates is None
+        self._check_recall(where)
+        open_ = self.density is None and self.candidates is None
+        automatic = open_ and (isinstance(self.predictor, Exact) or self.recall is not None)
         _require(
             (self.density is None) != (self.candidates is None) or automatic,
             f"{where}: give exactly one of density (a share) and candidates (a number of rows)",
@@ -239,6 +248,18 @@ class Rule:
             _require(0 < self.density <= 1, f"{where}: density is {self.density}, must be in (0, 1]")
         if self.candidates is not None:
             _require_integer(self.candidates, f"{where}: candidates")
+
+    def _check_recall(self, where: str) -> None:
+        _require(self.score in ("max", "l2"), f"{where}: score is {self.score!r}, must be 'max' or 'l2'")
+        if self.recall is None:
+            return
+        number = isinstance(self.recall, (int, float)) and not isinstance(self.recall, bool)
+        _require(
+            number and 0 < self.recall <= 1, f"{where}: recall is {self.recall!r}: give a share in (0, 1], such as 0.99"
+        )
+        _require(self.kind == "ffn", f"{where}: recall is for feed-forward blocks; certify proves a head's winners")
+        lossless = isinstance(self.predictor, Exact) or bool(self.certify)
+        _require(not lossless, f"{where}: recall is for predictors that approximate; this one loses nothing")
 
     def selects(self, kind: str, site_id: str, path: str) -> bool:
         """Whether this rule speaks for a site."""

@@ -65,6 +65,8 @@ class Decision:
       candidates: rows computed exactly in one call (of ``Site.width``).
       group: adjacent rows chosen together.
       common: how many of the candidates are neurons that every call computes.
+      recall: on calibration rows, the share of the active neurons that was among the candidates; None if not measured.
+      error: on the same rows, the error of the block's output relative to its size (root mean squares).
       union: by size of group, the share of all groups that calibration saw one call touch.
       tail: of a head whose full logits are consumed, else ''.
       dense_bytes, sparse_bytes: weight bytes read in one call, before and after (per trip of a loop).
@@ -82,6 +84,8 @@ class Decision:
     candidates: int = 0
     group: int = 1
     common: int = 0
+    recall: float | None = None
+    error: float | None = None
     union: tuple[tuple[int, float], ...] = ()
     tail: str = ""
     dense_bytes: int = 0
@@ -191,12 +195,19 @@ def _site_line(site: Site, decision: Decision | None) -> str:
     return (
         f"{head}\n        rewritten: {decision.predictor}, {decision.candidates} of {site.width} rows exact"
         f"{f' in groups of {decision.group}' if decision.group > 1 else ''}{_common_text(decision)}{tail}; {saved}, "
-        f"{_megabytes(decision.added_bytes)} added; {decision.exactness}{_shard_text(decision)}{_union_text(decision)}"
+        f"{_megabytes(decision.added_bytes)} added; {decision.exactness}"
+        f"{_loss_text(decision)}{_shard_text(decision)}{_union_text(decision)}"
     )
 
 
 def _common_text(decision: Decision) -> str:
     return f", {decision.common} of them always (common path)" if decision.common else ""
+
+
+def _loss_text(decision: Decision) -> str:
+    if decision.recall is None or decision.error is None:
+        return ""
+    return f"; measured on calibration rows: recall {decision.recall:.2%}, output off by {decision.error:.2%}"
 
 
 def _union_text(decision: Decision) -> str:

@@ -34,6 +34,7 @@ FLOORS = {
     "tpu_compile": 0,
     "graph": 1,
     "activity": 3,
+    "trial": 3,
     "calibration": 3,
     "hoist": 2,
     "program": 2,

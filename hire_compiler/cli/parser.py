@@ -80,6 +80,7 @@ def _calibrate(verbs: Any) -> None:
         "--inputs", type=Path, nargs="+", required=True, metavar="FILE", help="of one call each; npz, safetensors"
     )
     verb.add_argument("--kind", choices=("head", "ffn"), help="probe only these sites")
+    verb.add_argument("--rules", type=Path, metavar="TOML", help="try the predictors of these rules on the inputs")
     verb.add_argument(
         "--strongest",
         type=float,

@@ -45,6 +45,7 @@ def calibrate(options: Namespace) -> int:
             mapping=dict(options.map),
             dims=_dims(options),
             kind=options.kind,
+            config=read_rules(options.rules).config if options.rules else None,
             strongest=options.strongest,
             progress=tell,
         )

@@ -1,6 +1,7 @@
 """Calibrate a model that came as an export, and keep what was learned in a file.
 
-A file holds the tensors ``moment|…`` and ``activity|…``, and in its metadata what else there is to know of each.
+A file holds the tensors ``moment|…``, ``activity|…`` and ``trial|…``, and in its metadata what else
+there is to know of each.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.activity import Activity
-from hire_compiler.calibrate import STRONGEST, Learner, check_strongest, probe_avals
+from hire_compiler.calibrate import STRONGEST, Learner, check_config, check_strongest, probe_avals
 from hire_compiler.calibration import Calibration, Moment
+from hire_compiler.config import Config
 from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.atomic import new_file
 from hire_compiler.offline.devices import devices_of
@@ -28,6 +30,7 @@ from hire_compiler.offline.tensor_files import TensorWriter
 from hire_compiler.offline.tensors import Spec, open_tensors, spec_of
 from hire_compiler.passes.pipeline import instrument_program
 from hire_compiler.runtime.activity import counted_size
+from hire_compiler.trial import Trial
 
 FORMAT = "hire-calibration-2"
 
@@ -40,6 +43,7 @@ def calibrate_export(
     mapping: Mapping[str, str] | None = None,
     dims: Mapping[str, int] | None = None,
     kind: str | None = None,
+    config: Config | None = None,
     strongest: float = STRONGEST,
     progress: Progress = no_progress,
 ) -> Calibration:
@@ -49,7 +53,7 @@ def calibrate_export(
       target, weights, mapping, dims: as for ``hire.rewrite``.
       batches: files (or mappings) with the inputs of one call each, by name or position.
       kind: ``"head"`` or ``"ffn"`` to probe only those sites.
-      strongest: as for :func:`hire_compiler.calibrate`.
+      config, strongest: as for :func:`hire_compiler.calibrate`.
       progress: called with (what, done, of how many).
 
     Raises:
@@ -57,9 +61,10 @@ def calibrate_export(
       WeightError: a weight or input is missing, or an input row was NaN or Inf.
     """
     check_strongest(strongest)
+    check_config(config)
     source = read_source(target, dims=dims)
     program = source.program(jax.default_backend())
-    instrumented = instrument_program(program, kind, jax.default_backend(), strongest)
+    instrumented = instrument_program(program, kind, jax.default_backend(), strongest, config)
     if not instrumented.probes:
         raise CaptureError(f"{source.name} has no {kind + ' ' if kind else ''}site to calibrate: inspect says why not")
     tensors = None if weights is None else open_tensors(weights)
@@ -82,24 +87,27 @@ def calibrate_export(
     files = list(batches)
     for done, file in enumerate(files, start=1):
         batch = open_tensors(file)
-        values = inputs_from(batch, [source.names[i] for i in free], [Spec(*source.types[i]) for i in free])
-        inputs = dict(zip(free, values, strict=True))
-        sums = run(*constants, *(held[leaf] if leaf in held else inputs[leaf] for leaf in source.kept))
+        given_inputs = inputs_from(batch, [source.names[i] for i in free], [Spec(*source.types[i]) for i in free])
+        inputs = dict(zip(free, given_inputs, strict=True))
+        values = [*constants, *(held[leaf] if leaf in held else inputs[leaf] for leaf in source.kept)]
+        sums = run(*values)
         learner.add(instrumented.probes, sums, batch.origin)
         progress("calibrating", done, len(files))
     if not files:
         raise CaptureError("calibrate got no inputs: name files with the inputs of one call each")
-    return learner.calibration()
+    return learner.with_trials(instrumented.candidates, values)
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write a calibration as safetensors, whole or not at all."""
     tensors = {f"moment|{key}": moment.total for key, moment in calibration.moments.items()}
     tensors |= {f"activity|{key}": activity.counts for key, activity in calibration.activities.items()}
+    tensors |= {f"trial|{key}": trial.found for key, trial in calibration.trials.items()}
     known: dict[str, dict[str, Any]] = {f"moment|{key}": {"rows": m.rows} for key, m in calibration.moments.items()}
     known |= {
         f"activity|{key}": {"width": a.width, "strongest": a.strongest} for key, a in calibration.activities.items()
     }
+    known |= {f"trial|{key}": {"rows": trial.rows} for key, trial in calibration.trials.items()}
     metadata = {"format": FORMAT, "known": json.dumps(known)}
     with new_file(path) as temporary, temporary.open("wb") as file:
         writer = TensorWriter(file, {name: spec_of(tensor) for name, tensor in tensors.items()}, metadata)
@@ -119,17 +127,19 @@ def load_calibration(path: Path) -> Calibration:
     metadata = header.get("__metadata__", {})
     if metadata.get("format") != FORMAT:
         raise HireError(f"{path} holds tensors, but no calibration of this version: hire-compiler calibrate makes one")
-    moments, activities = {}, {}
+    moments, activities, trials = {}, {}, {}
     try:
         for name, known in json.loads(metadata["known"]).items():
             what, key = name.split("|", 1)
             if what == "moment":
                 moments[key] = Moment(tensors.read(name), int(known["rows"]))
+            elif what == "trial":
+                trials[key] = Trial(tensors.read(name), int(known["rows"]))
             else:
                 activities[key] = _activity(tensors.read(name), **known)
     except (KeyError, ValueError, TypeError):
         raise HireError(f"{path} is a damaged calibration: it does not say what its tensors are") from None
-    return Calibration(moments, activities)
+    return Calibration(moments, activities, trials)
 
 
 def _activity(counts: np.ndarray, width: int, strongest: float | None) -> Activity:

@@ -85,6 +85,7 @@ def _facts(
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         devices=devices,
         activity=_activity(match, calibration),
+        trials=calibration.trials_of(site_activity_key(match)) if calibration and isinstance(match, FfnMatch) else {},
         exact_zeros=isinstance(match, FfnMatch) and gives_zeros(match),
         choice=_choice(match),
         drops=not isinstance(match, HeadMatch) or all(_keeps_minus_infinity(r) for r in match.compared),

@@ -8,7 +8,7 @@ layer where the weights are stacked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -22,10 +22,13 @@ from hire_compiler.passes.detect import Match
 from hire_compiler.passes.facts import gives_zeros
 from hire_compiler.passes.replacement import canonical_input, site_activity_key, site_moment_key
 from hire_compiler.passes.splice import merge_jax_function
+from hire_compiler.passes.trials import Candidate
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.runtime.activity import active_neurons, count_active, counted_size
 from hire_compiler.runtime.target import Target
+
+ROWS_A_CALL = 32  # input rows that one call leaves for trials
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Probe:
     """One extra result of an instrumented program.
 
     Attributes:
-      what: the second moment of an input, or counts of active neurons.
+      what: the second moment of an input, counts of active neurons, or some of the input's rows themselves.
       key: the name a calibration files it under.
       shape: of the result; its first dimension counts the layers where the weights are stacked.
       rows: rows seen in one call (per layer).
@@ -41,7 +44,7 @@ class Probe:
       strongest: share of them that was taken for active in each row; None where active means not zero.
     """
 
-    what: Literal["moment", "activity"]
+    what: Literal["moment", "activity", "inputs"]
     key: str
     shape: tuple[int, ...]
     rows: int
@@ -56,39 +59,44 @@ class Instrumented:
     module: bytes
     probes: tuple[Probe, ...]
     skipped: tuple[str, ...]
+    candidates: tuple[Candidate, ...] = ()
 
 
-def instrument(module: Any, matches: Sequence[Match], target: Target, strongest: float) -> Instrumented:
+def instrument(
+    module: Any, matches: Sequence[Match], target: Target, strongest: float, candidates: Sequence[Candidate] = ()
+) -> Instrumented:
     """Edit a parsed, normalized module in place.
 
     Args:
       strongest: share of a row's neurons that counts as active where none is exactly zero.
+      candidates: blocks on which predictors are to be tried: some of their input rows are returned too.
     """
+    wanted = {candidate.key for candidate in candidates}
     function = _mlir.main_function(module)
     block = function.operation.regions[0].blocks[0]
     probes: list[Probe] = []
     skipped, pending = [], []
     for match in matches:
-        for probe, dot, look in _probes(match, strongest):
+        for probe, dot, look in _probes(match, strongest, wanted):
             if any((known.what, known.key) == (probe.what, probe.key) for known in probes):
                 continue
             if _enclosing_loops(dot.op.ir, block) is None:
                 skipped.append(f"{probe.key}: it stands in a branch, which calibration does not enter")
                 continue
             probes.append(probe)
-            pending.append(_emit_sum(module, block, dot, look, probe.shape, target))
+            pending.append(_emit_sum(module, block, dot, look, probe, target))
     for call in pending:
         # At once, before the next sum rebuilds the same loops: the return keeps track of replaced values.
         _mlir.append_result(block, _carry_out(call, block))
     _mlir.set_main_signature(function)
     _mlir.run_passes(module, "trivial-dce")
-    return Instrumented(_mlir.to_bytecode(module), tuple(probes), tuple(skipped))
+    return Instrumented(_mlir.to_bytecode(module), tuple(probes), tuple(skipped), tuple(candidates))
 
 
 _Look = Callable[[jax.Array], jax.Array]
 
 
-def _probes(match: Match, strongest: float) -> list[tuple[Probe, WeightDot, _Look]]:
+def _probes(match: Match, strongest: float, wanted: Collection[str]) -> list[tuple[Probe, WeightDot, _Look]]:
     """What to learn of a site: the probe, the product whose input it looks at, and what it makes of the rows."""
     dot = match.products[0] if isinstance(match, FfnMatch) else match.dot
     stack = () if dot.weight.layers is None else (dot.weight.layers,)
@@ -99,6 +107,10 @@ def _probes(match: Match, strongest: float) -> list[tuple[Probe, WeightDot, _Loo
         shape = (*stack, counted_size(down.d))
         activity = Probe("activity", site_activity_key(match), shape, down.batch, down.d, share)
         probes.append((activity, down, partial(_activity, strongest=share)))
+        if site_activity_key(match) in wanted:
+            rows = min(dot.batch, ROWS_A_CALL)
+            inputs = Probe("inputs", site_activity_key(match), (*stack, rows, dot.d), rows)
+            probes.append((inputs, dot, partial(_some_rows, count=rows)))
     return probes
 
 
@@ -111,6 +123,11 @@ def _activity(h: jax.Array, strongest: float | None) -> jax.Array:
     return count_active(active_neurons(h, strongest))
 
 
+def _some_rows(rows: jax.Array, count: int) -> jax.Array:
+    """Rows at equal distances."""
+    return rows[:: len(rows) // count][:count].astype(jnp.float32)
+
+
 def _enclosing_loops(op: Any, block: Any) -> list[Any] | None:
     loops: list[Any] = []
     while op.block != block:
@@ -121,13 +138,17 @@ def _enclosing_loops(op: Any, block: Any) -> list[Any] | None:
     return loops
 
 
-def _emit_sum(module: Any, block: Any, dot: WeightDot, look: _Look, shape: tuple[int, ...], target: Target) -> Any:
-    """Put ``sum + look(x)`` in front of the product; the sum is still a constant zero."""
+def _emit_sum(module: Any, block: Any, dot: WeightDot, look: _Look, probe: Probe, target: Target) -> Any:
+    """Put ``sum + look(x)`` (of rows the last ones seen) before the product; the sum is still a constant zero."""
     layer: Value | None = dot.layer
+    shape, last = probe.shape, probe.what == "inputs"
 
     def add(total: jax.Array, x: jax.Array, *layers: jax.Array) -> list[jax.Array]:
         seen = look(canonical_input(x, dot))
-        return [total.at[layers[0].reshape(())].add(seen) if layers else total + seen]
+        if layers:
+            place = total.at[layers[0].reshape(())]
+            return [place.set(seen) if last else place.add(seen)]
+        return [seen if last else total + seen]
 
     values = [dot.x] if layer is None else [dot.x, layer]
     types = [jax.ShapeDtypeStruct(value.shape, jnp.dtype(value.dtype)) for value in values]

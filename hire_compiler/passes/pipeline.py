@@ -24,6 +24,7 @@ from hire_compiler.passes.replace_sharded import replace_sharded
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.passes.splice import Spliced, splice
+from hire_compiler.passes.trials import candidates_for_trial
 from hire_compiler.passes.verify import check_module
 from hire_compiler.program import Program
 from hire_compiler.report import Report
@@ -168,11 +169,16 @@ class _Clock:
         return result
 
 
-def instrument_program(program: Program, kind: str | None, platform: str, strongest: float) -> Instrumented:
+def instrument_program(
+    program: Program, kind: str | None, platform: str, strongest: float, config: Config | None = None
+) -> Instrumented:
     """The program with probes at its sites (of one kind, or all); see :func:`hire_compiler.calibrate`."""
     with _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
         found = detect(read_graph(module), program.arguments)
-        matches = [m for m, site in zip(found.matches, found.sites, strict=True) if kind in (None, site.kind)]
-        return instrument(module, matches, target_for(platform), strongest)
+        target, wanted = target_for(platform), [kind in (None, site.kind) for site in found.sites]
+        matches = [match for match, probed in zip(found.matches, wanted, strict=True) if probed]
+        facts = site_facts(found.matches, None, target, 1)
+        candidates = candidates_for_trial(found.sites, found.matches, facts, config or Config())
+        return instrument(module, matches, target, strongest, [c for c in candidates if c.match in matches])

@@ -85,7 +85,7 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         )
     assert rule.predictor is not None
     where = f"{named} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
-    settled = settle_rule(rule, site, facts)
+    settled = settle_rule(rule, site, facts, where)
     if isinstance(settled, str):
         return leave_dense(site, settled, dense_bytes)
     explicit, rule = rule, settled.rule
@@ -123,6 +123,8 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         candidates=candidates,
         group=group,
         common=common,
+        recall=settled.loss[0] if settled.loss else None,
+        error=settled.loss[1] if settled.loss else None,
         union=union_densities(site, facts),
         tail="" if site.kind == "ffn" or facts.winners_only else rule.tail,
         dense_bytes=dense_bytes,
@@ -141,6 +143,7 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         rule.certify,
         common=common,
         budgets=settled.budgets,
+        score=rule.score,
     )
 
 

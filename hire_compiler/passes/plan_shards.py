@@ -13,6 +13,7 @@ from hire_compiler.config import Config, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.neurons import with_group
 from hire_compiler.passes.plan import first_rule, plan_site, wanted_candidates
+from hire_compiler.passes.settle_rule import settle_rule
 from hire_compiler.passes.site_plan import SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Site
 from hire_compiler.sharding import SiteLayout, expected_recall, kept_per_shard
@@ -62,7 +63,7 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
         shards=shards,
     )
     rules = tuple(
-        _shard_rule(with_group(rule, shard, local_facts), site, facts, shards, config.shard_recall)
+        _shard_rule(_decided(rule, site, shard, local_facts), site, facts, shards, config.shard_recall)
         if rule.selects(site.kind, site.id, site.path) and not rule.dense
         else rule
         for rule in config.rules
@@ -89,6 +90,15 @@ def _spread(site: Site, facts: SiteFacts, shards: int, config: Config) -> bool:
     if site.width % (shards * shards):
         raise ConfigError(f"{where}: {site.width} rows cannot be dealt from {shards} shards to {shards} shards evenly")
     return True
+
+
+def _decided(rule: Rule, site: Site, shard: Site, facts: SiteFacts) -> Rule:
+    """The rule with its size of group (of a shard), and with the candidates that a recall asks of the whole site."""
+    rule = with_group(rule, shard, facts)
+    if rule.recall is None or rule.density is not None or rule.candidates is not None:
+        return rule
+    settled = settle_rule(rule, replace(site, batch=shard.batch), facts, f"recall on {site.id}")
+    return rule if isinstance(settled, str) else settled.rule
 
 
 def _shard_rule(rule: Rule, site: Site, facts: SiteFacts, shards: int, recall: float) -> Rule:

@@ -75,6 +75,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
             budget,
             target,
             layer,
+            plan.score,
         )
         y = sparse_ffn(rows, inputs, down, biases, groups, form, _common_path(prepared, plan, len(weights)))
         return [restore_result(y, match.down)]
@@ -87,9 +88,10 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         results=(match.down.result,),
         before=match.down.op,
         signature=repr((
-            plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.common, activation,
-            match.region.expression, up.x_free, up.x_contracting, match.down.row_shape, match.down.rows_first,
-            len(vectors), up.precise, match.down.precise, [(w.shape, w.layers, w.is_view) for w in weights],
+            plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.score, plan.common,
+            activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
+            match.down.rows_first, len(vectors), up.precise, match.down.precise,
+            [(w.shape, w.layers, w.is_view) for w in weights],
         )),
         measure="proof" if isinstance(plan.predictor, Exact) or plan.certify else "",
     )  # fmt: skip

@@ -175,7 +175,7 @@ def make_preparation(
     def build(*arrays: jax.Array) -> Arrays:
         given = dict(zip(used, arrays, strict=True))
         rows = in_order(materialize(predicted, given[predicted.argument]), order)[..., common:, :]
-        made = _prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
+        made = prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
         prepared = kept_for(made, predicted.shape[1], target)
         if plan.certify:
             prepared |= _prepare_bound(rows, prepared, plan.site.kind, stacked=predicted.layers is not None)
@@ -218,12 +218,15 @@ def _prepare_bound(rows: jax.Array, quantized: Arrays, kind: str, *, stacked: bo
     return {"bound": (jax.vmap(bound) if stacked else bound)(rows, copy)}
 
 
-def _prepare_predictor(rows: jax.Array, predictor: Predictor, moment: np.ndarray | None, stacked: bool) -> Arrays:
+def prepare_predictor(
+    rows: jax.Array, predictor: Predictor, moment: np.ndarray | jax.Array | None, stacked: bool
+) -> Arrays:
+    """A predictor of rows ``[n, d]``, or stacked; ``moment`` is E[xxᵀ] of their input, if known."""
     if isinstance(predictor, Exact):
         return {}
     if isinstance(predictor, Cascade):
-        coarse = _prepare_predictor(rows, predictor.coarse, moment, stacked)
-        return coarse | _prepare_predictor(rows, predictor.fine, None, stacked)
+        coarse = prepare_predictor(rows, predictor.coarse, moment, stacked)
+        return coarse | prepare_predictor(rows, predictor.fine, None, stacked)
     if isinstance(predictor, Quantized):
         prepare = prepare_quantized if predictor.columns is None else partial(prepare_int4, columns=predictor.columns)
         return dict((jax.vmap(prepare) if stacked else prepare)(rows))
@@ -237,7 +240,7 @@ def _prepare_predictor(rows: jax.Array, predictor: Predictor, moment: np.ndarray
     return jax.lax.map(one, (rows,) if moment is None else (rows, jnp.asarray(moment)))
 
 
-def _array(moment: np.ndarray | None) -> jax.Array | None:
+def _array(moment: np.ndarray | jax.Array | None) -> jax.Array | None:
     return None if moment is None else jnp.asarray(moment)
 
 

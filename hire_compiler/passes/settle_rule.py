@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
-from hire_compiler.config import Exact, Rule
+from hire_compiler.calibration import tried
+from hire_compiler.config import Exact, LowRank, Quantized, Rule
+from hire_compiler.errors import ConfigError
 from hire_compiler.passes.budgets import exact_budgets, why_no_budget
 from hire_compiler.passes.neurons import with_group
+from hire_compiler.passes.predictor_bytes import stored_bytes
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
@@ -19,18 +23,26 @@ class Settled:
       rule: with a size of group and a number of candidates.
       budgets: of ``Exact()``: smaller numbers of neurons that are tried first, ascending.
       notes: what decided, for the report.
+      loss: recall and relative error of the output on calibration rows, if they were measured.
     """
 
     rule: Rule
     budgets: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    loss: tuple[float, float] | None = None
 
 
-def settle_rule(rule: Rule, site: Site, facts: SiteFacts) -> Settled | str:
-    """Decide the size of groups and the number of candidates; or why the site is better left dense."""
+def settle_rule(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled | str:
+    """Decide the size of groups and the number of candidates; or why the site is better left dense.
+
+    Raises:
+      ConfigError: a recall is asked for that nobody measured; begins with ``where``.
+    """
     rule = with_group(rule, site, facts)
     if isinstance(rule.predictor, Exact) and rule.candidates is None and rule.density is None:
         return _exact(rule, site, facts)
+    if site.kind == "ffn" and isinstance(rule.predictor, (LowRank, Quantized)) and not rule.certify:
+        return _approximate(rule, site, facts, where)
     return Settled(rule)
 
 
@@ -49,3 +61,47 @@ def _exact(rule: Rule, site: Site, facts: SiteFacts) -> Settled | str:
     else:
         note = f"not calibrated, so there is room for {tried} active neurons, whichever holds first"
     return Settled(replace(rule, candidates=budgets[-1]), budgets[:-1], (note,) if note else ())
+
+
+def _approximate(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled | str:
+    trial, group = facts.trials.get(tried(rule)), rule.group or 1
+    if rule.recall is not None and trial is None:
+        raise ConfigError(
+            f"{where}: recall={rule.recall} has to be measured, and the calibration did not try {tried(rule)}: pass "
+            "calibration=hire.calibrate(…, config=…) with this rule among the config's"
+        )
+    if rule.density is None and rule.candidates is None:
+        assert trial is not None
+        assert rule.recall is not None
+        enough = trial.enough(rule.recall, site.batch)
+        if enough is None:
+            return f"{_short_of(rule, trial.best(site.batch), site)} even with 3/4 of the neurons"
+        neurons = min(ceil(ceil(enough * site.width) / group) * group, site.width)
+        note = f"{neurons} neurons are enough for a recall of {rule.recall:.2%}"
+        return Settled(replace(rule, candidates=neurons), notes=(note,), loss=trial.at(enough, site.batch))
+    share = rule.density if rule.density is not None else (rule.candidates or 0) / site.width
+    loss = None if trial is None else (1.0, 0.0) if share >= 1 else trial.at(share, site.batch)
+    if rule.recall is not None and (loss is None or loss[0] < rule.recall):
+        return f"{_short_of(rule, loss[0] if loss else None, site)} with {share:.1%} of the neurons"
+    return _with_union(Settled(rule, loss=loss), share, site, facts, where)
+
+
+def _short_of(rule: Rule, reached: float | None, site: Site) -> str:
+    found = "was not measured" if reached is None else f"is {reached:.2%}"
+    rows = f" of {site.batch} rows together" if site.batch > 1 else ""
+    return f"the recall of {rule.predictor}{rows} {found} on calibration rows, not the {rule.recall:.2%} asked for,"
+
+
+def _with_union(settled: Settled, share: float, site: Site, facts: SiteFacts, where: str) -> Settled | str:
+    """The rows of a batch share one choice; where they need different neurons, there is little to share."""
+    rule, group = settled.rule, settled.rule.group or 1
+    if facts.activity is None or site.batch == 1 or share >= 1 or site.width % group or rule.predictor is None:
+        return settled
+    union, dense = facts.activity.union(group, site.batch), sum(facts.weight_bytes)
+    touched = f"{union:.0%} of all groups of {group}" if group > 1 else f"{union:.0%} of all neurons"
+    rows = f"the {site.batch} rows of a call touch {touched} between them"
+    if stored_bytes(rule.predictor, site, where) + union * dense >= dense:
+        return f"{rows} (by calibration): sharing one choice does not pay"
+    if union <= share:
+        return settled
+    return replace(settled, notes=(*settled.notes, f"{rows}, more than the {share:.0%} computed"))

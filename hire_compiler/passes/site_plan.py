@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hire_compiler.activity import Activity
 from hire_compiler.config import Cascade, Predictor
 from hire_compiler.report import Decision, Site
+from hire_compiler.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class SiteFacts:
       devices: over how many devices the program's arguments are spread.
       shards: into how many parts the rows are split, each choosing by itself.
       activity: what a calibration knows of a block's neurons.
+      trials: what predictors found on calibration rows, by :func:`hire_compiler.calibration.tried`.
     """
 
     weight_bytes: tuple[int, ...]
@@ -61,6 +64,7 @@ class SiteFacts:
     running_bytes: int = 0
     shards: int = 1
     activity: Activity | None = None
+    trials: Mapping[str, Trial] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class SitePlan:
 
     On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows,
     ``spread`` whether the rows are dealt to them in turn. Of the candidates of a block, ``common`` are neurons that
-    every call computes; ``budgets`` are smaller numbers of neurons that an exact skip tries first.
+    every call computes; ``budgets`` are smaller numbers of neurons that an exact skip tries first; groups count with
+    their ``score``.
     """
 
     site: Site
@@ -84,6 +89,7 @@ class SitePlan:
     spread: bool = False
     common: int = 0
     budgets: tuple[int, ...] = ()
+    score: str = "max"
 
     @property
     def survivors(self) -> int:

@@ -24,6 +24,7 @@ def select_groups(
     k: int,
     target: Target,
     layer: jax.Array | None = None,
+    by: str = "max",
 ) -> jax.Array:
     """The ``k`` groups of neurons to compute for a batch: int32 ``[k]``, ascending.
 
@@ -32,11 +33,12 @@ def select_groups(
       bias: added to the predicted pre-activation, ``[m]`` (or stacked) or None.
       activation: name of the activation; it decides what makes a neuron matter.
       layer: which layer of stacked arrays.
+      by: what a group counts with: ``max`` or ``l2``; see :func:`hire_compiler.runtime.topk.group_scores`.
     """
     z = predict(x, prepared, target, layer)
     if bias is not None:
         z = unfused(z, target) + (bias if layer is None else lax.dynamic_index_in_dim(bias, layer, keepdims=False))
-    return top_groups(relevance(z, activation), group, k)
+    return top_groups(relevance(z, activation), group, k, by)
 
 
 def relevance(z: jax.Array, activation: str) -> jax.Array:

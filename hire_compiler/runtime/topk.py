@@ -100,14 +100,14 @@ def compared_candidates(
     return jnp.concatenate(chosen, axis=-1)
 
 
-def top_groups(scores: jax.Array, group: int, k: int) -> jax.Array:
+def top_groups(scores: jax.Array, group: int, k: int, by: str = "max") -> jax.Array:
     """The ``k`` groups of adjacent neurons that the batch as a whole needs most (dynamic overlap).
 
-    A group counts with the highest score of any of its neurons for any batch row, so that all rows share one
-    selection, one gather and one product.
+    All rows share one selection, one gather and one product.
 
     Args:
       scores: ``[b, n]`` float32, ``n`` divisible by ``group``.
+      by: what a group counts with; see :func:`group_scores`.
 
     Returns:
       int32 ``[k]``, ascending.
@@ -115,6 +115,17 @@ def top_groups(scores: jax.Array, group: int, k: int) -> jax.Array:
     count = scores.shape[-1] // group
     if k == count:
         return jnp.arange(count, dtype=jnp.int32)
+    return jnp.sort(lax.top_k(group_scores(scores, group, by), k)[1])
+
+
+def group_scores(scores: jax.Array, group: int, by: str = "max") -> jax.Array:
+    """What each group of adjacent neurons counts for the batch: ``[n / group]``.
+
+    ``max``: the highest score of any of its neurons for any row. ``l2``: the root of the sum of squares of all its
+    positive scores; where rows and neurons agree on a group, it outdoes one that a single neuron wants.
+    """
     # Over the batch first: a TPU would otherwise write the scores of a batch out in another layout.
-    best = jnp.max(jnp.max(scores, axis=0).reshape(count, group), axis=1)
-    return jnp.sort(lax.top_k(best, k)[1])
+    if by == "max":
+        return jnp.max(jnp.max(scores, axis=0).reshape(-1, group), axis=1)
+    squares = jnp.sum(jnp.square(jnp.maximum(scores, 0)), axis=0)
+    return jnp.sqrt(jnp.sum(squares.reshape(-1, group), axis=1))

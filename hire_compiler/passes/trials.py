@@ -1,0 +1,167 @@
+"""Trials: run the predictors that rules name on calibration rows, beside the dense block, and compare.
+
+A choice is made as the rewritten step makes it, for one row and for several that share it. Nothing is gathered: the
+neurons that were not chosen are left out of the dense block's output, and what is missing then is the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from hire_compiler.calibration import Calibration, trial_key
+from hire_compiler.config import Config, LowRank, Quantized, Rule
+from hire_compiler.passes.detect import Match
+from hire_compiler.passes.neurons import chosen_group
+from hire_compiler.passes.plan import first_rule
+from hire_compiler.passes.replacement import prepare_predictor, site_activity_key, site_moment_key
+from hire_compiler.passes.site_plan import SiteFacts
+from hire_compiler.patterns.ffn import FfnMatch
+from hire_compiler.report import Site
+from hire_compiler.runtime.activity import TOGETHER, active_neurons
+from hire_compiler.runtime.ffn import relevance
+from hire_compiler.runtime.predictors import kept_for, predict
+from hire_compiler.runtime.target import Target
+from hire_compiler.runtime.topk import group_scores
+from hire_compiler.runtime.weights import materialize
+from hire_compiler.trial import SHARES, Trial
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A block whose rule names a predictor that approximates."""
+
+    site: Site
+    facts: SiteFacts
+    match: FfnMatch
+    rule: Rule
+
+    @property
+    def key(self) -> str:
+        """Of the input rows that are kept for it, and of its neurons."""
+        return site_activity_key(self.match)
+
+
+def candidates_for_trial(
+    sites: Sequence[Site], matches: Sequence[Match], facts: Sequence[SiteFacts], config: Config
+) -> tuple[Candidate, ...]:
+    """The feed-forward sites whose rule asks for an approximation, once for each set of weights."""
+    found: dict[str, Candidate] = {}
+    for site, match, fact in zip(sites, matches, facts, strict=True):
+        rule = first_rule(site, config)
+        if rule is None or not isinstance(match, FfnMatch) or match.region.expression.sums_rows:
+            continue
+        if isinstance(rule.predictor, (LowRank, Quantized)) and not rule.certify:
+            found.setdefault(site_activity_key(match), Candidate(site, fact, match, rule))
+    return tuple(found.values())
+
+
+def run_trials(
+    candidates: Iterable[Candidate],
+    inputs: Mapping[str, np.ndarray],
+    values: Sequence[Any],
+    calibration: Calibration,
+    target: Target,
+) -> Calibration:
+    """The calibration with what the predictors found.
+
+    Args:
+      inputs: by key of a candidate, rows ``[n, d]`` of its input, or stacked ``[layers, n, d]``.
+      values: arguments of ``@main``.
+    """
+    trials = dict(calibration.trials)
+    for candidate in candidates:
+        facts = replace(candidate.facts, activity=calibration.activity(candidate.key))
+        batches = [replace(candidate.site, batch=batch) for batch in TOGETHER]
+        for group in sorted({chosen_group(candidate.rule, site, facts) for site in batches}):
+            if candidate.site.width % group == 0:
+                rule = replace(candidate.rule, group=group)
+                trials[trial_key(candidate.key, rule)] = _try(
+                    replace(candidate, rule=rule), inputs[candidate.key], values, calibration, target
+                )
+    return replace(calibration, trials=trials)
+
+
+def _try(
+    candidate: Candidate, inputs: np.ndarray, values: Sequence[Any], calibration: Calibration, target: Target
+) -> Trial:
+    match, rule = candidate.match, candidate.rule
+    moment, activity = calibration.moment(site_moment_key(match)), calibration.activity(candidate.key)
+    assert moment is not None
+    assert activity is not None
+    matrices = [_layers(w, materialize(w, values[w.argument])) for w in (*match.matrices, match.down.columns)]
+    vectors = [_vector(origin.weight, index, values) for origin, index in match.biases]
+    moments = np.broadcast_to(moment.mean, (len(matrices[0]), *moment.mean.shape[-2:]))
+    samples = inputs if inputs.ndim == 3 else inputs[None]
+
+    def one(x: jax.Array, matrices: list[jax.Array], vectors: list[jax.Array], moment: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        products = [wide @ m.T.astype(jnp.float32) for m in matrices[:-1]]
+        h = match.region.expression.evaluate(
+            [*(p.astype(match.products[0].result.dtype) for p in products), *vectors], exact=True
+        ).astype(jnp.float32)
+        gate = matrices[match.activation.gate]
+        assert rule.predictor is not None
+        arrays = prepare_predictor(gate, rule.predictor, moment, stacked=False)
+        z = predict(x, kept_for(arrays, gate.shape[1], target), target)
+        if match.activation.gate_bias is not None:
+            z = z + vectors[match.activation.gate_bias]
+        scores = relevance(z, match.activation.name)
+        active = active_neurons(h, activity.strongest)
+        return _compare(h, active, scores, matrices[-1].astype(jnp.float32), rule)
+
+    run = jax.jit(one)
+    found = [
+        np.asarray(run(jnp.asarray(samples[i]), [m[i] for m in matrices], [v[i] for v in vectors], moments[i]))
+        for i in range(len(samples))
+    ]
+    worst = np.stack([np.min([f[..., 0] for f in found], axis=0), np.max([f[..., 1] for f in found], axis=0)], axis=-1)
+    return Trial(worst.astype(np.float64), samples.shape[1])
+
+
+def _compare(h: jax.Array, active: jax.Array, scores: jax.Array, down: jax.Array, rule: Rule) -> jax.Array:
+    """``Trial.found`` of one layer."""
+    rows, width = h.shape
+    group = rule.group or 1
+    found = []
+    for together in TOGETHER:
+        sets = rows // together
+        if not sets:
+            found.append(jnp.full((len(SHARES), 2), jnp.nan))
+            continue
+        own, wanted, rated = (
+            a[: sets * together].reshape(together, sets, width).swapaxes(0, 1) for a in (h, active, scores)
+        )
+        order = jnp.argsort(-jax.vmap(lambda r: group_scores(r, group, rule.score))(rated), axis=1)
+        rank = jnp.argsort(order, axis=1)
+        size = jnp.sum(jnp.square(own @ down))
+        loss = partial(_loss, own, wanted, rank, down, size, group)
+        found.append(lax.map(loss, jnp.asarray([ceil(ceil(share * width) / group) for share in SHARES])))
+    return jnp.stack(found)
+
+
+def _loss(
+    h: jax.Array, active: jax.Array, rank: jax.Array, down: jax.Array, size: jax.Array, group: int, kept: jax.Array
+) -> jax.Array:
+    """Recall and relative error where every set of rows ``[sets, rows, m]`` computes its ``kept`` best groups."""
+    chosen = jnp.repeat(rank < kept, group, axis=1)[:, None]
+    recall = jnp.sum(active & chosen) / jnp.maximum(jnp.sum(active), 1)
+    missing = jnp.sum(jnp.square(jnp.where(chosen, 0.0, h) @ down))
+    return jnp.stack([recall, jnp.sqrt(missing / jnp.maximum(size, 1e-30))])
+
+
+def _layers(weight: Any, rows: jax.Array) -> jax.Array:
+    return rows if weight.layers is not None else rows[None]
+
+
+def _vector(vector: Any, index: np.ndarray, values: Sequence[Any]) -> jax.Array:
+    value = _layers(vector, materialize(vector, values[vector.argument]))
+    return value.reshape(len(value), -1)[:, index]
