@@ -152,3 +152,20 @@ def test_a_large_batch_is_left_dense_by_default() -> None:
 def test_the_default_can_be_switched_off() -> None:
     (decision,) = run(plain, weights(-2.5), inputs(1), config=hire.Config(exact=False)).decisions
     assert decision.action == "dense"
+
+
+@pytest.mark.parametrize("dead", ["weights", "everything"])
+def test_dead_blocks_are_no_special_case(dead: str) -> None:
+    """All-zero weights, and a calibration in which no neuron was ever active."""
+    w = weights(-1.0)
+    w = {**w, "up": jnp.zeros_like(w["up"])} if dead == "weights" else jax.tree.map(jnp.zeros_like, w)
+    for predictor in (hire.Exact(), hire.LowRank(rank=8), hire.Quantized()):
+        density = None if isinstance(predictor, hire.Exact) else 0.1
+        config = hire.Config(rules=(hire.Rule(kind="ffn", predictor=predictor, density=density),))
+        learned = hire.calibrate(plain, [(w, inputs(0, 32))], kind="ffn", config=config)
+        for calibration in (None, learned):
+            step = hire.transform(jax.jit(plain), config, calibration=calibration)
+            np.testing.assert_array_equal(step(w, inputs(1)), np.zeros((1, D), np.float32))
+            assert step.report().rewritten
+    (activity,) = learned.activities.values()
+    assert activity.union(1) == activity.most(8, 4, 0.999) == 0

@@ -153,7 +153,7 @@ def _loss(
 ) -> jax.Array:
     """Recall and relative error where every set of rows ``[sets, rows, m]`` computes its ``kept`` best groups."""
     chosen = jnp.repeat(rank < kept, group, axis=1)[:, None]
-    recall = jnp.sum(active & chosen) / jnp.maximum(jnp.sum(active), 1)
+    recall = 1 - jnp.sum(active & ~chosen) / jnp.maximum(jnp.sum(active), 1)  # 1 where nothing was active
     missing = jnp.sum(jnp.square(jnp.where(chosen, 0.0, h) @ down))
     return jnp.stack([recall, jnp.sqrt(missing / jnp.maximum(size, 1e-30))])
 
