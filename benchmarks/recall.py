@@ -62,7 +62,10 @@ def main() -> None:
     embed, mean = model.params["embed"], jnp.asarray(moment.mean)
     dense = jax.jit(lambda w, x: jax.lax.top_k(x @ w.T, TOPS[-1])[1])
     wanted = [np.asarray(dense(embed, x)) for x in states]
-    rows = [[name, *_recall(embed, mean, states, wanted, *how)] for name, how in predictors().items()]
+    rows = []
+    for name, how in predictors().items():
+        rows.append([name, *_recall(embed, mean, states, wanted, *how)])
+        print("  ".join(rows[-1]), flush=True)
     title = f"{model.name}: recall @1 / @8 / @64 on {states.shape[0] * BATCH} held-out positions"
     print_table(title, ["predictor", *(f"k' = {width}" for width in WIDTHS)], rows)
     if options.proofs:
@@ -100,6 +103,7 @@ def _proofs(embed: jax.Array, states: Any) -> None:
             (seen,) = step.report().certificates
             proven = f"{seen.proven / seen.rows:.2%}"
             rows.append([dtype, f"top {top}", str(certify), str(candidates), proven, f"{equal / seen.rows:.2%}"])
+            print("  ".join(rows[-1]), flush=True)
     print_table("Certificates", ["dtype", "read", "certify", "k'", "proven", "indices equal to dense"], rows)
 
 

@@ -35,7 +35,7 @@ from hire_compiler.runtime.collectives import Numbering, on_every_shard, order_s
 from hire_compiler.runtime.fallback import repair
 from hire_compiler.runtime.logits import candidate_logits, exact_logits
 from hire_compiler.runtime.predictors import Arrays, predict
-from hire_compiler.runtime.target import Target, dot_of_few
+from hire_compiler.runtime.target import Target, dot_of_few, unfused
 from hire_compiler.runtime.topk import top_candidates
 
 
@@ -149,7 +149,7 @@ class _Head:
 
         def some(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
             own = [vector if vector.ndim == 1 else vector[at] for vector in self.vectors]
-            logits = dot_of_few(x[at], self.rows, self.target)
+            logits = unfused(dot_of_few(x[at], self.rows, self.target), self.target)
             if not strict:
                 return self.pick(logits, None, own), jnp.ones(len(at), bool)
             room = 2 * rounding_slack(prepared["norm"][None], x[at])
@@ -206,7 +206,7 @@ def dense_logits(x: jax.Array, rows: jax.Array, dot: WeightDot) -> jax.Array:
     """The author's own product, on the prepared layout: ``[batch, rows]`` in the type it had."""
     precision = lax.Precision.HIGHEST if dot.precise else None
     dtype = jnp.dtype(dot.result.dtype)
-    sides = (rows, x) if dot.rows_first else (x, rows)
-    rows_dims = (((1,), (1,)), ((), ()))
-    logits = lax.dot_general(*sides, rows_dims, precision=precision, preferred_element_type=dtype)
-    return logits.T if dot.rows_first else logits
+    if dot.rows_first:
+        return lax.dot_general(rows, x, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=dtype).T
+    # XLA:CPU reads narrow rows as they are in this form alone; contracted (1, 1) they are first converted, whole.
+    return lax.dot_general(x, rows.T, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=dtype)

@@ -30,10 +30,10 @@ def repair(
       hopeless: rows that only the author's own product, over the whole batch, can settle, bool ``[b]``.
       some: from positions ``[s]`` in the batch to dense results ``[s, …]``, and which of them are settled.
       whole: dense results of all rows.
-      sizes: of the branches; those below b are used.
+      sizes: of the branches; those up to b are used.
     """
     batch = proven.shape[0]
-    steps = [size for size in sizes if size < batch]
+    steps = [size for size in sizes if size <= batch]
     order = jnp.argsort(proven, stable=True)  # the unproven first
 
     def branch(size: int) -> Callable[[], Results]:
