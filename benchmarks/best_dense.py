@@ -43,6 +43,43 @@ HEADS: dict[str, Head] = {
 }
 
 
+def _wide(rows: jax.Array) -> jax.Array:
+    bits = rows.dtype == jnp.uint16
+    return (lax.bitcast_convert_type(rows, jnp.bfloat16) if bits else rows).astype(jnp.float32)
+
+
+def _chunked(x: jax.Array, rows: jax.Array, size: int = 1024) -> jax.Array:
+    """Chunks that become float32 while they are in the cache; the loop sees bits, or XLA:CPU would convert them all."""
+
+    def some(i: jax.Array) -> jax.Array:
+        return _rows_dot(x, _wide(lax.dynamic_slice_in_dim(rows, i * size, size)))
+
+    return lax.map(some, jnp.arange(len(rows) // size)).transpose(1, 0, 2).reshape(x.shape[0], -1)
+
+
+def _one_by_one(x: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.concatenate([_transposed_dot(row, _wide(rows)) for row in jnp.split(x, len(x))])
+
+
+def dense_heads(rows: jax.Array, batch: int) -> dict[str, tuple[Head, jax.Array]]:
+    """Every dense form of a greedy head, and the rows ``[n, d]`` as it wants them.
+
+    Logits are rounded to the type of the rows, as the author's product rounds them.
+    """
+    if rows.dtype == jnp.float32:
+        return {f"dense, {name}": (head, rows) for name, head in HEADS.items()}
+    bits = lax.bitcast_convert_type(rows, jnp.uint16)
+    products = {"wide transposed dot": (lambda x, w: _transposed_dot(x, _wide(w)), rows)}
+    if batch > 1:
+        products |= {"row by row": (_one_by_one, rows), "chunks in the cache": (_chunked, bits)}
+
+    def head(product: Head) -> Head:
+        return lambda x, w: _argmax(product(x.astype(jnp.float32), w).astype(rows.dtype))
+
+    found = {f"dense, {name}, argmax": (head(product), stored) for name, (product, stored) in products.items()}
+    return found | {f"dense, {name}": (HEADS[name], rows) for name in ("rows dot, argmax", "transposed dot, argmax")}
+
+
 def dense_steps(model: Model) -> dict[str, Callable[..., Any]]:
     """Every dense form of the greedy step, jitted with the cache donated."""
 

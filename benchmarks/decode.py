@@ -19,10 +19,11 @@ import numpy as np
 
 import hire_compiler as hire
 from benchmarks.best_dense import dense_steps
+from benchmarks.hidden import heldout_states
 from benchmarks.timing import interleaved, median_ms, print_table
 from examples.calibration import calibrate_head
 from examples.models import Model, load_model
-from examples.models.text import heldout_text, prompts
+from examples.models.text import prompts
 from hire_compiler.passes.replacement import predictor_arrays
 from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.target import target_for
@@ -135,8 +136,8 @@ def _speed(model: Model, prompt: list[int], written: Step, sparse: dict[str, Any
 
 
 def _recall(model: Model, sparse: dict[str, Any], options: argparse.Namespace) -> None:
-    ids = model.tokenizer.encode(heldout_text(), add_bos=True)
-    hidden = _hidden(model, ids)
+    states = heldout_states(model)
+    hidden = [states[i : i + 32] for i in range(0, len(states), 32)]
     target = target_for(jax.default_backend())
     token, cache = jnp.zeros((1, 1), jnp.int32), model.init_cache(1, options.cache)
     rows = []
@@ -167,16 +168,6 @@ def _dense_top(embed: jax.Array, x: jax.Array) -> jax.Array:
 
 def _chooser(k: int, survivors: int, target: Any) -> Callable[..., jax.Array]:
     return jax.jit(lambda x, arrays: select_candidates(x, arrays, k, target, survivors=survivors)[0])
-
-
-def _hidden(model: Model, ids: list[int], length: int = 512, batch: int = 32) -> list[jax.Array]:
-    states = jax.jit(model.hidden_states)
-    found = []
-    for start in range(0, len(ids) - length + 1, length):
-        tokens = jnp.asarray([ids[start : start + length]], jnp.int32)
-        x, _ = states(model.params, tokens, model.init_cache(1, length))
-        found += [x[0, i : i + batch] for i in range(0, length, batch)]
-    return found
 
 
 if __name__ == "__main__":

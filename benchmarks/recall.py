@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import hire_compiler as hire
-from benchmarks.decode import _hidden
+from benchmarks.hidden import heldout_states
 from benchmarks.timing import print_table
 from examples.calibration import calibrate_head
 from examples.models import load_model
-from examples.models.text import heldout_text
 from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.low_rank import prepare_low_rank
 from hire_compiler.runtime.quantized import prepare_int4, prepare_quantized
@@ -56,8 +55,7 @@ def main() -> None:
     model = load_model(options.model)
     calibration = calibrate_head(model)
     (moment,) = calibration.moments.values()
-    ids = model.tokenizer.encode(heldout_text(), add_bos=True)
-    states = jnp.concatenate(_hidden(model, ids))[:: options.stride]
+    states = heldout_states(model)[:: options.stride]
     states = states[: len(states) // BATCH * BATCH].reshape(-1, BATCH, states.shape[1])
     embed, mean = model.params["embed"], jnp.asarray(moment.mean)
     dense = jax.jit(lambda w, x: jax.lax.top_k(x @ w.T, TOPS[-1])[1])
