@@ -8,6 +8,7 @@ winner is taken out of the logits. Feed-forward blocks: ``best_dense_ffn.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -80,14 +81,15 @@ def dense_heads(rows: jax.Array, batch: int) -> dict[str, tuple[Head, jax.Array]
     return found | {f"dense, {name}": (HEADS[name], rows) for name in ("rows dot, argmax", "transposed dot, argmax")}
 
 
-def dense_steps(model: Model) -> dict[str, Callable[..., Any]]:
+def dense_steps(model: Model, batch: int = 1) -> dict[str, Callable[..., Any]]:
     """Every dense form of the greedy step, jitted with the cache donated."""
 
-    def step_with(head: Head) -> Callable[..., Any]:
-        def step(params: Any, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+    def step_with(head: Head, stored: jax.Array) -> Callable[..., Any]:
+        def step(stored: jax.Array, params: Any, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
             x, cache = model.hidden_states(params, tokens, cache)
-            return head(x[:, -1], params["embed"]), cache
+            return head(x[:, -1], stored), cache
 
-        return jax.jit(step, donate_argnums=2)
+        return partial(jax.jit(step, donate_argnums=3), stored)
 
-    return {f"dense, {name}": step_with(head) for name, head in HEADS.items()}
+    heads = dense_heads(model.params["embed"], batch)
+    return {name: step_with(head, stored) for name, (head, stored) in heads.items()}

@@ -1,9 +1,11 @@
 """The whole decode step of a real model: dense as written, best dense form, and rewritten heads.
 
     python -m benchmarks.decode [--model gemma3-270m] [--prompts 10] [--tokens 64]
+    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals]
 
 Prints, for every predictor: tokens equal to dense (teacher-forced, the dense tokens are fed to all), time a
-step against both dense baselines (interleaved medians), and recall on text that calibration never saw.
+step against both dense baselines (interleaved medians), and recall on text that calibration never saw. With
+``--speed`` the times alone; ``--rivals`` adds llama.cpp's step with its own 4-bit weights, where it is installed.
 """
 
 from __future__ import annotations
@@ -57,9 +59,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--candidates", type=int, default=256)
     parser.add_argument("--cache", type=int, default=128, help="static cache length")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of all weights")
+    parser.add_argument("--batches", default="1", help="numbers of sequences, of --speed; 1,2,4,8,16 for instance")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--rivals", action="store_true")
     options = parser.parse_args()
-    model = load_model(options.model)
-    print(f"{model.name}, float32, batch 1, cache of {options.cache}, {jax.devices()[0].platform}")
+    batches = [int(batch) for batch in options.batches.split(",")]
+    if max(batches) > 1 and not options.speed:
+        parser.error("tokens are compared at batch 1: add --speed")
+    model = load_model(options.model, options.dtype)
+    print(f"{model.name}, {options.dtype}, cache of {options.cache}, {jax.devices()[0].platform}")
     calibration = calibrate_head(model)
     print(calibration)
 
@@ -74,9 +83,12 @@ def main() -> None:
     }
     sparse[DEFAULT] = hire.transform(written)
     ids = [model.tokenizer.encode(text, add_bos=True) for text in prompts()[: options.prompts]]
-    _agreement(model, ids, written, sparse, options)
-    _speed(model, ids[0], written, sparse, options)
-    _recall(model, sparse, options)
+    if not options.speed:
+        _agreement(model, ids, written, sparse, options)
+    for batch in batches:
+        _speed(model, ids[0], written, sparse, batch, options)
+    if not options.speed:
+        _recall(model, sparse, options)
 
 
 def _agreement(
@@ -116,15 +128,18 @@ def _count(counts: Agreement, model: Model, dense: int, other: int, tokens: Any,
         counts.different += 1
 
 
-def _speed(model: Model, prompt: list[int], written: Step, sparse: dict[str, Any], options: argparse.Namespace) -> None:
-    steps = {"dense, as written": written, **dense_steps(model), **sparse}
-    token = jnp.asarray([[prompt[-1]]], jnp.int32)
+def _speed(
+    model: Model, prompt: list[int], written: Step, sparse: dict[str, Any], batch: int, options: argparse.Namespace
+) -> None:
+    steps = {"dense, as written": written, **dense_steps(model, batch), **sparse}
+    tokens = jnp.asarray([prompt[-1:]] * batch, jnp.int32)
     caches = {}
     for name, step in steps.items():
-        _, caches[name] = step(model.params, jnp.asarray([prompt], jnp.int32), model.init_cache(1, options.cache))
+        prefix = jnp.asarray([prompt] * batch, jnp.int32)
+        _, caches[name] = step(model.params, prefix, model.init_cache(batch, options.cache))
 
     def run(name: str, step: Step) -> Any:
-        result, caches[name] = step(model.params, token, caches[name])
+        result, caches[name] = step(model.params, tokens, caches[name])
         return result
 
     rounds = min(60, (options.cache - len(prompt) - 4) // 2)
@@ -132,7 +147,18 @@ def _speed(model: Model, prompt: list[int], written: Step, sparse: dict[str, Any
     ms = {name: median_ms(taken) for name, taken in interleaved(runs, rounds).items()}
     best = min(ms[name] for name in ms if name.startswith("dense"))
     rows = [[n, f"{t:.2f}", f"{ms['dense, as written'] / t:.2f}×", f"{best / t:.2f}×"] for n, t in ms.items()]
-    print_table("Whole step, batch 1", ["step", "ms", "over as written", "over best dense"], rows)
+    if options.rivals and batch == 1:
+        rows += _llama(model, prompt, ms["dense, as written"], best)
+    print_table(f"Whole step, batch {batch}", ["step", "ms", "over as written", "over best dense"], rows)
+
+
+def _llama(model: Model, prompt: list[int], written: float, best: float) -> list[list[str]]:
+    from benchmarks.rivals import llama_step_ms
+
+    taken = llama_step_ms(model.checkpoint, prompt)
+    if taken is None:
+        return []
+    return [["llama.cpp, its own 4-bit weights", f"{taken:.2f}", f"{written / taken:.2f}×", f"{best / taken:.2f}×"]]
 
 
 def _recall(model: Model, sparse: dict[str, Any], options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -53,6 +54,7 @@ class Model:
         hidden_states: `(params, tokens [B, T], cache) -> (x [B, T, d], cache)`.
         logits: `(params, x [..., d]) -> [..., V]`.
         greedy_step: `(params, tokens [B, T], cache) -> (next_token [B], cache)`.
+        checkpoint: the file the weights came from.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Model:
     hidden_states: Callable[[Params, Array, Cache], tuple[Array, Cache]]
     logits: Callable[[Params, Array], Array]
     greedy_step: Callable[[Params, Array, Cache], tuple[Array, Cache]]
+    checkpoint: Path
 
 
 def load_model(name: ModelName | Literal["auto"] = "auto", dtype: DTypeLike = jnp.float32) -> Model:
@@ -93,6 +96,7 @@ def load_model(name: ModelName | Literal["auto"] = "auto", dtype: DTypeLike = jn
         hidden_states=partial(module.hidden_states, config),
         logits=partial(module.logits, config),
         greedy_step=partial(module.greedy_step, config),
+        checkpoint=checkpoint.path,
     )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from examples.models import Model
 from examples.models.transformer import Params
+
+Score = Callable[[Array, Array], Array]
 
 # Positions scored at a time: the float32 logits of 128 positions over 262144 tokens are 134 MB.
 POSITIONS_PER_BLOCK = 128
@@ -40,25 +46,40 @@ def text_loss(model: Model, ids: list[int], length: int = 1024) -> tuple[float, 
         The mean negative log-likelihood of a token in nats, the logarithm of the perplexity; and
         how many tokens it is the mean of.
     """
+    losses = jax.jit(partial(head_losses, model))
+    found = token_losses(model, ids, lambda x, targets: losses(model.params, x, targets), length)
+    return float(found.mean()), len(found)
+
+
+def token_losses(
+    model: Model, ids: list[int], score: Score, length: int = 1024, block: int = POSITIONS_PER_BLOCK
+) -> np.ndarray:
+    """The negative log-likelihood of every token, by a head of one's choice.
+
+    Args:
+        model: the model to judge.
+        ids: the text's tokens, without the beginning-of-text id.
+        score: from final hidden states `[block, d]` and targets `[block]` to losses `[block]`.
+        length: the longest window; every window starts anew, with nothing before it.
+        block: positions scored at a time.
+    """
     forward = jax.jit(model.hidden_states)
-    score = jax.jit(lambda params, x, targets: _losses(model, params, x, targets))
-    total, count = 0.0, 0
+    found = []
     for window in chunks(model, ids, length):
         # Padded at the end, where no scored position can see it: one compiled program for all.
-        padded = window + [0] * (length - len(window))
-        cache = model.init_cache(1, length)
-        x, _ = forward(model.params, jnp.array([padded], jnp.int32), cache)
-        for start in range(0, len(window) - 1, POSITIONS_PER_BLOCK):
-            targets = window[start + 1 : start + 1 + POSITIONS_PER_BLOCK]
-            states = x[0, start : start + len(targets)]
-            total += float(score(model.params, states, jnp.array(targets, jnp.int32)))
-            count += len(targets)
-    if count == 0:
+        padded = window + [0] * (length + block - len(window))
+        x, _ = forward(model.params, jnp.array([padded[:length]], jnp.int32), model.init_cache(1, length))
+        states = jnp.pad(x[0], ((0, block), (0, 0)))
+        for start in range(0, len(window) - 1, block):
+            targets = jnp.array(padded[start + 1 : start + 1 + block], jnp.int32)
+            losses = np.asarray(score(states[start : start + block], targets), np.float64)
+            found.append(losses[: len(window) - 1 - start])
+    if not found:
         raise ValueError("The text has fewer than two tokens, so there is nothing to predict.")
-    return total / count, count
+    return np.concatenate(found)
 
 
-def _losses(model: Model, params: Params, x: Array, targets: Array) -> Array:
-    """Sum of the negative log-likelihoods of `targets` `[N]` after states `x` `[N, d]`, in nats."""
+def head_losses(model: Model, params: Params, x: Array, targets: Array) -> Array:
+    """Negative log-likelihoods of `targets` `[N]` after final states `x` `[N, d]`, in nats."""
     scores = jax.nn.log_softmax(model.logits(params, x).astype(jnp.float32), axis=-1)
-    return -jnp.take_along_axis(scores, targets[:, None], axis=-1).sum()
+    return -jnp.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]

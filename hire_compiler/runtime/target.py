@@ -146,12 +146,18 @@ def _enough_rows(x: jax.Array, target: Target | None) -> jax.Array:
     return jnp.pad(x, ((0, missing), (0, 0))) if missing else x
 
 
-_FACTOR_ROWS, _FACTOR_WIDTH = 4096, 512
+_FACTOR_WIDTH = 512
+_FACTOR_ROWS = (16384, 4096)  # in a piece of a long factor, the largest that divides it
 _ONE_BY_ONE = 5  # rows above which a pass over the copy for each of them costs more than one in chunks
 
 
+def as_is(rows: jax.Array) -> jax.Array:
+    """Stored numbers that need no unpacking."""
+    return rows
+
+
 def dot_of_few(
-    x: jax.Array, rows: jax.Array, target: Target, unpack: Callable[[jax.Array], jax.Array] = lambda rows: rows
+    x: jax.Array, rows: jax.Array, target: Target, unpack: Callable[[jax.Array], jax.Array] = as_is
 ) -> jax.Array:
     """``x [b, d]`` of a decode step times a stored copy ``rows [n, d]`` transposed, in float32: ``[b, n]``.
 
@@ -162,12 +168,10 @@ def dot_of_few(
       unpack: elementwise, from what is stored to the numbers; done on the way to the product.
     """
     batch, (n, d) = x.shape[0], rows.shape
-    if batch == 1 and target.rows_one_by_one and n > _FACTOR_ROWS and n % _FACTOR_ROWS == 0 and d <= _FACTOR_WIDTH:
+    piece = next((size for size in _FACTOR_ROWS if n > size and n % size == 0), 0)
+    if batch == 1 and target.rows_one_by_one and piece and d <= _FACTOR_WIDTH and unpack is as_is:
         # A long thin factor: XLA:CPU threads this product half as well in one piece.
-        def some(i: jax.Array) -> jax.Array:
-            return rows_dot(x, unpack(load(lax.dynamic_slice_in_dim(rows, i * _FACTOR_ROWS, _FACTOR_ROWS))))[0]
-
-        return lax.map(some, jnp.arange(n // _FACTOR_ROWS)).reshape(1, n)
+        return _in_pieces(x, rows, piece)
     if batch == 1 or not target.rows_one_by_one or rows.dtype == jnp.float32:
         return rows_dot(x, unpack(load(rows)), target=target)
     if batch <= _ONE_BY_ONE:
@@ -186,6 +190,13 @@ def dot_of_few(
     out = lax.fori_loop(0, n // chunk, body, jnp.zeros((batch, n), jnp.float32))
     rest = n % chunk
     return lax.dynamic_update_slice_in_dim(out, part(n - rest, rest), n - rest, axis=1) if rest else out
+
+
+def _in_pieces(x: jax.Array, rows: jax.Array, size: int) -> jax.Array:
+    def some(i: jax.Array) -> jax.Array:
+        return rows_dot(x, load(lax.dynamic_slice_in_dim(rows, i * size, size)))[0]
+
+    return lax.map(some, jnp.arange(rows.shape[0] // size)).reshape(1, -1)
 
 
 def columns_dot(h: jax.Array, rows: jax.Array, *, precise: bool = False, target: Target | None = None) -> jax.Array:
