@@ -228,6 +228,23 @@ def test_a_predictor_that_does_not_fit_a_site_is_refused_with_its_name(
         step(array(rng, 2, D), array(rng, VOCABULARY, D))
 
 
+@pytest.mark.parametrize(
+    "predictor",
+    [Q8, hire.Quantized(4, columns=4), LR4, hire.LowRank(4, dtype="int8"), hire.Cascade(LR4, Q8, survivors=64)],
+    ids=str,
+)
+def test_hidden_states_that_are_no_numbers_get_the_answer_of_dense(predictor: Any, rng: np.random.Generator) -> None:
+    """Unproven heads too: the NaN is handed on, and the tokens beside it are dense's."""
+    rule = hire.Rule(kind="head", predictor=predictor, candidates=16)
+    dense = jax.jit(lambda x, w: jax.lax.top_k(x @ w.T, 4))
+    step = hire.transform(dense, hire.Config(rules=(rule,)))
+    x, w = array(rng, 2, D).at[1, 3].set(jnp.nan), array(rng, VOCABULARY, D)
+    values, ids = step(x, w)
+    np.testing.assert_array_equal(ids[1], dense(x, w)[1][1])
+    assert np.isnan(values[1]).all()
+    assert np.isfinite(values[0]).all()
+
+
 def test_the_report_counts_the_bytes_of_a_4_bit_copy(rng: np.random.Generator) -> None:
     rule = hire.Rule(kind="head", predictor=hire.Quantized(4, columns=4), candidates=32)
     step = hire.transform(jax.jit(head), hire.Config(rules=(rule,)))
