@@ -187,7 +187,7 @@ def _site_line(site: Site, decision: Decision | None) -> str:
     shape = f"{site.d}→{site.width} {site.dtype} batch {site.batch}{loop}"
     head = f"  {site.kind:<5} {gate}{what} {shape}"
     if decision is None:
-        return f"{head}  [{site.path}]"
+        return f"{head}  [{site.path}]" if site.path else head
     if decision.action == "dense":
         return f"{head}\n        left dense: {decision.reason}"
     saved = f"{_megabytes(decision.dense_bytes)} → {_megabytes(decision.sparse_bytes)} read a call"

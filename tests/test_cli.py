@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from exports import inputs, parameters, step, write_all
 from safetensors.numpy import load_file
 
 from hire_compiler.cli import main
+from hire_compiler.cli.examples import EXAMPLES
+from hire_compiler.cli.parser import make_parser
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
@@ -84,11 +87,35 @@ def test_a_reader_that_crashes_is_one_line(tmp_path: Path) -> None:
     ]
 
 
+def test_results_are_written_as_npz_where_they_are_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_all(tmp_path)
+    model, weights, artifact = (tmp_path / n for n in ("model.jax_export", "weights.safetensors", "a.hire"))
+    run(capsys, "rewrite", model, "--weights", weights, "--platform", "cpu", "-o", artifact)
+    for name, read in (("out.npz", np.load), ("out.safetensors", load_file)):
+        run(capsys, "run", artifact, "--inputs", tmp_path / "inputs.npz", "-o", tmp_path / name)
+        np.testing.assert_array_equal(read(tmp_path / name)["result['token']"], step(parameters(), *inputs())["token"])
+
+
+VERBS = ("inspect", "calibrate", "rewrite", "prepare", "run", "verify", "estimate", "report")
+
+
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert all(
-        verb in text for verb in ("inspect", "calibrate", "rewrite", "prepare", "run", "verify", "estimate", "report")
-    )
+    assert all(verb in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_examples_of_every_verb_are_commands_that_it_takes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert EXAMPLES[verb]
+    for example in EXAMPLES[verb]:
+        assert f"hire-compiler {verb} {example}" in text
+        assert make_parser().parse_args([verb, *shlex.split(example, comments=True)]).verb == verb

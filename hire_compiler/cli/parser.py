@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NoReturn
 
+from hire_compiler.cli.examples import EXAMPLES
 from hire_compiler.version import __version__
 
 MODEL = "the exported model: StableHLO text or bytecode, a VHLO portable artifact, or a serialized jax.export"
@@ -16,13 +18,22 @@ a model that came as a file, from there to tokens:
   hire-compiler verify    model.hire --original model.jax_export --weights model.safetensors
   hire-compiler run       model.hire --inputs inputs.npz -o outputs.npz
 
+hire-compiler VERB --help has examples of each; --json prints what a program can read
 everything runs on the CPU unless JAX_PLATFORMS says otherwise
-exit codes: 0 done, 1 verify found a larger difference than allowed, 2 bad input (one line says which)
+exit codes: 0 done, 1 verify found a larger difference than allowed, 2 bad input (one line says which), 130 interrupted
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=120)
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and whose examples stay as they are written."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "formatter_class": _Help})
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2."""
@@ -35,7 +46,6 @@ def make_parser() -> Parser:
         prog="hire-compiler",
         description="Sparse LLM decoding by rewriting the lowered graph of an exported model.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"hire-compiler {__version__}")
@@ -52,7 +62,10 @@ def make_parser() -> Parser:
 
 
 def _verb(verbs: Any, name: str, summary: str, description: str) -> Any:
-    verb = verbs.add_parser(name, help=summary, description=description, allow_abbrev=False)
+    examples = "\n".join(f"  hire-compiler {name} {example}" for example in EXAMPLES[name])
+    verb = verbs.add_parser(
+        name, help=summary, description=fill(description, 110), epilog=f"examples:\n{examples}", allow_abbrev=False
+    )
     verb.add_argument("--json", action="store_true", help="print JSON instead of text")
     return verb
 
@@ -96,11 +109,11 @@ def _rewrite(verbs: Any) -> None:
         verbs,
         "rewrite",
         "make an artifact that runs without this package",
-        "Rewrite a model, prepare its weights, and write both as an artifact directory. Without rules only what is "
-        "provably exact is done.",
+        "Rewrite a model, prepare its weights, and write both as an artifact: one file if its name ends with .hire, "
+        "else a directory. Without rules only what is provably exact is done.",
     )
     _add_model(verb)
-    _add_output(verb, "the artifact directory")
+    _add_output(verb, "the artifact; NAME.hire makes one file, any other name a directory")
     verb.add_argument("--rules", type=Path, metavar="TOML", help="rules, and a [map] of argument names to tensor names")
     verb.add_argument("--calibration", type=Path, metavar="FILE", help="what calibrate wrote")
     verb.add_argument(
@@ -128,7 +141,7 @@ def _prepare(verbs: Any) -> None:
     )
     _add_artifact(verb)
     _add_weights(verb, required=True)
-    verb.add_argument("-o", "--output", type=Path, metavar="DIR", help="write a new artifact, leave this one")
+    verb.add_argument("-o", "--output", type=Path, metavar="PATH", help="write a new artifact, leave this one")
     verb.add_argument("--new-weights", action="store_true", help="accept other numbers than it was first prepared from")
     verb.add_argument("--force", action="store_true", help="replace an artifact that stands at --output")
 
@@ -139,7 +152,7 @@ def _run(verbs: Any) -> None:
     verb.add_argument("--inputs", type=Path, metavar="FILE", help="npz or safetensors (default: random inputs)")
     verb.add_argument("--seed", type=_count(0), default=0, help="of random inputs (default 0)")
     verb.add_argument("--repeat", type=_count(1), default=1, metavar="N", help="run N times and say the median time")
-    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the results (safetensors)")
+    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the results (safetensors, or FILE.npz)")
 
 
 def _verify(verbs: Any) -> None:
@@ -197,7 +210,7 @@ def _add_model(verb: Any) -> None:
 
 
 def _add_artifact(verb: Any) -> None:
-    verb.add_argument("artifact", type=Path, help="the artifact directory")
+    verb.add_argument("artifact", type=Path, help="the artifact, a file or a directory")
 
 
 def _add_weights(verb: Any, required: bool = False) -> None:

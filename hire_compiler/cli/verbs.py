@@ -89,9 +89,10 @@ def prepare(options: Namespace) -> int:
 
 def run(options: Namespace) -> int:
     """The step of an artifact on given or random inputs."""
+    artifact = hire.load(options.artifact)
     if options.output:
         _refuse_existing(options.output)
-    artifact = hire.load(options.artifact)
+        _refuse_bfloat16(options.output, artifact)
     names = [entry.name for entry in artifact.manifest.inputs]
     specs = [entry.spec for entry in artifact.manifest.inputs]
     if options.inputs:
@@ -111,7 +112,7 @@ def run(options: Namespace) -> int:
             tell("running", done, options.repeat)
     named = _named_results(results)
     if options.output:
-        _write_tensors(options.output, named)
+        _write_results(options.output, named)
     shown = [{"name": n, "type": str(spec_of(a)), "first": a.reshape(-1)[:8].tolist()} for n, a in named.items()]
     median = statistics.median(seconds[1:])
     text = [table(("result", "type", "first values"), [[r["name"], r["type"], _short(r["first"])] for r in shown])]
@@ -207,13 +208,21 @@ def _refuse_existing(path: Path) -> None:
         raise HireError(f"{path.absolute().parent} is no directory: make it first")
 
 
+def _refuse_bfloat16(path: Path, artifact: Artifact) -> None:
+    if path.suffix == ".npz" and any(spec.dtype == "bfloat16" for spec in artifact.manifest.results):
+        raise ConfigError(f"{path}: npz cannot hold bfloat16, which the results are: name a .safetensors file")
+
+
 def _named_results(results: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_flatten_with_path(results)[0]
     return {f"result{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
 
 
-def _write_tensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_results(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with new_file(path) as temporary, temporary.open("wb") as file:
+        if path.suffix == ".npz":
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            return
         writer = TensorWriter(file, {name: spec_of(array) for name, array in arrays.items()}, {"format": "np"})
         for name, array in arrays.items():
             writer.write(name, array)

@@ -187,7 +187,10 @@ def _original(
             places.append(-1)
             fixed.append(devices.put(i, tensors.read(given[leaf])))
         else:
-            raise ArtifactError(f"the original takes {argument.name}, which is neither among the weights nor an input")
+            raise ArtifactError(
+                f"the original takes {argument.name}, which is neither among the weights nor an "
+                "input: give the model's own weights (--weights)"
+            )
     held, own = fixed[: len(program.constants)], iter(fixed[len(program.constants) :])
     operands = [*held, *(place if place >= 0 else next(own) for place in places)]
     order = _result_order(source, len(program.out_avals))

@@ -1,0 +1,42 @@
+"""What each verb's ``--help`` shows last: commands to start from."""
+
+from __future__ import annotations
+
+EXAMPLES = {
+    "inspect": (
+        "model.jax_export",
+        "model.mlir --json",
+        "symbolic.jax_export --dim b=1",
+    ),
+    "calibrate": (
+        "model.jax_export --weights model.safetensors --inputs text-*.npz -o learned.safetensors",
+        "model.jax_export --weights model.safetensors --inputs text-*.npz --kind head -o head.safetensors",
+    ),
+    "rewrite": (
+        "model.jax_export --weights model.safetensors -o model.hire          # one file",
+        "model.jax_export --weights shards/ --rules rules.toml -o model          # a directory",
+        "model.jax_export --weights model.npz --map \"params['embed']=wte\" -o model.hire",
+        "model.jax_export --weights model.safetensors --sampler top_k -k 64 -o model.hire",
+        "model.jax_export --parameters '^params' --platform tpu -o model.hire    # weights come later",
+    ),
+    "prepare": (
+        "model.hire --weights model.safetensors",
+        "model.hire --weights finetuned.safetensors --new-weights -o finetuned.hire",
+    ),
+    "run": (
+        "model.hire",
+        "model.hire --inputs inputs.npz -o outputs.npz --repeat 20",
+    ),
+    "verify": (
+        "model.hire --original model.jax_export --weights model.safetensors",
+        "model.hire --original model.jax_export --weights model.safetensors --inputs a.npz b.npz --tolerance 1e-4",
+    ),
+    "estimate": (
+        "model.hire --tpu v5e:2x2",
+        "model.hire --original model.jax_export",
+    ),
+    "report": (
+        "model.hire",
+        "model.hire --json",
+    ),
+}
