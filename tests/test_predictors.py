@@ -245,6 +245,19 @@ def test_hidden_states_that_are_no_numbers_get_the_answer_of_dense(predictor: An
     assert np.isfinite(values[0]).all()
 
 
+@pytest.mark.parametrize(
+    ("platform", "batch", "action"), [("cpu", 5, "rewritten"), ("cpu", 6, "dense"), ("tpu", 6, "rewritten")]
+)
+def test_a_4_bit_copy_is_no_gain_for_larger_batches_where_it_is_unpacked(
+    platform: str, batch: int, action: str, rng: np.random.Generator
+) -> None:
+    rule = hire.Rule(kind="head", predictor=hire.Quantized(4, columns=4), candidates=32)
+    step = hire.transform(jax.jit(head), hire.Config(rules=(rule,)), platform=platform)
+    (decision,) = step.report(array(rng, batch, D), array(rng, VOCABULARY, D)).decisions
+    assert decision.action == action
+    assert action == "rewritten" or "unpacked again for every row" in decision.reason
+
+
 def test_the_report_counts_the_bytes_of_a_4_bit_copy(rng: np.random.Generator) -> None:
     rule = hire.Rule(kind="head", predictor=hire.Quantized(4, columns=4), candidates=32)
     step = hire.transform(jax.jit(head), hire.Config(rules=(rule,)))

@@ -84,6 +84,7 @@ def _facts(
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         devices=devices,
+        unpacked_by_row=target.rows_one_by_one and not target.has_int4,
         activity=_activity(match, calibration),
         trials=calibration.trials_of(site_activity_key(match)) if calibration and isinstance(match, FfnMatch) else {},
         exact_zeros=isinstance(match, FfnMatch) and gives_zeros(match),

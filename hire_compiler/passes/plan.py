@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
-from hire_compiler.config import Cascade, Config, Exact, LowRank, Rule
+from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.defaults import exact_rule, why_no_rule
 from hire_compiler.passes.neurons import common_neurons, no_common_path, union_densities
@@ -14,6 +14,8 @@ from hire_compiler.passes.predictor_bytes import bound_bytes, read_bytes, stored
 from hire_compiler.passes.settle_rule import settle_rule
 from hire_compiler.passes.site_plan import Choice, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Decision, Site
+
+UNPACKED_ROWS = 5  # of a batch, up to which a packed copy that is unpacked for each of them beats the dense product
 
 
 def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> tuple[SitePlan, ...]:
@@ -106,6 +108,13 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
             f"dense reads {dense_bytes}: it would lose{runs_on}",
             dense_bytes,
         )
+    if site.batch > UNPACKED_ROWS and facts.unpacked_by_row and _is_packed_head(rule, site) and candidates < site.width:
+        return leave_dense(
+            site,
+            f"{rule.predictor} is unpacked again for every row of a batch on this platform: with {site.batch} rows, "
+            f"more than {UNPACKED_ROWS}, it would take longer than the dense product",
+            dense_bytes,
+        )
     reason = "; ".join([named, *settled.notes])
     if facts.running_bytes:
         reason += f"; {facts.running_bytes} bytes of its first products are read as before, for others who use them"
@@ -145,6 +154,10 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         budgets=settled.budgets,
         score=rule.score,
     )
+
+
+def _is_packed_head(rule: Rule, site: Site) -> bool:
+    return site.kind == "head" and isinstance(rule.predictor, Quantized) and rule.predictor.bits == 4
 
 
 def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int, where: str) -> None:

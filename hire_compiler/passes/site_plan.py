@@ -37,6 +37,7 @@ class SiteFacts:
     Attributes:
       weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
       copied_bytes: bytes of the rows that have to be laid out anew (all layers).
+      unpacked_by_row: a packed 4-bit copy is unpacked again for every row of a batch.
       running_bytes: bytes of a block's matrices whose products run on for other readers.
       winners_only: a head of which only argmax and top_k are read.
       top_k: the most winners that any reader asks for.
@@ -62,6 +63,7 @@ class SiteFacts:
     drops: bool = True
     choice: Choice | None = None
     running_bytes: int = 0
+    unpacked_by_row: bool = False
     shards: int = 1
     activity: Activity | None = None
     trials: Mapping[str, Trial] = field(default_factory=dict)

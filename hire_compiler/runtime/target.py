@@ -148,6 +148,7 @@ def _enough_rows(x: jax.Array, target: Target | None) -> jax.Array:
 
 _FACTOR_WIDTH = 512
 _FACTOR_ROWS = (16384, 4096)  # in a piece of a long factor, the largest that divides it
+_WRITTEN_OUT = 16
 _ONE_BY_ONE = 5  # rows above which a pass over the copy for each of them costs more than one in chunks
 
 
@@ -221,10 +222,10 @@ def own_rows_dot(
 def for_each_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Apply a function of one-row arrays ``[1, …]`` to every row and stack the results ``[b, n]``.
 
-    Written out for the few rows of a decode step; a loop for more.
+    Written out for the few rows of a decode step; a loop for more, before which XLA:CPU widens all of a narrow matrix.
     """
     batch = arrays[0].shape[0]
-    if batch > 8:
+    if batch > _WRITTEN_OUT:
         return lax.map(lambda rows: function(*(row[None] for row in rows))[0], arrays)
     results = [function(*(array[i : i + 1] for array in arrays)) for i in range(batch)]
     return jnp.concatenate(results, axis=0)
