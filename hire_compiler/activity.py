@@ -58,6 +58,11 @@ class Activity:
         enough = np.cumsum(self._shares(group, together), axis=-1) >= quantile - 1e-9
         return _grown(float(enough.argmax(axis=-1).max()) / BINS, self.measured(together), together)
 
+    def pooled(self, group: int, together: int, quantile: float) -> float:
+        """The share of groups that is enough for that share of all calls of all layers taken together."""
+        enough = np.cumsum(self._shares(group, together).mean(axis=0)) >= quantile - 1e-9
+        return _grown(float(enough.argmax()) / BINS, self.measured(together), together)
+
     def _shares(self, group: int, together: int) -> np.ndarray:
         """The histogram of shares, summing to one: ``[layers, BINS + 1]``."""
         rows = self.measured(together)

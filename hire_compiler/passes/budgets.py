@@ -16,7 +16,7 @@ from hire_compiler.report import Site
 
 LADDER = (1 / 16, 1 / 8, 1 / 4)
 PAYS = 3 / 8  # share of the rows up to which gathering them beats reading all: gathers run at about half the speed
-QUANTILES = (0.999, 0.99, 0.9, 0.5)
+QUANTILES = (0.99, 0.9, 0.5, 0.25)  # of all layers together; where not even a quarter of the calls can skip, none does
 WORTH_BYTES = 1 << 20  # a block that could skip less than this stays in the cache, and has nothing to gain
 
 
@@ -34,9 +34,16 @@ def exact_budgets(rule: Rule, site: Site, facts: SiteFacts, group: int) -> tuple
 
 
 def _measured(site: Site, facts: SiteFacts, group: int) -> tuple[float, ...]:
-    """The highest quantile that pays, and the median if it is much less."""
+    """What is nearly always enough, if that pays, else the highest quantile that does; and a smaller one.
+
+    The layers of a stack have the same budgets, and each call of each layer takes the smallest that holds. A shard's
+    share of the active neurons differs from that of the whole block as that of a random part of it would.
+    """
     assert facts.activity is not None
-    seen = [facts.activity.most(group, site.batch, quantile) for quantile in QUANTILES]
+    seen = [facts.activity.most(group, site.batch, 0.999)]
+    seen += [facts.activity.pooled(group, site.batch, quantile) for quantile in QUANTILES]
+    if facts.shards > 1:
+        seen = [share + 4 * (share / site.width) ** 0.5 for share in seen]
     paying = [max(share, 1 / site.width) for share in seen if share <= PAYS]
     if not paying:
         return ()
@@ -57,8 +64,8 @@ def why_no_budget(site: Site, facts: SiteFacts, group: int) -> str:
     """Why none is likely to pay."""
     rows = f"the {site.batch} rows of a call" if site.batch > 1 else "a call"
     if facts.activity is not None and facts.activity.strongest is None:
-        share = facts.activity.most(group, site.batch, 0.5)
-        return f"half of the time {rows} touched more than {share:.0%} of its neurons in calibration: no skip would pay"
+        share = facts.activity.pooled(group, site.batch, QUANTILES[-1])
+        return f"in calibration {rows} mostly touched {share:.0%} of its neurons or more: no skip would pay"
     return f"{rows} keeps too many of the {site.width} neurons for a skip to pay"
 
 
