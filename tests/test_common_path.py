@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -219,3 +220,20 @@ def test_a_head_has_no_common_path() -> None:
         hire.Rule(kind="head", predictor=hire.Quantized(), density=0.1, common=8)
     with pytest.raises(hire.ConfigError, match=r"common is 1\.5"):
         hire.Rule(kind="ffn", predictor=hire.Quantized(), density=0.1, common=1.5)
+
+
+def test_an_artifact_lays_its_weights_out_in_the_same_order(tmp_path: Path) -> None:
+    w = biased(np.where(np.arange(WIDE) % 16 == 3, 9.0, -2.0))
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (w, jnp.ones((2, D))))
+    exported = jax.export.export(jax.jit(relu))(*shapes)
+    calibration = calibrated(w)
+    rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=8, dtype="float32"), candidates=128, group=1)
+    named = {f"w['{name}']": np.asarray(array) for name, array in w.items()}
+    config = hire.Config(rules=(rule,))
+    artifact = hire.rewrite(exported, config, calibration=calibration, weights=named, platforms=("cpu",))
+    assert artifact.report()["cpu"]["decisions"][0]["common"] == 32
+    step = hire.transform(relu, config, calibration=calibration)
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(2, D)), jnp.float32)
+    loaded = hire.load(artifact.save(tmp_path / "relu.hire"))
+    np.testing.assert_allclose(loaded(x), step(w, x), rtol=1e-4, atol=1e-4)
+    assert step.report().rewritten[0].common == 32
