@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,30 @@ def test_weights_that_are_constants_of_the_module_are_weights(dtype: Any, tmp_pa
     loaded = hire.load(artifact.save(tmp_path / "closed.hire"))
     x = np.random.default_rng(1).standard_normal((BATCH, D), np.float32)
     np.testing.assert_array_equal(loaded(x), closed(x))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_constants_kept_as_resources_are_weights(dtype: Any, tmp_path: Path) -> None:
+    embed = np.random.default_rng(0).standard_normal((D, 4096), np.float32).astype(dtype)
+    kind = {np.float32: "f32"}.get(dtype, "bf16")
+
+    def head(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.argmax(jnp.dot(x, w, preferred_element_type=jnp.float32), axis=-1)
+
+    structs = jax.ShapeDtypeStruct((BATCH, D), jnp.dtype(dtype)), jax.ShapeDtypeStruct(embed.shape, jnp.dtype(dtype))
+    text = jax.jit(head).lower(*structs).as_text()
+    kept = f"%w = stablehlo.constant dense_resource<embedding> : tensor<{D}x4096x{kind}>"
+    text = re.sub(r", %arg1: tensor<[^)]*\)", ")", text, count=1)  # the argument becomes a constant
+    text = re.sub(r"(func.func public @main.*\{\n)", rf"\1    {kept}\n", text, count=1)
+    text = text.replace("%arg1", "%w")
+    blob = "0x10000000" + embed.tobytes().hex().upper()
+    path = tmp_path / "head.mlir"
+    path.write_text(text + f'\n{{-#\n  dialect_resources: {{\n    builtin: {{ embedding: "{blob}" }}\n  }}\n#-}}\n')
+    artifact = hire.rewrite(path, FULL, platforms=("cpu",))
+    assert rewritten(artifact) == ["head/0"]
+    assert len(artifact.step_program().serialize()) < embed.nbytes / 2
+    x = np.random.default_rng(1).standard_normal((BATCH, D), np.float32).astype(dtype)
+    np.testing.assert_array_equal(hire.load(artifact.save(tmp_path / "head.hire"))(x)[0], head(x, embed))
 
 
 def test_custom_trees_become_dicts_and_tuples() -> None:

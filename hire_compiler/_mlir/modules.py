@@ -167,6 +167,14 @@ def to_text(module: bytes | str | Any, *, locations: bool = False) -> str:
     return str(module.operation.get_asm(enable_debug_info=locations, large_elements_limit=16))
 
 
+def resources(module: Any) -> dict[str, bytes]:
+    """What a module keeps beside its operations (``dense_resource<name>``), by name: the bindings can only print it."""
+    printed = module.operation.get_asm(large_elements_limit=16)
+    listed = printed.rpartition("{-#")[2] if "{-#" in printed else ""
+    entries = re.finditer(r'([\w.$-]+|"[^"]*"): "0x([0-9A-Fa-f]+)"', listed)
+    return {entry[1].strip('"'): bytes.fromhex(entry[2])[4:] for entry in entries}  # the first four say its alignment
+
+
 def run_passes(module: Any, pipeline: str) -> None:
     """Run an MLIR pass pipeline in place, such as ``"symbol-dce,cse"``."""
     passmanager.PassManager.parse(f"builtin.module({pipeline})").run(module.operation)

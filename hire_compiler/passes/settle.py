@@ -8,7 +8,7 @@ refined, the other platforms' branches go, and big constants become arguments of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,9 +124,10 @@ def hoist_module_constants(module: Any) -> list[np.ndarray]:
     function = _mlir.main_function(module)
     block = function.operation.regions[0].blocks[0]
     values, sources = [], []
+    resources = _mlir.resources(module) if any(map(_resource, _constants(function.operation))) else {}
     for op in _walk(function.operation):
         if op.name == "stablehlo.constant" and hoistable(*_mlir.tensor_type(op.results[0].type)):
-            value = _dense_value(op)
+            value = _dense_value(op, resources)
             if value is not None:
                 values.append(value)
                 sources.append(op)
@@ -146,9 +147,24 @@ def hoist_module_constants(module: Any) -> list[np.ndarray]:
     return values
 
 
-def _dense_value(op: Any) -> np.ndarray | None:
-    """The array of a dense constant; None for a splat, and for a resource that the bindings cannot read."""
+def _constants(op: Any) -> Iterator[Any]:
+    return (inner for inner in _walk(op) if inner.name == "stablehlo.constant")
+
+
+def _resource(constant: Any) -> str:
+    """The name of the resource that holds a constant's value, or ''."""
+    value = constant.attributes["value"]
+    if hasattr(value, "is_splat"):
+        return ""
+    found = re.match(r'dense_resource<"?([^">]+)"?>', str(value))
+    return found[1] if found else ""
+
+
+def _dense_value(op: Any, resources: Mapping[str, bytes]) -> np.ndarray | None:
+    """The array of a constant; None for a splat, and for what the bindings cannot read."""
     value = op.attributes["value"]
+    if name := _resource(op):
+        return _resource_value(value, resources.get(name, b""))
     if getattr(value, "is_splat", True):
         return None
     shape, name = _mlir.tensor_type(value.type)
@@ -159,6 +175,13 @@ def _dense_value(op: Any) -> np.ndarray | None:
         pass
     digits = re.search(r'"0x([0-9A-Fa-f]+)"', str(value))  # bfloat16 has no Python buffer, but its bytes print
     return None if digits is None else np.frombuffer(bytes.fromhex(digits[1]), dtype).reshape(shape)
+
+
+def _resource_value(value: Any, data: bytes) -> np.ndarray | None:
+    shape, name = _mlir.tensor_type(value.type)
+    dtype = np.dtype(jnp.dtype(name))
+    whole = len(data) == int(np.prod(shape)) * dtype.itemsize and dtype != np.bool_  # booleans may be packed
+    return np.frombuffer(data, dtype).reshape(shape) if whole else None
 
 
 def _walk(op: Any) -> Iterator[Any]:
