@@ -66,11 +66,14 @@ def arguments(batch: int) -> tuple[Params, Any]:
     return params, on_mesh((batch, D))
 
 
-def config(sharded: str) -> hire.Config:
-    """128 candidates of the head by an int8 copy, 10 % of the neurons in groups of 8 by factors of rank 256."""
+PREDICTORS = {"int8": hire.Quantized(bits=8), "low-rank": hire.LowRank(rank=256)}  # of the head
+
+
+def config(sharded: str, predictor: str, candidates: int) -> hire.Config:
+    """Candidates of the head, 10 % of the neurons in groups of 8 by factors of rank 256."""
     return hire.Config(
         rules=(
-            hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=128),
+            hire.Rule(kind="head", predictor=PREDICTORS[predictor], candidates=candidates),
             hire.Rule(kind="ffn", predictor=hire.LowRank(rank=256), density=0.1, group=8),
         ),
         exact=False,
@@ -90,6 +93,8 @@ def main() -> None:
     parser.add_argument("--tpu", action="store_true", help="compile for TPU v5e:2x2 and estimate")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--only", default="", help="head, blocks or whole")
+    parser.add_argument("--candidates", type=int, default=128, help="of the head")
+    parser.add_argument("--predictor", default="int8", choices=PREDICTORS, help="of the head")
     chosen = parser.parse_args()
     params, x = arguments(chosen.batch)
     rows = []
@@ -101,7 +106,7 @@ def main() -> None:
         found: dict[str, tuple[dict[str, int], Estimate | None]] = {}
         for form in ("dense", "vanilla", "local"):
             platform = "tpu" if chosen.tpu else None
-            plan = hire.Config(exact=False) if form == "dense" else config(form)
+            plan = hire.Config(exact=False) if form == "dense" else config(form, chosen.predictor, chosen.candidates)
             step = hire.transform(jax.jit(function), plan, platform=platform)
             if chosen.tpu:
                 expected = estimate(step, own, x, tpu="v5e:2x2")
@@ -121,7 +126,8 @@ def main() -> None:
     if chosen.tpu:
         columns += ["estimated step", "vanilla over it"]
     where = "TPU v5e:2x2, an estimate by the TPU compiler" if chosen.tpu else "compiled by XLA:CPU"
-    print_table(f"4 devices, batch {chosen.batch}, bfloat16; {where}", columns, rows)
+    head_by = f"head: {chosen.candidates} candidates by {chosen.predictor}"
+    print_table(f"4 devices, batch {chosen.batch}, bfloat16; {head_by}; {where}", columns, rows)
 
 
 def _by_kind(kinds: dict[str, int]) -> str:
