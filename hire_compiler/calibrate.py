@@ -144,9 +144,13 @@ class Learner:
 
     def calibration(self) -> Calibration:
         """Everything so far."""
-        of = {what: {p: t for p, t in self._totals.items() if p.what == what} for what in ("moment", "activity")}
+        of = {
+            what: {p: t for p, t in self._totals.items() if p.what == what}
+            for what in ("moment", "activity", "winners")
+        }
         return Calibration(
             moments={probe.key: Moment(total, self._rows[probe]) for probe, total in of["moment"].items()},
+            winners={probe.key: total for probe, total in of["winners"].items()},
             activities={p.key: Activity(p.width, total, p.strongest) for p, total in of["activity"].items()},
         )
 

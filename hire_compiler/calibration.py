@@ -11,6 +11,8 @@ from hire_compiler.activity import Activity
 from hire_compiler.config import Rule
 from hire_compiler.trial import Trial
 
+WINNERS = 64
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -42,11 +44,14 @@ class Calibration:
       activities: from the rows of a block's gate (or only up-projection), ``params['up']|transpose(1, 0)``, to what is
         known of its neurons.
       trials: by :func:`trial_key`, what a rule's predictor found there.
+      winners: from a head's weight, named as for moments, to how often each of its rows was among the best
+        :data:`WINNERS` of a row of logits: float64 ``[n]``.
     """
 
     moments: dict[str, Moment] = field(default_factory=dict)
     activities: dict[str, Activity] = field(default_factory=dict)
     trials: dict[str, Trial] = field(default_factory=dict)
+    winners: dict[str, np.ndarray] = field(default_factory=dict)
 
     def moment(self, weight: str) -> Moment | None:
         """The moment for the input of the product with a weight, if the calibration saw it."""
@@ -75,6 +80,7 @@ class Calibration:
             f"{key}: {activity.union(1):.1%} of {activity.width} neurons active a row"
             for key, activity in self.activities.items()
         ]
+        seen += [f"{key}: {np.count_nonzero(counts)} of {len(counts)} rows won" for key, counts in self.winners.items()]
         return f"Calibration({', '.join(seen) or 'empty'})"
 
 

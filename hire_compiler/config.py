@@ -170,9 +170,10 @@ class Rule:
         top-k up to the rounding of the type; ``"strict"``: also in the order of dense. Of a block with a ReLU-like
         activation: skip the neurons that are proven zero, and compute the dense block where the others are more
         than the candidates.
-      spread: head only, where winners alone are read: on several devices, deal the rows of the vocabulary to the shards
-        in turn when weights are prepared (a copy), so that neighbours, which are likely to be wanted together
-        (frequent tokens come first in most vocabularies), do not all stand in one shard.
+      spread: on several devices, deal the rows to the shards anew when weights are prepared (a copy), so that those
+        which are wanted together (frequent tokens come first in most vocabularies) do not all stand in one shard: by
+        how often each won in calibration, or in turn without one. Of heads of which winners alone are read, and of
+        feed-forward blocks with a calibration. Indices in the results stay the author's.
       dense: leave the matching sites as they are.
     """
 
@@ -207,9 +208,6 @@ class Rule:
             _require(self.kind == "ffn", f"{where}: common is for feed-forward blocks; a head has no common path")
         _require_integer(self.max_batch, f"{where}: max_batch")
         _require(self.certify in (False, True, "strict"), f"{where}: certify must be False, True or 'strict'")
-        _require(
-            not self.spread or self.kind == "head", f"{where}: spread is for heads; neurons have no order to break"
-        )
         if self.dense:
             return
         certifiable = isinstance(self.predictor, Quantized) and self.predictor.bits == 8

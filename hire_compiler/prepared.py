@@ -96,7 +96,7 @@ class PreparedCache:
 
     def _build(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
         # Concrete weights are prepared now even while an outer jit is being traced.
-        with jax.ensure_compile_time_eval():
+        with jax.core.eval_context():
             return self._build_now(preparation, arrays, names, check)
 
     def _build_now(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:

@@ -17,7 +17,7 @@ class Step:
     ``scale`` multiplies or divides everything by one constant.
     ``layer`` picks one entry of a stacked weight along an axis, by a loop's counter; all later steps are
     meant for each entry. Inside one device's program ``turn`` exchanges its columns for rows of other devices, ``deal``
-    gives its rows to all devices in turn.
+    gives some of its rows to each of them.
     """
 
     op: str

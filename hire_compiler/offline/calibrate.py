@@ -103,11 +103,13 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     tensors = {f"moment|{key}": moment.total for key, moment in calibration.moments.items()}
     tensors |= {f"activity|{key}": activity.counts for key, activity in calibration.activities.items()}
     tensors |= {f"trial|{key}": trial.found for key, trial in calibration.trials.items()}
+    tensors |= {f"winners|{key}": counts for key, counts in calibration.winners.items()}
     known: dict[str, dict[str, Any]] = {f"moment|{key}": {"rows": m.rows} for key, m in calibration.moments.items()}
     known |= {
         f"activity|{key}": {"width": a.width, "strongest": a.strongest} for key, a in calibration.activities.items()
     }
     known |= {f"trial|{key}": {"rows": trial.rows} for key, trial in calibration.trials.items()}
+    known |= {f"winners|{key}": {} for key in calibration.winners}
     metadata = {"format": FORMAT, "known": json.dumps(known)}
     with new_file(path) as temporary, temporary.open("wb") as file:
         writer = TensorWriter(file, {name: spec_of(tensor) for name, tensor in tensors.items()}, metadata)
@@ -127,7 +129,7 @@ def load_calibration(path: Path) -> Calibration:
     metadata = header.get("__metadata__", {})
     if metadata.get("format") != FORMAT:
         raise HireError(f"{path} holds tensors, but no calibration of this version: hire-compiler calibrate makes one")
-    moments, activities, trials = {}, {}, {}
+    moments, activities, trials, winners = {}, {}, {}, {}
     try:
         for name, known in json.loads(metadata["known"]).items():
             what, key = name.split("|", 1)
@@ -135,11 +137,13 @@ def load_calibration(path: Path) -> Calibration:
                 moments[key] = Moment(tensors.read(name), int(known["rows"]))
             elif what == "trial":
                 trials[key] = Trial(tensors.read(name), int(known["rows"]))
+            elif what == "winners":
+                winners[key] = tensors.read(name)
             else:
                 activities[key] = _activity(tensors.read(name), **known)
     except (KeyError, ValueError, TypeError):
         raise HireError(f"{path} is a damaged calibration: it does not say what its tensors are") from None
-    return Calibration(moments, activities, trials)
+    return Calibration(moments, activities, trials, winners)
 
 
 def _activity(counts: np.ndarray, width: int, strongest: float | None) -> Activity:

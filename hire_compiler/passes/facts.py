@@ -11,7 +11,13 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.graph import Op
 from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Match
-from hire_compiler.passes.replacement import copied_bytes, site_activity_key, site_matrices, site_moment_key
+from hire_compiler.passes.replacement import (
+    copied_bytes,
+    site_activity_key,
+    site_hotness,
+    site_matrices,
+    site_moment_key,
+)
 from hire_compiler.passes.site_plan import Choice, SiteFacts
 from hire_compiler.patterns.activations import EXACT_ZEROS, sample
 from hire_compiler.patterns.canonical import Region
@@ -83,6 +89,7 @@ def _facts(
         uncertifiable=_uncertifiable(match, target) if isinstance(match, FfnMatch) or winners else "",
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
+        counted=site_hotness(match, calibration, 1) is not None,
         devices=devices,
         unpacked_by_row=target.rows_one_by_one and not target.has_int4,
         activity=_activity(match, calibration),

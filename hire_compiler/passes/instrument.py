@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler import _mlir
+from hire_compiler.calibration import WINNERS
 from hire_compiler.graph import Value
 from hire_compiler.passes.detect import Match
 from hire_compiler.passes.facts import gives_zeros
-from hire_compiler.passes.replacement import canonical_input, site_activity_key, site_moment_key
+from hire_compiler.passes.replacement import canonical_input, canonical_result, site_activity_key, site_moment_key
 from hire_compiler.passes.splice import merge_jax_function
 from hire_compiler.passes.trials import Candidate
 from hire_compiler.patterns.dots import WeightDot
@@ -36,7 +37,8 @@ class Probe:
     """One extra result of an instrumented program.
 
     Attributes:
-      what: the second moment of an input, counts of active neurons, or some of the input's rows themselves.
+      what: the second moment of an input, counts of active neurons, some of the input's rows themselves, or counts of
+        the rows that won.
       key: the name a calibration files it under.
       shape: of the result; its first dimension counts the layers where the weights are stacked.
       rows: rows seen in one call (per layer).
@@ -44,7 +46,7 @@ class Probe:
       strongest: share of them that was taken for active in each row; None where active means not zero.
     """
 
-    what: Literal["moment", "activity", "inputs"]
+    what: Literal["moment", "activity", "inputs", "winners"]
     key: str
     shape: tuple[int, ...]
     rows: int
@@ -97,7 +99,7 @@ _Look = Callable[[jax.Array], jax.Array]
 
 
 def _probes(match: Match, strongest: float, wanted: Collection[str]) -> list[tuple[Probe, WeightDot, _Look]]:
-    """What to learn of a site: the probe, the product whose input it looks at, and what it makes of the rows."""
+    """What to learn of a site: the probe, the product it looks at, and what it makes of its input (winners: result)."""
     dot = match.products[0] if isinstance(match, FfnMatch) else match.dot
     stack = () if dot.weight.layers is None else (dot.weight.layers,)
     moment = Probe("moment", site_moment_key(match), (*stack, dot.d, dot.d), dot.batch)
@@ -111,6 +113,9 @@ def _probes(match: Match, strongest: float, wanted: Collection[str]) -> list[tup
             rows = min(dot.batch, ROWS_A_CALL)
             inputs = Probe("inputs", site_activity_key(match), (*stack, rows, dot.d), rows)
             probes.append((inputs, dot, partial(_some_rows, count=rows)))
+    elif dot.weight.layers is None:
+        winners = Probe("winners", site_moment_key(match), (dot.rows,), dot.batch)
+        probes.append((winners, dot, _winners))
     return probes
 
 
@@ -128,6 +133,11 @@ def _some_rows(rows: jax.Array, count: int) -> jax.Array:
     return rows[:: len(rows) // count][:count].astype(jnp.float32)
 
 
+def _winners(logits: jax.Array) -> jax.Array:
+    best = jax.lax.top_k(logits.astype(jnp.float32), min(WINNERS, logits.shape[1]))[1]
+    return jnp.zeros(logits.shape[1], jnp.float32).at[best.reshape(-1)].add(1.0)
+
+
 def _enclosing_loops(op: Any, block: Any) -> list[Any] | None:
     loops: list[Any] = []
     while op.block != block:
@@ -139,24 +149,29 @@ def _enclosing_loops(op: Any, block: Any) -> list[Any] | None:
 
 
 def _emit_sum(module: Any, block: Any, dot: WeightDot, look: _Look, probe: Probe, target: Target) -> Any:
-    """Put ``sum + look(x)`` (of rows the last ones seen) before the product; the sum is still a constant zero."""
-    layer: Value | None = dot.layer
-    shape, last = probe.shape, probe.what == "inputs"
+    """Put ``sum + look(x)`` (of rows the last ones seen) before the product, or behind it if it looks at the result.
 
-    def add(total: jax.Array, x: jax.Array, *layers: jax.Array) -> list[jax.Array]:
-        seen = look(canonical_input(x, dot))
+    The sum is still a constant zero.
+    """
+    layer: Value | None = dot.layer
+    shape, last, behind = probe.shape, probe.what == "inputs", probe.what == "winners"
+    seen = dot.result if behind else dot.x
+
+    def add(total: jax.Array, value: jax.Array, *layers: jax.Array) -> list[jax.Array]:
+        found = look(canonical_result(value, dot) if behind else canonical_input(value, dot))
         if layers:
             place = total.at[layers[0].reshape(())]
-            return [place.set(seen) if last else place.add(seen)]
-        return [seen if last else total + seen]
+            return [place.set(found) if last else place.add(found)]
+        return [found if last else total + found]
 
-    values = [dot.x] if layer is None else [dot.x, layer]
+    values = [seen] if layer is None else [seen, layer]
     types = [jax.ShapeDtypeStruct(value.shape, jnp.dtype(value.dtype)) for value in values]
     types.insert(0, jax.ShapeDtypeStruct(shape, jnp.float32))
     merged = merge_jax_function(module, "hire_probe", add, types, target)
     with _mlir.ir.InsertionPoint.at_block_begin(block):
         zero = _mlir.zeros(shape)
-    with _mlir.ir.InsertionPoint(dot.op.ir):
+    place = _mlir.ir.InsertionPoint
+    with place.after(dot.op.ir) if behind else place(dot.op.ir):
         return _mlir.call(*merged, [zero, *(value.ir for value in values)])[0].owner.operation
 
 

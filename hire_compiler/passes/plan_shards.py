@@ -53,7 +53,8 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
         return leave_dense(site, reason, sum(facts.weight_bytes))
     shard = replace(site, width=site.width // shards, batch=site.batch // parts)
     spread = _spread(site, facts, shards, config)
-    copied = sum(facts.weight_bytes) if layout.turned or spread else facts.copied_bytes
+    moved = layout.turned or spread
+    copied = sum(facts.weight_bytes) * site.repeat if moved else facts.copied_bytes
     local_facts = replace(
         facts,
         weight_bytes=tuple(n // shards for n in facts.weight_bytes),
@@ -75,20 +76,36 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
     kept, total = planned.candidates // group, shard.width // group
     wanted = _wanted(site, config, group) or min(kept, total)
     recall = expected_recall(total * shards, wanted, shards, kept)
-    decision = replace(planned.decision, candidates=planned.candidates * shards, shards=shards, shard_recall=recall)
+    reason = planned.decision.reason
+    if spread:
+        how = "by how often calibration saw them" if facts.counted else "in turn, as no calibration counted them"
+        reason += f"; its rows are dealt to the shards {how}"
+    decision = replace(
+        planned.decision,
+        reason=reason,
+        candidates=planned.candidates * shards,
+        shards=shards,
+        shard_recall=recall,
+    )
     return replace(planned, decision=decision, axes=layout.rows, spread=spread)
 
 
 def _spread(site: Site, facts: SiteFacts, shards: int, config: Config) -> bool:
-    """Whether the rule of a site deals its rows to the shards in turn."""
+    """Whether the rule of a site deals its rows to the shards anew."""
     rule = first_rule(site, config)
     if rule is None or not rule.spread or shards == 1:
         return False
     where = f"spread on {site.id} ({site.d}→{site.width})"
-    if not facts.winners_only or "sampling" in site.consumers:
+    if site.kind == "ffn" and not facts.counted:
+        raise ConfigError(
+            f"{where}: no calibration counted its neurons, so none is known to be hot: use hire.calibrate"
+        )
+    if site.kind == "head" and (not facts.winners_only or "sampling" in site.consumers):
         raise ConfigError(f"{where}: its logits are read in the order of the vocabulary, so rows cannot be dealt out")
-    if site.width % (shards * shards):
-        raise ConfigError(f"{where}: {site.width} rows cannot be dealt from {shards} shards to {shards} shards evenly")
+    group = rule.group if site.kind == "ffn" else 1
+    if site.width % (group * shards * shards):
+        rows = f"{site.width} rows" + (f" in groups of {group}" if group > 1 else "")
+        raise ConfigError(f"{where}: {rows} cannot be dealt from {shards} shards to {shards} shards evenly")
     return True
 
 

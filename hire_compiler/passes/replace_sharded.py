@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
@@ -19,7 +20,7 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.graph import Op, Value
 from hire_compiler.passes.detect import Match
 from hire_compiler.passes.replace import replace_site
-from hire_compiler.passes.replacement import Preparation, Replacement, Spread
+from hire_compiler.passes.replacement import Preparation, Replacement, Spread, site_hotness
 from hire_compiler.passes.shards import Placement, batch_dimension, local_matrix
 from hire_compiler.passes.shards import result_batch_dims as batch_dims
 from hire_compiler.passes.site_plan import SitePlan
@@ -27,10 +28,17 @@ from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.patterns.provenance import Origin
-from hire_compiler.runtime.collectives import Numbering, best_of_shards, meet_measured, meet_winners, sum_shards
+from hire_compiler.runtime.collectives import (
+    NUMBERS,
+    Numbering,
+    best_of_shards,
+    meet_measured,
+    meet_winners,
+    sum_shards,
+)
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.target import Target
-from hire_compiler.sharding import Axes, MeshShape, SiteLayout, Spec
+from hire_compiler.sharding import Axes, Dealing, MeshShape, SiteLayout, Spec, deal
 from hire_compiler.weights import Step, Weight
 
 
@@ -43,9 +51,10 @@ def replace_sharded(
     target: Target,
 ) -> Replacement:
     """The replacement of a site whose shards work by themselves; ``plan`` is that of one shard."""
-    local = _LocalMatch(layout, placement, plan.spread)
+    dealing = _dealing(match, plan, layout, calibration) if plan.spread else None
+    local = _LocalMatch(layout, placement, dealing)
     shard = replace_site(local.match(match), plan, calibration, target)
-    preparation = _sharded_preparation(shard.preparation, layout)
+    preparation = _sharded_preparation(shard.preparation, layout, None if isinstance(match, FfnMatch) else dealing)
     inputs = [local.spec(value) for value in shard.values]
     outputs = [local.spec(value) for value in shard.results]
     if shard.measure:
@@ -59,7 +68,7 @@ def replace_sharded(
         def run(*given: jax.Array) -> list[jax.Array]:
             arrays, rest = dict(zip(names, given[: len(names)])), given[len(names) :]
             results = shard.step(arrays, rest[: len(views)], *rest[len(views) :])
-            return _meet(match, results, layout, plan, shard.measure)
+            return _meet(match, results, layout, plan, shard.measure, arrays.get(NUMBERS))
 
         specs = [spread.spec(name) for name in names]
         specs += [layout.argument(position) for position in shard.views]
@@ -78,12 +87,21 @@ def replace_sharded(
     )
 
 
-def _sharded_preparation(shard: Preparation, layout: SiteLayout) -> Preparation:
-    """Every shard's arrays, one after the other along their first dimension."""
+def _dealing(match: Match, plan: SitePlan, layout: SiteLayout, calibration: Calibration | None) -> Dealing:
+    """Who gets which rows: the hot ones are spread as far as the calibration knows them."""
+    rows = plan.site.width * layout.shards
+    hotness = site_hotness(match, calibration, plan.group)
+    return deal(np.zeros(rows // plan.group) if hotness is None else hotness, layout.shards, plan.group)
+
+
+def _sharded_preparation(shard: Preparation, layout: SiteLayout, numbered: Dealing | None) -> Preparation:
+    """Every shard's arrays, one after the other along their first dimension; and the numbers of its rows, if dealt."""
 
     def build(*arrays: jax.Array) -> Arrays:
         def one(*parts: jax.Array) -> Arrays:
-            built = shard.build(*parts)
+            built = dict(shard.build(*parts))
+            if numbered is not None:
+                built[NUMBERS] = jnp.asarray(numbered.numbers)[jax.lax.axis_index(layout.rows)]
             assert all(array.ndim for array in built.values()), "a prepared number cannot differ between shards"
             return built
 
@@ -94,13 +112,20 @@ def _sharded_preparation(shard: Preparation, layout: SiteLayout) -> Preparation:
     return replace(shard, build=build, key=f"{shard.key}|{layout}", spread=Spread(layout.mesh, layout.rows, bits))
 
 
-def _meet(match: Match, results: list[jax.Array], layout: SiteLayout, plan: SitePlan, measure: str) -> list[jax.Array]:
+def _meet(
+    match: Match,
+    results: list[jax.Array],
+    layout: SiteLayout,
+    plan: SitePlan,
+    measure: str,
+    dealt: jax.Array | None,
+) -> list[jax.Array]:
     """The shards' results made one."""
     own, count = (results[:-1], results[-1]) if measure else (results, None)
     if isinstance(match, FfnMatch):
         own = [sum_shards(y, layout.rows) for y in own]
     elif match.winners:
-        numbering, parts = Numbering(plan.site.width, layout.rows, plan.spread), iter(own)
+        numbering, parts = Numbering(plan.site.width, layout.rows, dealt), iter(own)
         own = [part for winner in match.winners for part in _meet_winner(winner, parts, numbering)]
     held = [] if count is None else [meet_measured(measure, count, layout.rows, layout.batch)]
     return [*own, *held]
@@ -139,9 +164,9 @@ def _partition(spec: Spec) -> PartitionSpec:
 class _LocalMatch:
     """Restates a match in the sizes of one device, and remembers which value stands for which."""
 
-    def __init__(self, layout: SiteLayout, placement: Placement, spread: bool) -> None:
+    def __init__(self, layout: SiteLayout, placement: Placement, dealing: Dealing | None) -> None:
         self._layout = layout
-        self._spread = spread
+        self._dealing = dealing
         self._placement = placement
         self._values: dict[int, tuple[Value, Spec]] = {}
         self._ops: dict[int, Op] = {}
@@ -229,7 +254,9 @@ class _LocalMatch:
         return self._dealt(local_matrix(weight, self._placement.source(weight), self._layout), 0)
 
     def _dealt(self, weight: Weight, axis: int) -> Weight:
-        return weight.then(Step("deal", (axis, *self._layout.rows)), weight.shape) if self._spread else weight
+        if self._dealing is None:
+            return weight
+        return weight.then(Step("deal", (axis, self._dealing, *self._layout.rows)), weight.shape)
 
     def _vector(self, origin: Origin, index: np.ndarray) -> tuple[Origin, np.ndarray]:
         local, _ = self._layout.local(origin.weight, self._placement.source(origin.weight))

@@ -31,7 +31,7 @@ from hire_compiler.runtime.certify import (
     take_entries,
     upper_bounds,
 )
-from hire_compiler.runtime.collectives import Numbering, on_every_shard, order_shards
+from hire_compiler.runtime.collectives import NUMBERS, Numbering, on_every_shard, order_shards
 from hire_compiler.runtime.fallback import repair
 from hire_compiler.runtime.logits import candidate_logits, exact_logits
 from hire_compiler.runtime.predictors import Arrays, predict
@@ -131,7 +131,7 @@ class _Head:
         best = best_candidates(exact, slack, ids, values, self.vectors, k, strict=strict)
         axes = self.plan.axes
         if axes:
-            numbering = Numbering(self.match.dot.rows, axes, self.plan.spread)
+            numbering = Numbering(self.match.dot.rows, axes, prepared.get(NUMBERS))
             best = order_shards(best, ids, numbering, strict=strict)
 
         def doubts(bound: jax.Array) -> jax.Array:

@@ -122,6 +122,22 @@ def site_activity_key(match: FfnMatch) -> str:
     return match.matrices[match.activation.gate].key
 
 
+def site_hotness(match: Match, calibration: Calibration | None, group: int) -> np.ndarray | None:
+    """How often each row of a vocabulary won, or each group of neurons was active: ``[…, rows / group]``.
+
+    None if no calibration counted it.
+    """
+    if calibration is None:
+        return None
+    if not isinstance(match, FfnMatch):
+        return calibration.winners.get(site_moment_key(match))
+    activity = calibration.activity(site_activity_key(match))
+    if activity is None or group in activity.groups:
+        return None if activity is None else activity.frequency(group)
+    each = activity.frequency(1)
+    return each.reshape(*each.shape[:-1], -1, group).max(axis=-1)
+
+
 def copied_bytes(match: Match) -> int:
     """Bytes of the site's matrices that no argument already holds by rows (all layers)."""
     return sum(w.nbytes * (w.layers or 1) for w in site_matrices(match) if not w.is_view)
@@ -255,6 +271,14 @@ def _digest(index: np.ndarray) -> str:
 def canonical_input(x: jax.Array, dot: WeightDot) -> jax.Array:
     """The input of a product as ``[batch, d]``."""
     return x.transpose(dot.x_free + dot.x_contracting).reshape(dot.batch, dot.d)
+
+
+def canonical_result(y: jax.Array, dot: WeightDot) -> jax.Array:
+    """The result of a product as ``[batch, rows]``."""
+    rows = len(dot.row_shape)
+    if dot.rows_first:
+        y = y.transpose(*range(rows, y.ndim), *range(rows))
+    return y.reshape(dot.batch, dot.rows)
 
 
 def take_batch_rows(array: jax.Array, rows: np.ndarray) -> jax.Array:

@@ -43,6 +43,7 @@ class SiteFacts:
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
       calibrated: a second moment of the site's input is at hand.
+      counted: a calibration counted how often each of its rows won, or was active.
       exact_zeros: the activation makes neurons exactly zero.
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
@@ -58,6 +59,7 @@ class SiteFacts:
     top_k: int = 1
     uncertifiable: str = ""
     calibrated: bool = False
+    counted: bool = False
     devices: int = 1
     exact_zeros: bool = False
     drops: bool = True
@@ -74,7 +76,7 @@ class SitePlan:
     """A decision with the objects that carry it out; ``predictor`` is None for a site left dense.
 
     On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows,
-    ``spread`` whether the rows are dealt to them in turn. Of the candidates of a block, ``common`` are neurons that
+    ``spread`` whether the rows are dealt out to them anew. Of the candidates of a block, ``common`` are neurons that
     every call computes; ``budgets`` are smaller numbers of neurons that an exact skip tries first; groups count with
     their ``score``.
     """

@@ -21,6 +21,7 @@ from jax import lax
 from hire_compiler.runtime.certify import Winners, in_order, reaches
 
 Axes = tuple[str, ...]
+NUMBERS = "numbers"  # the prepared array that numbers the rows of a shard, where they were dealt out
 
 
 def sum_shards(partial: jax.Array, axes: Axes) -> jax.Array:
@@ -35,27 +36,29 @@ class Numbering:
     Attributes:
       rows: how many a shard holds.
       axes: mesh axes over which the shards lie.
-      dealt: shard r of s holds rows r, r + s, r + 2s …; otherwise a range.
+      dealt: ``[rows]`` ascending, the rows of this shard, if they were dealt out; None if it holds a range of them.
     """
 
     rows: int
     axes: Axes
-    dealt: bool = False
+    dealt: jax.Array | None = None
 
     def of_all(self, ids: jax.Array) -> jax.Array:
         """From numbers within this shard to numbers among all rows."""
-        shard = lax.axis_index(self.axes).astype(ids.dtype)
-        return ids * lax.axis_size(self.axes) + shard if self.dealt else ids + shard * self.rows
+        if self.dealt is not None:
+            return self.dealt[ids].astype(ids.dtype)
+        return ids + lax.axis_index(self.axes).astype(ids.dtype) * self.rows
 
     def of_shard(self, ids: jax.Array) -> jax.Array:
         """From numbers among all to the last row of this shard that is not behind it; negative if there is none."""
-        shard = lax.axis_index(self.axes).astype(ids.dtype)
-        return (ids - shard) // lax.axis_size(self.axes) if self.dealt else ids - shard * self.rows
+        if self.dealt is not None:
+            return jnp.searchsorted(self.dealt, ids, side="right").astype(ids.dtype) - 1
+        return ids - lax.axis_index(self.axes).astype(ids.dtype) * self.rows
 
     def gather(self, ids: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
         """All shards' ``ids`` (numbered among all) and arrays ``[b, k]``, equal values in ascending order of row."""
         parts = [lax.all_gather(array, self.axes, axis=1, tiled=True) for array in (self.of_all(ids), *arrays)]
-        if not self.dealt:
+        if self.dealt is None:
             return parts
         order = jnp.argsort(parts[0], axis=1)
         return [jnp.take_along_axis(part, order, axis=1) for part in parts]

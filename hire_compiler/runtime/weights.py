@@ -30,7 +30,7 @@ def materialize(weight: Weight, argument: jax.Array) -> jax.Array:
     if axis is None:
         return value
     layers = jnp.expand_dims(jnp.moveaxis(value, axis, 0), axis + 1)
-    return jax.vmap(lambda layer: _apply(after, layer))(layers)
+    return jax.vmap(lambda layer, number: _apply(after, layer, number))(layers, jnp.arange(len(layers)))
 
 
 def view(weight: Weight, argument: jax.Array) -> jax.Array:
@@ -39,9 +39,9 @@ def view(weight: Weight, argument: jax.Array) -> jax.Array:
     return argument.reshape(shape)
 
 
-def _apply(steps: list[Step], value: jax.Array) -> jax.Array:
+def _apply(steps: list[Step], value: jax.Array, layer: jax.Array | int = 0) -> jax.Array:
     for step in steps:
-        value = _STEPS[step.op](value, *step.values)
+        value = _deal(value, layer, *step.values) if step.op == "deal" else _STEPS[step.op](value, *step.values)  # type: ignore[arg-type]
     return value
 
 
@@ -59,13 +59,13 @@ def _turn(value: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return lax.all_to_all(value, axes, split_axis=0, concat_axis=1, tiled=True)
 
 
-def _deal(value: jax.Array, axis: int, *axes: str) -> jax.Array:
-    """From neighbouring rows on one device to every s-th row: row i of all goes to device i mod s."""
-    devices = lax.axis_size(axes)
+def _deal(value: jax.Array, layer: jax.Array | int, axis: int, dealing: Any, *axes: str) -> jax.Array:
+    """Every device gives each other one an equal number of its rows, as a ``sharding.Dealing`` says."""
     rows = jnp.moveaxis(value, axis, 0)
-    hands = rows.reshape(-1, devices, *rows.shape[1:])
-    dealt = lax.all_to_all(hands, axes, split_axis=1, concat_axis=0, tiled=True)
-    return jnp.moveaxis(dealt.reshape(rows.shape), 0, axis)
+    sends = jnp.asarray(dealing.sends)
+    own = sends[layer if len(sends) > 1 else 0, lax.axis_index(axes)]
+    dealt = lax.all_to_all(rows[own], axes, split_axis=0, concat_axis=0, tiled=True)
+    return jnp.moveaxis(dealt, 0, axis)
 
 
 _STEPS: dict[str, Callable[..., jax.Array]] = {
@@ -75,5 +75,4 @@ _STEPS: dict[str, Callable[..., jax.Array]] = {
     "slice": _slice,
     "scale": _scale,
     "turn": lambda value, *axes: _turn(value, axes),
-    "deal": _deal,
 }
