@@ -102,7 +102,7 @@ def _spread(site: Site, facts: SiteFacts, shards: int, config: Config) -> bool:
         )
     if site.kind == "head" and (not facts.winners_only or "sampling" in site.consumers):
         raise ConfigError(f"{where}: its logits are read in the order of the vocabulary, so rows cannot be dealt out")
-    group = rule.group if site.kind == "ffn" else 1
+    group = with_group(rule, site, facts).group or 1 if site.kind == "ffn" else 1
     if site.width % (group * shards * shards):
         rows = f"{site.width} rows" + (f" in groups of {group}" if group > 1 else "")
         raise ConfigError(f"{where}: {rows} cannot be dealt from {shards} shards to {shards} shards evenly")
