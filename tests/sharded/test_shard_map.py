@@ -76,6 +76,8 @@ def test_the_exact_default_inside_shard_map(rng: np.random.Generator, mesh: str)
     (decision,) = step.report().rewritten
     assert "certified" in decision.exactness
     assert not step.report().misses
+    assert not step.report().certificates
+    assert any("each device has its own and they are not counted" in note for note in step.report().notes)
 
 
 def test_a_shard_map_in_a_loop_is_left_with_a_note(rng: np.random.Generator) -> None:
