@@ -108,7 +108,7 @@ def test_an_artifact_of_several_devices_runs_in_plain_jax(mesh: str, tmp_path: P
     artifact = hire.rewrite(exported(mesh), FULL, weights={"params": parameters()}, platforms=("cpu",))
     decisions = artifact.report()["cpu"]["decisions"]
     assert [d["shards"] for d in decisions] == [4, 4]
-    folder = artifact.save(tmp_path / "model.hire")
+    folder = artifact.save(tmp_path / "model")
     found = in_plain_jax(folder, DEVICES[mesh], tmp_path)
     close(found, step(parameters(), inputs()))
     assert np.array_equal(found["token"], step(parameters(), inputs())["token"])
@@ -165,7 +165,7 @@ def test_nothing_rewritten_is_the_original(tmp_path: Path) -> None:
 
 def test_with_too_few_devices_it_is_written_and_read_but_not_run(tmp_path: Path) -> None:
     artifact = hire.rewrite(exported("8"), FULL, platforms=("cpu",))
-    folder = artifact.save(tmp_path / "model.hire")
+    folder = artifact.save(tmp_path / "model")
     save_file(parameters(), tmp_path / "weights.safetensors")
     for verb in (["report", str(folder)], ["prepare", str(folder), "--weights", str(tmp_path / "weights.safetensors")]):
         done = subprocess.run(
