@@ -25,7 +25,6 @@ from hire_compiler.config import Predictor
 
 PREDICTORS: dict[str, Predictor] = {
     "Quantized(8)": hire.Quantized(bits=8),
-    "Quantized(4, columns=64)": hire.Quantized(bits=4, columns=64),
     "LowRank(256), int8": hire.LowRank(rank=256, dtype="int8"),
     "LowRank(320), int8": hire.LowRank(rank=320, dtype="int8"),
     "Cascade(128, 8192)": hire.Cascade(hire.LowRank(128, dtype="int8"), hire.Quantized(8), survivors=8192),
@@ -47,8 +46,8 @@ def main() -> None:
     dense = _losses(model, ids, written, options)
     base = float(np.exp(dense.mean()))
     rows = [["dense", "", f"{base:.4f}", "", "", "0"]]
-    for name, predictor in PREDICTORS.items():
-        for tail in ("predicted", "dropped"):
+    for tail in ("predicted", "dropped"):
+        for name, predictor in PREDICTORS.items():
             rule = hire.Rule(kind="head", predictor=predictor, candidates=options.candidates, tail=tail)
             step = hire.transform(written, hire.Config(rules=(rule,)), calibration=calibration)
             losses = _losses(model, ids, step, options)
