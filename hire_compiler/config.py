@@ -37,8 +37,8 @@ class LowRank:
 
     Attributes:
       rank: inner width r; 1 ≤ r ≤ d.
-      dtype: storage of the long factor B; ``"int8"`` has a scale per row, on columns of equal size. Scores are
-        always summed in float32.
+      dtype: storage of the long factor B; ``"int8"`` has a scale per row, on columns of equal size. The short factor A
+        is float32, or bfloat16 where B and the weights are. Scores are always summed in float32.
     """
 
     rank: int

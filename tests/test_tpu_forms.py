@@ -67,7 +67,20 @@ def test_a_copy_of_four_bits_scores_the_same_in_a_type_of_four_bits(batch: int, 
 def test_factors_that_a_product_rounds_anyway_are_kept_rounded() -> None:
     factors = {"a": jnp.ones((4, 2)), "b": jnp.ones((8, 2))}
     assert kept_for(factors, 4, TPU)["a"].dtype == jnp.bfloat16
-    assert kept_for(factors, 4, CPU)["a"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_cpus_keep_the_first_factor_as_rows(dtype: str, batch: int) -> None:
+    a, b, x = (jnp.asarray(normal(*shape), dtype) for shape in ((32, 4), (24, 4), (batch, 32)))
+    kept = kept_for({"a": a, "b": b}, 32, CPU)
+    assert kept.keys() == {"a_rows", "b"}
+    assert kept["a_rows"].shape == (4, 32)
+    assert kept["a_rows"].dtype == b.dtype
+    wanted = x.astype(jnp.float32) @ a.astype(jnp.float32) @ b.T.astype(jnp.float32)
+    np.testing.assert_allclose(predict(x, kept, CPU), wanted, rtol=1e-4, atol=1e-4)
+    too_long = kept_for({"a": jnp.ones((4096, 2), dtype), "b": b}, 4096, CPU)["a"]  # to be converted in a product
+    assert too_long.dtype == jnp.float32
 
 
 # --------------------------------------------------------------------------- what XLA:TPU makes of them

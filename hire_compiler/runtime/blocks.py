@@ -70,16 +70,17 @@ def chosen_columns_dot(
 def _one_row_columns_dot(h: jax.Array, matrix: jax.Array, index: jax.Array, group: int, target: Target) -> jax.Array:
     """Sums eight rows at a time in one vectorised loop, and what is left with a product by ones.
 
-    A plain product would run down the columns of the gathered rows, one scalar after the other.
+    A plain product would run down the columns of the gathered rows, one scalar after the other. The eight rows lie an
+    eighth of the chosen ones apart, so that eight streams each read their own blocks from end to end.
     """
     rows = (index[:, None] * group + jnp.arange(group, dtype=index.dtype)).reshape(-1)
     short = -len(rows) % _LANES
-    lanes = jnp.pad(rows, (0, short)).reshape(-1, _LANES)
-    weights = jnp.pad(h, ((0, 0), (0, short))).reshape(-1, _LANES)
-    partial = jnp.zeros((len(weights), matrix.shape[1]), jnp.float32)
-    for i in range(_LANES):
-        partial += take_rows(matrix, lanes[:, i], target).astype(jnp.float32) * weights[:, i, None]
-    return columns_dot(jnp.ones((1, len(weights)), jnp.float32), partial)
+    lanes = jnp.pad(rows, (0, short)).reshape(_LANES, -1)
+    weights = jnp.pad(h, ((0, 0), (0, short))).reshape(_LANES, -1)
+    partial = jnp.zeros((lanes.shape[1], matrix.shape[1]), jnp.float32)
+    for own, factors in zip(lanes, weights, strict=True):
+        partial += take_rows(matrix, own, target).astype(jnp.float32) * factors[:, None]
+    return columns_dot(jnp.ones((1, len(partial)), jnp.float32), partial)
 
 
 def _blocks(matrix: jax.Array, group: int, target: Target) -> jax.Array:

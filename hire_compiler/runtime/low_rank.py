@@ -27,6 +27,7 @@ def prepare_low_rank(rows: jax.Array, rank: int, moment: jax.Array | None, dtype
 
     Returns:
       ``a`` ``[d, r]`` and ``b`` ``[n, r]`` with z̃ = (x·a)·bᵀ; for int8 also ``b_scale`` ``[n]``, a factor of z̃.
+      ``a`` is float32, or bfloat16 where the rows and ``b`` are: rounding it costs what rounding x has cost there.
     """
     d = rows.shape[1]
     wide = rows.astype(jnp.float32)
@@ -38,7 +39,7 @@ def prepare_low_rank(rows: jax.Array, rank: int, moment: jax.Array | None, dtype
     a = jax.scipy.linalg.solve_triangular(factor.T, leading, lower=False)
     b = jnp.matmul(wide, jnp.matmul(factor, leading, precision=precision), precision=precision)
     if dtype != "int8":
-        return {"a": a.astype(jnp.float32), "b": b.astype(dtype)}
+        return {"a": a.astype(dtype if rows.dtype == dtype else jnp.float32), "b": b.astype(dtype)}
     # A row has one scale, and its leading columns are far larger than the rest: brought to equal size first, they
     # share its range; the sizes move into ``a``.
     size = jnp.sqrt(jnp.mean(b * b, axis=0)) + jnp.finfo(jnp.float32).tiny
@@ -46,9 +47,27 @@ def prepare_low_rank(rows: jax.Array, rank: int, moment: jax.Array | None, dtype
     return {"a": (a * size).astype(jnp.float32), "b": copy["q"], "b_scale": copy["scale"]}
 
 
+def factor_for(a: jax.Array, target: Target) -> Arrays:
+    """The first factor as a platform keeps it: ``a`` ``[…, d, r]`` or ``a_rows`` ``[…, r, d]``.
+
+    XLA:CPU divides a matrix-vector product between its threads if the matrix is stored row by row, not otherwise, and
+    reads narrow rows as they are up to some length.
+    """
+    if target.rounds_operands:
+        return {"a": a.astype(jnp.bfloat16)}
+    if not target.rows_one_by_one:
+        return {"a": a}
+    if a.shape[-2] < target.fused_vector:
+        return {"a_rows": jnp.swapaxes(a, -1, -2)}
+    return {"a": a.astype(jnp.float32)}
+
+
 def low_rank_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
-    """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_low_rank` made."""
-    hidden = columns_dot(x, prepared["a"], target=target)
+    """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_low_rank` made, ``a`` as it is or as rows."""
+    if "a_rows" in prepared:
+        hidden = dot_of_few(x.astype(jnp.float32), prepared["a_rows"], target)
+    else:
+        hidden = columns_dot(x, prepared["a"], target=target)
     scores = dot_of_few(hidden, prepared["b"], target)
     return scores * prepared["b_scale"] if "b_scale" in prepared else scores
 

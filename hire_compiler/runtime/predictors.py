@@ -7,16 +7,15 @@ Every predictor is a pair of functions: ``prepare_*`` makes its arrays once from
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.runtime.low_rank import low_rank_scores, prepare_low_rank
+from hire_compiler.runtime.low_rank import factor_for, low_rank_scores, prepare_low_rank
 from hire_compiler.runtime.quantized import int4_scores, native_int4, prepare_int4, prepare_quantized, quantized_scores
 from hire_compiler.runtime.target import Target, own_rows_dot, take_rows
 
 Arrays = dict[str, jax.Array]
 
-PREDICTOR_ARRAYS = ("a", "b", "b_scale", "q", "scale", "q4", "scale4")
+PREDICTOR_ARRAYS = ("a", "a_rows", "b", "b_scale", "q", "scale", "q4", "scale4")
 
 
 def predict(x: jax.Array, prepared: Arrays, target: Target, layer: jax.Array | None = None) -> jax.Array:
@@ -32,7 +31,7 @@ def predict(x: jax.Array, prepared: Arrays, target: Target, layer: jax.Array | N
     """
     if layer is not None:
         prepared = {name: lax.dynamic_index_in_dim(stack, layer, keepdims=False) for name, stack in prepared.items()}
-    if "a" in prepared:
+    if "b" in prepared:
         return low_rank_scores(x, prepared, target)
     if "q4" in prepared:
         return int4_scores(x, prepared, target)
@@ -44,14 +43,14 @@ def kept_for(prepared: Arrays, d: int, target: Target) -> Arrays:
     kept = dict(prepared)
     if "q4" in kept and target.has_int4:
         kept |= native_int4(kept, d)
-    if "a" in kept and target.rounds_operands:
-        kept["a"] = kept["a"].astype(jnp.bfloat16)
+    if "a" in kept:
+        kept |= factor_for(kept.pop("a"), target)
     return kept
 
 
 def is_cascade(prepared: Arrays) -> bool:
     """Whether there is a finer copy behind the coarse one."""
-    return "a" in prepared and "q" in prepared
+    return "b" in prepared and "q" in prepared
 
 
 def refine(x: jax.Array, prepared: Arrays, ids: jax.Array, target: Target) -> jax.Array:

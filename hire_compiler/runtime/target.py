@@ -35,6 +35,7 @@ class Target:
       top_k_recall: share of the best k candidates that a fused, approximate form is asked to find; 1 for an exact one.
         It keeps the best of each of n bins, n ≈ k / (1 − recall), so of the K ≪ k best, which a program reads, it
         misses about K (K − 1) / 2n: none for an argmax.
+      fused_vector: below this length of the vector, narrow rows are converted on the way to a matrix-vector product.
       gathered_rows: how many gathered rows a product takes at a time (None: all); a larger temporary leaves the cache,
         and above 32 MiB costs ten times as much.
     """
@@ -48,6 +49,7 @@ class Target:
     chunk_bytes: int
     two_stage_top_k: bool
     top_k_recall: float
+    fused_vector: int
     gathered_rows: int | None
 
 
@@ -62,6 +64,7 @@ _TARGETS = {
         chunk_bytes=4 << 20,
         two_stage_top_k=True,
         top_k_recall=1.0,
+        fused_vector=4096,
         gathered_rows=256,
     ),
     "gpu": Target(
@@ -74,6 +77,7 @@ _TARGETS = {
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
         top_k_recall=1.0,
+        fused_vector=0,
         gathered_rows=None,
     ),
     "tpu": Target(
@@ -86,6 +90,7 @@ _TARGETS = {
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
         top_k_recall=0.95,
+        fused_vector=0,
         gathered_rows=None,
     ),
 }

@@ -21,39 +21,40 @@ hire_compiler: 1 sites, 1 rewritten, 0 misses
 arguments of the step:
   %arg0 is arg0
   %arg1 is arg2
-  %arg2 is a of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
+  %arg2 is a_rows of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
   %arg3 is b of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
   %arg4 is rows0 of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<2x4xf32>, %arg1: tensor<8x4xf32>, %arg2: tensor<4x1xf32>, %arg3: tensor<8x1xf32>, %arg4: tensor<8x4xf32>) -> tensor<2x4xf32> {
-    %0 = call @hire_site(%arg2, %arg3, %arg4, %arg1, %arg0) : (tensor<4x1xf32>, tensor<8x1xf32>, tensor<8x4xf32>, tensor<8x4xf32>, tensor<2x4xf32>) -> tensor<2x4xf32>
+  func.func public @main(%arg0: tensor<2x4xf32>, %arg1: tensor<8x4xf32>, %arg2: tensor<1x4xf32>, %arg3: tensor<8x1xf32>, %arg4: tensor<8x4xf32>) -> tensor<2x4xf32> {
+    %0 = call @hire_site(%arg2, %arg3, %arg4, %arg1, %arg0) : (tensor<1x4xf32>, tensor<8x1xf32>, tensor<8x4xf32>, tensor<8x4xf32>, tensor<2x4xf32>) -> tensor<2x4xf32>
     return %0 : tensor<2x4xf32>
   }
-  func.func private @hire_site(%arg0: tensor<4x1xf32>, %arg1: tensor<8x1xf32>, %arg2: tensor<8x4xf32>, %arg3: tensor<8x4xf32>, %arg4: tensor<2x4xf32>) -> (tensor<2x4xf32> {jax.result_info = "result[0]"}) {
+  func.func private @hire_site(%arg0: tensor<1x4xf32>, %arg1: tensor<8x1xf32>, %arg2: tensor<8x4xf32>, %arg3: tensor<8x4xf32>, %arg4: tensor<2x4xf32>) -> (tensor<2x4xf32> {jax.result_info = "result[0]"}) {
     %cst = stablehlo.constant dense<0.000000e+00> : tensor<f32>
     %cst_0 = stablehlo.constant dense<0xFF800000> : tensor<f32>
-    %0 = stablehlo.dot_general %arg4, %arg0, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x1xf32>) -> tensor<2x1xf32>
-    %1 = stablehlo.transpose %arg1, dims = [1, 0] : (tensor<8x1xf32>) -> tensor<1x8xf32>
-    %2 = stablehlo.dot_general %0, %1, contracting_dims = [1] x [0] : (tensor<2x1xf32>, tensor<1x8xf32>) -> tensor<2x8xf32>
-    %3 = stablehlo.reduce(%2 init: %cst_0) applies stablehlo.maximum across dimensions = [0] : (tensor<2x8xf32>, tensor<f32>) -> tensor<8xf32>
-    %4 = stablehlo.reshape %3 : (tensor<8xf32>) -> tensor<4x2xf32>
-    %5 = stablehlo.reduce(%4 init: %cst_0) applies stablehlo.maximum across dimensions = [1] : (tensor<4x2xf32>, tensor<f32>) -> tensor<4xf32>
-    %6:2 = stablehlo.composite "chlo.top_k" %5 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
-    %7 = call @sort(%6#1) : (tensor<2xi32>) -> tensor<2xi32>
-    %8 = stablehlo.reshape %arg2 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
-    %9 = call @_take(%8, %7) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %10 = stablehlo.reshape %9 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %11 = stablehlo.transpose %10, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
-    %12 = stablehlo.dot_general %arg4, %11, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
-    %13 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<2x4xf32>
-    %14 = stablehlo.maximum %12, %13 : tensor<2x4xf32>
-    %15 = stablehlo.reshape %arg3 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
-    %16 = call @_take(%15, %7) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
-    %17 = stablehlo.reshape %16 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
-    %18 = stablehlo.dot_general %14, %17, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
-    return %18 : tensor<2x4xf32>
+    %0 = stablehlo.transpose %arg0, dims = [1, 0] : (tensor<1x4xf32>) -> tensor<4x1xf32>
+    %1 = stablehlo.dot_general %arg4, %0, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x1xf32>) -> tensor<2x1xf32>
+    %2 = stablehlo.transpose %arg1, dims = [1, 0] : (tensor<8x1xf32>) -> tensor<1x8xf32>
+    %3 = stablehlo.dot_general %1, %2, contracting_dims = [1] x [0] : (tensor<2x1xf32>, tensor<1x8xf32>) -> tensor<2x8xf32>
+    %4 = stablehlo.reduce(%3 init: %cst_0) applies stablehlo.maximum across dimensions = [0] : (tensor<2x8xf32>, tensor<f32>) -> tensor<8xf32>
+    %5 = stablehlo.reshape %4 : (tensor<8xf32>) -> tensor<4x2xf32>
+    %6 = stablehlo.reduce(%5 init: %cst_0) applies stablehlo.maximum across dimensions = [1] : (tensor<4x2xf32>, tensor<f32>) -> tensor<4xf32>
+    %7:2 = stablehlo.composite "chlo.top_k" %6 {composite_attributes = {k = 2 : i64}, decomposition = @chlo.top_k.impl, version = 1 : i32} : (tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>)
+    %8 = call @sort(%7#1) : (tensor<2xi32>) -> tensor<2xi32>
+    %9 = stablehlo.reshape %arg2 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
+    %10 = call @_take(%9, %8) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %11 = stablehlo.reshape %10 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %12 = stablehlo.transpose %11, dims = [1, 0] : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    %13 = stablehlo.dot_general %arg4, %12, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
+    %14 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<2x4xf32>
+    %15 = stablehlo.maximum %13, %14 : tensor<2x4xf32>
+    %16 = stablehlo.reshape %arg3 : (tensor<8x4xf32>) -> tensor<4x2x4xf32>
+    %17 = call @_take(%16, %8) : (tensor<4x2x4xf32>, tensor<2xi32>) -> tensor<2x2x4xf32>
+    %18 = stablehlo.reshape %17 : (tensor<2x2x4xf32>) -> tensor<4x4xf32>
+    %19 = stablehlo.dot_general %15, %18, contracting_dims = [1] x [0] : (tensor<2x4xf32>, tensor<4x4xf32>) -> tensor<2x4xf32>
+    return %19 : tensor<2x4xf32>
   }
   func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) { … }
   func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> { … }
