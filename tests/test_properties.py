@@ -406,7 +406,7 @@ def test_a_full_width_program_is_the_dense_one_whatever_the_predictor_thinks() -
     prepared = step.prepare(wrong, x)
     borrowed = step.prepare(params, x)
     (key,) = borrowed
-    mixed = {key: {**borrowed[key], "a": prepared[key]["a"] * 0, "b": prepared[key]["b"]}}
+    mixed = {key: {**borrowed[key], "a_rows": prepared[key]["a_rows"] * 0, "b": prepared[key]["b"]}}
     np.testing.assert_allclose(step(params, x, prepared=mixed), program.function(params, x), rtol=1e-5, atol=1e-5)
 
 
