@@ -163,3 +163,17 @@ def test_the_largest_logit_beside_its_index_is_a_winner_too(dtype: Any) -> None:
     x = x.at[1, 0].set(jnp.nan)
     for got, wanted in zip(step(embed, x), jax.jit(head)(embed, x), strict=True):
         np.testing.assert_array_equal(np.isnan(np.asarray(got, np.float32)), np.isnan(np.asarray(wanted, np.float32)))
+
+
+def test_by_default_a_head_that_is_read_sooner_than_candidates_are_chosen_stays_dense(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.undo()  # of the size that these tests allow
+    for vocabulary, batch, rewritten in ((4096, 1, 0), (16384, 1, 1), (16384, 2, 0)):
+        w = jnp.asarray(rng.normal(size=(vocabulary, 64)), jnp.float32)
+        x = jnp.asarray(rng.normal(size=(batch, 64)), jnp.float32)
+        step = hire.transform(lambda x, w: jnp.argmax(x @ w.T, axis=-1))
+        np.testing.assert_array_equal(step(x, w), jnp.argmax(x @ w.T, axis=-1))
+        assert len(step.report().rewritten) == rewritten
+        if not rewritten:
+            assert f"its {w.nbytes} bytes are read sooner than candidates are chosen" in str(step.report())

@@ -7,6 +7,8 @@ from hire_compiler.passes.budgets import worth_skipping
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
+CHOICE_BYTES = 4 << 20  # what could be read in the time that choosing candidates takes, for each row of a batch
+
 
 def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule for a site that the user's rules leave out: only what never changes the answer."""
@@ -15,7 +17,7 @@ def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     candidates = max(128, 4 * facts.top_k)
     if site.kind != "head" or not facts.winners_only or facts.uncertifiable or candidates * 4 > site.width:
         return None
-    if facts.devices > 1:
+    if facts.devices > 1 or not worth_choosing(site, facts):
         return None  # left to XLA's partitioner, the gathers may cost more than the product
     strict = set(site.consumers) <= {"argmax", "sampling", "max"}
     predictor = Quantized(bits=8)
@@ -31,6 +33,11 @@ def _skips_exactly(facts: SiteFacts) -> bool:
     return facts.exact_zeros and worth_skipping(facts)
 
 
+def worth_choosing(site: Site, facts: SiteFacts) -> bool:
+    """Whether a head reads more than choosing costs: about 0.1 ms a row on a CPU, whatever the size."""
+    return sum(facts.weight_bytes) >= CHOICE_BYTES * site.batch
+
+
 def why_no_rule(site: Site, facts: SiteFacts) -> str:
     """Why a site that no rule selects, and no default, is left as it is."""
     if site.kind == "head" and not facts.winners_only:
@@ -38,6 +45,10 @@ def why_no_rule(site: Site, facts: SiteFacts) -> str:
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
     if site.kind == "head" and facts.devices > 1:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
+    if site.kind == "head" and not worth_choosing(site, facts):
+        return (
+            f"its {sum(facts.weight_bytes)} bytes are read sooner than candidates are chosen, and no rule asks for it"
+        )
     if site.kind == "head" and facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
     if site.kind == "ffn" and facts.choice is not None:

@@ -70,13 +70,17 @@ def chosen_columns_dot(
 def _one_row_columns_dot(h: jax.Array, matrix: jax.Array, index: jax.Array, group: int, target: Target) -> jax.Array:
     """Sums eight rows at a time in one vectorised loop, and what is left with a product by ones.
 
-    A plain product would run down the columns of the gathered rows, one scalar after the other. The eight rows lie an
-    eighth of the chosen ones apart, so that eight streams each read their own blocks from end to end.
+    A plain product would run down the columns of the gathered rows, one scalar after the other. Of groups of rows, the
+    eight lie an eighth of the chosen ones apart: eight streams each read their own blocks from end to end. Single rows
+    are taken as they come; apart, they cost half as much again.
     """
     rows = (index[:, None] * group + jnp.arange(group, dtype=index.dtype)).reshape(-1)
     short = -len(rows) % _LANES
-    lanes = jnp.pad(rows, (0, short)).reshape(_LANES, -1)
-    weights = jnp.pad(h, ((0, 0), (0, short))).reshape(_LANES, -1)
+    lanes, weights = jnp.pad(rows, (0, short)), jnp.pad(h[0], (0, short))
+    if group < _LANES:
+        lanes, weights = (values.reshape(-1, _LANES).T for values in (lanes, weights))
+    else:
+        lanes, weights = (values.reshape(_LANES, -1) for values in (lanes, weights))
     partial = jnp.zeros((lanes.shape[1], matrix.shape[1]), jnp.float32)
     for own, factors in zip(lanes, weights, strict=True):
         partial += take_rows(matrix, own, target).astype(jnp.float32) * factors[:, None]

@@ -106,85 +106,88 @@ module {
     %37 = stablehlo.add %35, %36 : tensor<2x2xi32>
     %38 = stablehlo.reshape %37 : (tensor<2x2xi32>) -> tensor<4xi32>
     %39 = call @_pad(%38, %c) : (tensor<4xi32>, tensor<i32>) -> tensor<8xi32>
-    %40 = stablehlo.reshape %39 : (tensor<8xi32>) -> tensor<8x1xi32>
-    %41 = call @_pad_1(%25, %c) : (tensor<1x4xf32>, tensor<i32>) -> tensor<1x8xf32>
-    %42 = stablehlo.reshape %41 : (tensor<1x8xf32>) -> tensor<8x1xf32>
-    %43 = stablehlo.broadcast_in_dim %cst_1, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
-    %44 = stablehlo.slice %40 [0:1, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
-    %45 = stablehlo.reshape %44 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %46 = stablehlo.slice %42 [0:1, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
-    %47 = stablehlo.reshape %46 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %48 = call @_take_2(%29, %45) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %49 = stablehlo.broadcast_in_dim %47, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %50 = stablehlo.broadcast_in_dim %49, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %51 = stablehlo.multiply %48, %50 : tensor<1x4xf32>
-    %52 = stablehlo.add %43, %51 : tensor<1x4xf32>
-    %53 = stablehlo.slice %40 [1:2, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
-    %54 = stablehlo.reshape %53 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %55 = stablehlo.slice %42 [1:2, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
-    %56 = stablehlo.reshape %55 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %57 = call @_take_2(%29, %54) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %58 = stablehlo.broadcast_in_dim %56, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %59 = stablehlo.broadcast_in_dim %58, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %60 = stablehlo.multiply %57, %59 : tensor<1x4xf32>
-    %61 = stablehlo.add %52, %60 : tensor<1x4xf32>
-    %62 = stablehlo.slice %40 [2:3, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
-    %63 = stablehlo.reshape %62 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %64 = stablehlo.slice %42 [2:3, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
-    %65 = stablehlo.reshape %64 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %66 = call @_take_2(%29, %63) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %67 = stablehlo.broadcast_in_dim %65, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %68 = stablehlo.broadcast_in_dim %67, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %69 = stablehlo.multiply %66, %68 : tensor<1x4xf32>
-    %70 = stablehlo.add %61, %69 : tensor<1x4xf32>
-    %71 = stablehlo.slice %40 [3:4, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
-    %72 = stablehlo.reshape %71 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %73 = stablehlo.slice %42 [3:4, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
-    %74 = stablehlo.reshape %73 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %75 = call @_take_2(%29, %72) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %76 = stablehlo.broadcast_in_dim %74, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %77 = stablehlo.broadcast_in_dim %76, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %78 = stablehlo.multiply %75, %77 : tensor<1x4xf32>
-    %79 = stablehlo.add %70, %78 : tensor<1x4xf32>
-    %80 = stablehlo.slice %40 [4:5, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
-    %81 = stablehlo.reshape %80 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %82 = stablehlo.slice %42 [4:5, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
-    %83 = stablehlo.reshape %82 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %84 = call @_take_2(%29, %81) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %85 = stablehlo.broadcast_in_dim %83, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %86 = stablehlo.broadcast_in_dim %85, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %87 = stablehlo.multiply %84, %86 : tensor<1x4xf32>
-    %88 = stablehlo.add %79, %87 : tensor<1x4xf32>
-    %89 = stablehlo.slice %40 [5:6, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
-    %90 = stablehlo.reshape %89 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %91 = stablehlo.slice %42 [5:6, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
-    %92 = stablehlo.reshape %91 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %93 = call @_take_2(%29, %90) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %94 = stablehlo.broadcast_in_dim %92, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %95 = stablehlo.broadcast_in_dim %94, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %96 = stablehlo.multiply %93, %95 : tensor<1x4xf32>
-    %97 = stablehlo.add %88, %96 : tensor<1x4xf32>
-    %98 = stablehlo.slice %40 [6:7, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
-    %99 = stablehlo.reshape %98 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %100 = stablehlo.slice %42 [6:7, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
-    %101 = stablehlo.reshape %100 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %102 = call @_take_2(%29, %99) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %103 = stablehlo.broadcast_in_dim %101, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %104 = stablehlo.broadcast_in_dim %103, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %105 = stablehlo.multiply %102, %104 : tensor<1x4xf32>
-    %106 = stablehlo.add %97, %105 : tensor<1x4xf32>
-    %107 = stablehlo.slice %40 [7:8, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
-    %108 = stablehlo.reshape %107 : (tensor<1x1xi32>) -> tensor<1xi32>
-    %109 = stablehlo.slice %42 [7:8, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
-    %110 = stablehlo.reshape %109 : (tensor<1x1xf32>) -> tensor<1xf32>
-    %111 = call @_take_2(%29, %108) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
-    %112 = stablehlo.broadcast_in_dim %110, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
-    %113 = stablehlo.broadcast_in_dim %112, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
-    %114 = stablehlo.multiply %111, %113 : tensor<1x4xf32>
-    %115 = stablehlo.add %106, %114 : tensor<1x4xf32>
-    %116 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x1xf32>
-    %117 = stablehlo.dot_general %116, %115, contracting_dims = [1] x [0] : (tensor<1x1xf32>, tensor<1x4xf32>) -> tensor<1x4xf32>
-    return %117 : tensor<1x4xf32>
+    %40 = stablehlo.reshape %25 : (tensor<1x4xf32>) -> tensor<4xf32>
+    %41 = call @_pad_1(%40, %c) : (tensor<4xf32>, tensor<i32>) -> tensor<8xf32>
+    %42 = stablehlo.reshape %39 : (tensor<8xi32>) -> tensor<1x8xi32>
+    %43 = stablehlo.transpose %42, dims = [1, 0] : (tensor<1x8xi32>) -> tensor<8x1xi32>
+    %44 = stablehlo.reshape %41 : (tensor<8xf32>) -> tensor<1x8xf32>
+    %45 = stablehlo.transpose %44, dims = [1, 0] : (tensor<1x8xf32>) -> tensor<8x1xf32>
+    %46 = stablehlo.broadcast_in_dim %cst_1, dims = [] : (tensor<f32>) -> tensor<1x4xf32>
+    %47 = stablehlo.slice %43 [0:1, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
+    %48 = stablehlo.reshape %47 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %49 = stablehlo.slice %45 [0:1, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
+    %50 = stablehlo.reshape %49 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %51 = call @_take_2(%29, %48) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %52 = stablehlo.broadcast_in_dim %50, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %53 = stablehlo.broadcast_in_dim %52, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %54 = stablehlo.multiply %51, %53 : tensor<1x4xf32>
+    %55 = stablehlo.add %46, %54 : tensor<1x4xf32>
+    %56 = stablehlo.slice %43 [1:2, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
+    %57 = stablehlo.reshape %56 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %58 = stablehlo.slice %45 [1:2, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
+    %59 = stablehlo.reshape %58 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %60 = call @_take_2(%29, %57) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %61 = stablehlo.broadcast_in_dim %59, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %62 = stablehlo.broadcast_in_dim %61, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %63 = stablehlo.multiply %60, %62 : tensor<1x4xf32>
+    %64 = stablehlo.add %55, %63 : tensor<1x4xf32>
+    %65 = stablehlo.slice %43 [2:3, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
+    %66 = stablehlo.reshape %65 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %67 = stablehlo.slice %45 [2:3, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
+    %68 = stablehlo.reshape %67 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %69 = call @_take_2(%29, %66) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %70 = stablehlo.broadcast_in_dim %68, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %71 = stablehlo.broadcast_in_dim %70, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %72 = stablehlo.multiply %69, %71 : tensor<1x4xf32>
+    %73 = stablehlo.add %64, %72 : tensor<1x4xf32>
+    %74 = stablehlo.slice %43 [3:4, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
+    %75 = stablehlo.reshape %74 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %76 = stablehlo.slice %45 [3:4, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
+    %77 = stablehlo.reshape %76 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %78 = call @_take_2(%29, %75) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %79 = stablehlo.broadcast_in_dim %77, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %80 = stablehlo.broadcast_in_dim %79, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %81 = stablehlo.multiply %78, %80 : tensor<1x4xf32>
+    %82 = stablehlo.add %73, %81 : tensor<1x4xf32>
+    %83 = stablehlo.slice %43 [4:5, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
+    %84 = stablehlo.reshape %83 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %85 = stablehlo.slice %45 [4:5, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
+    %86 = stablehlo.reshape %85 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %87 = call @_take_2(%29, %84) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %88 = stablehlo.broadcast_in_dim %86, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %89 = stablehlo.broadcast_in_dim %88, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %90 = stablehlo.multiply %87, %89 : tensor<1x4xf32>
+    %91 = stablehlo.add %82, %90 : tensor<1x4xf32>
+    %92 = stablehlo.slice %43 [5:6, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
+    %93 = stablehlo.reshape %92 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %94 = stablehlo.slice %45 [5:6, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
+    %95 = stablehlo.reshape %94 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %96 = call @_take_2(%29, %93) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %97 = stablehlo.broadcast_in_dim %95, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %98 = stablehlo.broadcast_in_dim %97, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %99 = stablehlo.multiply %96, %98 : tensor<1x4xf32>
+    %100 = stablehlo.add %91, %99 : tensor<1x4xf32>
+    %101 = stablehlo.slice %43 [6:7, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
+    %102 = stablehlo.reshape %101 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %103 = stablehlo.slice %45 [6:7, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
+    %104 = stablehlo.reshape %103 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %105 = call @_take_2(%29, %102) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %106 = stablehlo.broadcast_in_dim %104, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %107 = stablehlo.broadcast_in_dim %106, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %108 = stablehlo.multiply %105, %107 : tensor<1x4xf32>
+    %109 = stablehlo.add %100, %108 : tensor<1x4xf32>
+    %110 = stablehlo.slice %43 [7:8, 0:1] : (tensor<8x1xi32>) -> tensor<1x1xi32>
+    %111 = stablehlo.reshape %110 : (tensor<1x1xi32>) -> tensor<1xi32>
+    %112 = stablehlo.slice %45 [7:8, 0:1] : (tensor<8x1xf32>) -> tensor<1x1xf32>
+    %113 = stablehlo.reshape %112 : (tensor<1x1xf32>) -> tensor<1xf32>
+    %114 = call @_take_2(%29, %111) : (tensor<24x4xf32>, tensor<1xi32>) -> tensor<1x4xf32>
+    %115 = stablehlo.broadcast_in_dim %113, dims = [0] : (tensor<1xf32>) -> tensor<1x1xf32>
+    %116 = stablehlo.broadcast_in_dim %115, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x4xf32>
+    %117 = stablehlo.multiply %114, %116 : tensor<1x4xf32>
+    %118 = stablehlo.add %109, %117 : tensor<1x4xf32>
+    %119 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<1x1xf32>
+    %120 = stablehlo.dot_general %119, %118, contracting_dims = [1] x [0] : (tensor<1x1xf32>, tensor<1x4xf32>) -> tensor<1x4xf32>
+    return %120 : tensor<1x4xf32>
   }
   func.func private @chlo.top_k.impl(%arg0: tensor<4xf32>) -> (tensor<2xf32>, tensor<2xi32>) { … }
   func.func private @dynamic_index_in_dim(%arg0: tensor<3x1x4xf32>, %arg1: tensor<i32>) -> tensor<1x4xf32> { … }
@@ -192,6 +195,6 @@ module {
   func.func private @sort(%arg0: tensor<2xi32>) -> tensor<2xi32> { … }
   func.func private @_take(%arg0: tensor<12x2x4xf32>, %arg1: tensor<2xi32>) -> tensor<2x2x4xf32> { … }
   func.func private @_pad(%arg0: tensor<4xi32>, %arg1: tensor<i32>) -> tensor<8xi32> { … }
-  func.func private @_pad_1(%arg0: tensor<1x4xf32>, %arg1: tensor<i32>) -> tensor<1x8xf32> { … }
+  func.func private @_pad_1(%arg0: tensor<4xf32>, %arg1: tensor<i32>) -> tensor<8xf32> { … }
   func.func private @_take_2(%arg0: tensor<24x4xf32>, %arg1: tensor<1xi32>) -> tensor<1x4xf32> { … }
 }
