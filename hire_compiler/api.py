@@ -17,7 +17,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.compiled import CompiledStep, Prepared
-from hire_compiler.config import Config
+from hire_compiler.config import Config, check_config
 from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
 from hire_compiler.passes.pipeline import inspect_program, rewrite_program
 from hire_compiler.placement import abstract, aval_of, device_count
@@ -50,8 +50,7 @@ def transform(
       A function with the same signature. Its first call for each input signature lowers, rewrites,
       prepares and compiles; later calls only run.
     """
-    if config is not None and not isinstance(config, Config):
-        raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")
+    check_config(config)
     if calibration is not None and not isinstance(calibration, Calibration):
         raise ConfigError(f"calibration is a {type(calibration).__name__}: pass what hire.calibrate returned")
     if platform not in (None, *PLATFORMS):
@@ -147,7 +146,7 @@ class HireFunction:
 
         Args:
           args: of one call, all by position.
-          donate: delete the arrays that are let go, so that their memory is free whoever else holds them.
+          donate: delete the jax arrays that are let go, so that their memory is free whoever else holds them.
 
         Returns:
           ``(prepared, rest)``, for ``step(*rest, prepared=prepared)``: ``rest`` is ``args`` with a
@@ -161,8 +160,11 @@ class HireFunction:
             rest[index] = abstract(leaves[index], step.avals[index])
         if donate:
             jax.block_until_ready(flat)
-            for index in step.replaced_leaves - step.shared_leaves:
-                leaves[index].delete()
+            still_read = {id(leaf) for index, leaf in enumerate(leaves) if index not in step.replaced_leaves}
+            still_read |= {id(leaves[index]) for index in step.shared_leaves}
+            for index in step.replaced_leaves:
+                if isinstance(leaves[index], jax.Array) and id(leaves[index]) not in still_read:
+                    leaves[index].delete()
         return step.nest(flat), self._function.rebuild(tree, rest)[0]
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.activity import Activity
 from hire_compiler.calibration import Calibration, Moment
-from hire_compiler.config import Config
+from hire_compiler.config import Config, check_config
 from hire_compiler.errors import CaptureError, ConfigError, WeightError
 from hire_compiler.passes.instrument import Instrumented, Probe
 from hire_compiler.passes.pipeline import instrument_program
@@ -22,6 +22,8 @@ from hire_compiler.runtime.target import target_for
 
 STRONGEST = 0.1
 SAMPLED = 64  # input rows kept of every block on which predictors are tried
+
+Entry = tuple[str, str, tuple[int, ...]]  # what, key and shape: probes of calls with other numbers of rows share one
 
 
 def calibrate(
@@ -87,22 +89,13 @@ def check_strongest(share: Any) -> None:
         raise ConfigError(f"strongest is {share!r}: give the share of neurons that counts as active, such as 0.1")
 
 
-def check_config(config: Any) -> None:
-    """Refuse what is no configuration.
-
-    Raises:
-      ConfigError: says so.
-    """
-    if config is not None and not isinstance(config, Config):
-        raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")
-
-
 class Learner:
     """Sums what probes saw, over all calls."""
 
     def __init__(self) -> None:
-        self._totals: dict[Probe, np.ndarray] = {}
-        self._rows: dict[Probe, int] = {}
+        self._probes: dict[Entry, Probe] = {}
+        self._totals: dict[Entry, np.ndarray] = {}
+        self._rows: dict[Entry, int] = {}
         self._inputs: dict[str, np.ndarray] = {}
         self._offered: dict[str, int] = {}
         self._rng = np.random.default_rng(0)
@@ -120,9 +113,10 @@ class Learner:
             if probe.what == "inputs":
                 self._keep(probe.key, total)
                 continue
-            known = next((other for other in self._totals if _same(other, probe)), probe)
-            self._totals[known] = self._totals.get(known, 0) + total
-            self._rows[known] = self._rows.get(known, 0) + probe.rows
+            entry = (probe.what, probe.key, probe.shape)
+            self._probes.setdefault(entry, probe)
+            self._totals[entry] = self._totals.get(entry, 0) + total
+            self._rows[entry] = self._rows.get(entry, 0) + probe.rows
 
     def _keep(self, key: str, rows: np.ndarray) -> None:
         """Keep a random sample of all rows ``[…, n, d]`` that were offered."""
@@ -144,20 +138,16 @@ class Learner:
 
     def calibration(self) -> Calibration:
         """Everything so far."""
-        of = {
-            what: {p: t for p, t in self._totals.items() if p.what == what}
-            for what in ("moment", "activity", "winners")
-        }
-        return Calibration(
-            moments={probe.key: Moment(total, self._rows[probe]) for probe, total in of["moment"].items()},
-            winners={probe.key: total for probe, total in of["winners"].items()},
-            activities={p.key: Activity(p.width, total, p.strongest) for p, total in of["activity"].items()},
-        )
-
-
-def _same(one: Probe, other: Probe) -> bool:
-    """Whether two probes, perhaps of calls with other numbers of rows, fill one entry."""
-    return (one.what, one.key, one.shape) == (other.what, other.key, other.shape)
+        learned = Calibration()
+        for entry, total in self._totals.items():
+            probe = self._probes[entry]
+            if probe.what == "moment":
+                learned.moments[probe.key] = Moment(total, self._rows[entry])
+            elif probe.what == "winners":
+                learned.winners[probe.key] = total
+            else:
+                learned.activities[probe.key] = Activity(probe.width, total, probe.strongest)
+        return learned
 
 
 def _compile(

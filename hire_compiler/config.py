@@ -299,3 +299,13 @@ class Config:
             value = getattr(self, name)
             _require(isinstance(value, bool), f"Config.{name} is {value!r}, must be true or false")
         object.__setattr__(self, "rules", rules)
+
+
+def check_config(config: object) -> None:
+    """Refuse what is no configuration.
+
+    Raises:
+      ConfigError: says so.
+    """
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")

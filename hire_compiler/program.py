@@ -187,6 +187,11 @@ class Program:
     refusal: str = ""
 
 
+def identifier(name: str) -> str:
+    """A program's name (or the last part of its path) as XLA takes one."""
+    return "".join(c if c.isalnum() else "_" for c in name.rsplit("/", 1)[-1])
+
+
 def capture(function: Callable, leaves: Sequence[Any], tree: Any, *, platform: str | None = None) -> Program:
     """Lower a function for the types of ``leaves``; its own lowering cache is never touched.
 

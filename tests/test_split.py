@@ -43,6 +43,22 @@ def test_donating_frees_the_memory_and_changes_no_answer(dtype: str, block: Bloc
     np.testing.assert_array_equal(step(rest, x, prepared=prepared), want)
 
 
+def test_only_jax_arrays_that_nothing_else_reads_are_deleted(rng: np.random.Generator) -> None:
+    w, x = array(rng, 64, 64), array(rng, 1, 64)
+
+    def tied(first: jax.Array, second: jax.Array, down: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x @ first) @ down + x @ second
+
+    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.75, group=1)
+    step = hire.transform(jax.jit(tied), hire.Config(rules=(rule,)))
+    down = rng.normal(size=(64, 64)).astype(np.float32)
+    want = tied(w, w, jnp.asarray(down), x)
+    prepared, rest = step.split(w, w, down, x, donate=True)
+    assert isinstance(rest[0], jax.ShapeDtypeStruct)  # one argument is let go, the other, of the same array, is read
+    assert rest[1] is w
+    np.testing.assert_allclose(step(*rest, prepared=prepared), want, rtol=0, atol=1e-4 * float(jnp.abs(want).max()))
+
+
 def test_a_call_without_what_was_prepared_says_what_it_lacks(rng: np.random.Generator) -> None:
     params, t = weights(rng), tokens(rng)
     step = hire.transform(jax.jit(decode), CONFIG)

@@ -25,10 +25,11 @@ from hire_compiler.offline.manifest import Input, Manifest, Platform, Preparatio
 from hire_compiler.offline.progress import Progress
 from hire_compiler.offline.signature import Signature
 from hire_compiler.offline.source import Source
+from hire_compiler.offline.tensor_files import digest
 from hire_compiler.offline.tensors import Spec, Tensors, spec_of
 from hire_compiler.passes.pipeline import Rewritten
 from hire_compiler.passes.splice import Spliced
-from hire_compiler.program import Program
+from hire_compiler.program import Program, identifier
 from hire_compiler.version import __version__
 
 PREPARE_ON = ("cpu", "cuda", "tpu")
@@ -200,7 +201,7 @@ def _export_step(
     def call(weights: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return step(counted, weights, args, kwargs)
 
-    call.__name__ = "hire_" + "".join(c if c.isalnum() else "_" for c in name.rsplit("/", 1)[-1])
+    call.__name__ = f"hire_{identifier(name)}"
     args, kwargs = signature.abstract(devices)
     donated = [position + 1 for position in signature.donate]
     with warnings.catch_warnings():
@@ -245,7 +246,7 @@ def _export_preparation(
 
 
 def _content_name(value: Any) -> str:
-    return f"table[{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:12]}]"
+    return f"table[{digest(np.asarray(value))[:12]}]"
 
 
 def _json(content: Any) -> bytes:

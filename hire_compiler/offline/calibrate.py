@@ -1,6 +1,6 @@
 """Calibrate a model that came as an export, and keep what was learned in a file.
 
-A file holds the tensors ``moment|…``, ``activity|…`` and ``trial|…``, and in its metadata what else
+A file holds the tensors ``moment|…``, ``activity|…``, ``trial|…`` and ``winners|…``, and in its metadata what else
 there is to know of each.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.activity import Activity
-from hire_compiler.calibrate import STRONGEST, Learner, check_config, check_strongest, probe_avals
+from hire_compiler.calibrate import STRONGEST, Learner, check_strongest, probe_avals
 from hire_compiler.calibration import Calibration, Moment
-from hire_compiler.config import Config
+from hire_compiler.config import Config, check_config
 from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.atomic import new_file
 from hire_compiler.offline.devices import devices_of

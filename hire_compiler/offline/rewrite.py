@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config
+from hire_compiler.config import Config, check_config
 from hire_compiler.errors import ConfigError, WeightError
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.assemble import Built, assemble
@@ -64,8 +64,7 @@ def rewrite(
     Raises:
       HireError: the target cannot be read or rewritten, or a rule or weight does not fit; the message says which.
     """
-    if config is not None and not isinstance(config, Config):
-        raise ConfigError(f"config is a {type(config).__name__}: pass hire.Config(rules=(hire.Rule(…),))")
+    check_config(config)
     progress("reading", 0, 1)
     source = read_source(target, dims=dims)
     if sampler is not None:
@@ -85,7 +84,7 @@ def rewrite(
             outcome = replace(outcome, report=_noted(outcome.report, f"sampler folded in: {source.sampling}"))
         built[name] = Built(program, outcome, outcome.spliced or _unchanged(program), devices)
     signature = choose_weights(source, [(b.program, b.spliced) for b in built.values()], given, parameters)
-    return assemble(source, signature, built, tensors, given, (config or Config()), progress)
+    return assemble(source, signature, built, tensors, given, config or Config(), progress)
 
 
 def _platforms(source: Source, wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError, ConfigError
 from hire_compiler.offline.source import Source
 from hire_compiler.offline.trees import leaf_paths, nest
-from hire_compiler.program import Argument, Program, capture
+from hire_compiler.program import Argument, Program, capture, identifier
 from hire_compiler.program import Callable as Captured
 from hire_compiler.sampler import Sampling
 
@@ -95,5 +95,5 @@ def _sampled_step(source: Source, program: Program, sampling: Sampling) -> Calla
         results = _mlir.run_module(program.module, program.out_avals, values)
         return tuple(results) if source.out_paths is None else nest(source.out_paths, results)
 
-    step.__name__ = "".join(c if c.isalnum() else "_" for c in source.name.rsplit("/", 1)[-1])
+    step.__name__ = identifier(source.name)
     return sampling.fold(step)

@@ -19,6 +19,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.archive import BEGINNING as ARCHIVE
+from hire_compiler.offline.tensor_files import digest
 from hire_compiler.offline.trees import Path, leaf_paths
 from hire_compiler.passes.settle import settle
 from hire_compiler.program import Argument, Program
@@ -292,7 +293,7 @@ def _refuse_rewritten(module: Any, name: str) -> None:
 
 def _content_name(constant: np.ndarray) -> str:
     """A name that is the same for every platform and every export of the same weights."""
-    return f"constant[{hashlib.sha256(np.ascontiguousarray(constant).tobytes()).hexdigest()[:12]}]"
+    return f"constant[{digest(constant)[:12]}]"
 
 
 def _path_name(path: Path) -> str:

@@ -17,7 +17,9 @@ def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     candidates = max(128, 4 * facts.top_k)
     if site.kind != "head" or not facts.winners_only or facts.uncertifiable or candidates * 4 > site.width:
         return None
-    if facts.devices > 1 or not worth_choosing(site, facts):
+    if not worth_choosing(site, facts):
+        return None
+    if facts.devices > 1:
         return None  # left to XLA's partitioner, the gathers may cost more than the product
     strict = set(site.consumers) <= {"argmax", "sampling", "max"}
     predictor = Quantized(bits=8)
@@ -45,12 +47,12 @@ def why_no_rule(site: Site, facts: SiteFacts) -> str:
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
     if site.kind == "head" and facts.devices > 1:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
+    if site.kind == "head" and facts.uncertifiable:
+        return f"{facts.uncertifiable}, and no rule asks to approximate it"
     if site.kind == "head" and not worth_choosing(site, facts):
         return (
             f"its {sum(facts.weight_bytes)} bytes are read sooner than candidates are chosen, and no rule asks for it"
         )
-    if site.kind == "head" and facts.uncertifiable:
-        return f"{facts.uncertifiable}, and no rule asks to approximate it"
     if site.kind == "ffn" and facts.choice is not None:
         if facts.devices > 1:
             return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"

@@ -100,34 +100,13 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     _check(explicit, site, facts, group, candidates, where)
     common = common_neurons(rule, site, facts, group, candidates, where)
     sparse_bytes, added_bytes = _bytes(rule, site, facts, candidates, common, where)
-    if sparse_bytes >= dense_bytes and candidates < site.width:
-        runs_on = " (what stands before its activation is read elsewhere and runs on)" if facts.running_bytes else ""
-        return leave_dense(
-            site,
-            f"{rule.predictor} with {candidates} of {site.width} rows would read {sparse_bytes} bytes a call, "
-            f"dense reads {dense_bytes}: it would lose{runs_on}",
-            dense_bytes,
-        )
-    if site.batch > UNPACKED_ROWS and facts.unpacked_by_row and _is_packed_head(rule, site) and candidates < site.width:
-        return leave_dense(
-            site,
-            f"{rule.predictor} is unpacked again for every row of a batch on this platform: with {site.batch} rows, "
-            f"more than {UNPACKED_ROWS}, it would take longer than the dense product",
-            dense_bytes,
-        )
-    reason = "; ".join([named, *settled.notes])
-    if facts.running_bytes:
-        reason += f"; {facts.running_bytes} bytes of its first products are read as before, for others who use them"
-    if facts.devices > 1:
-        reason += f"; sharded over {facts.devices} devices, where XLA's partitioner may gather scores and rows"
-    if isinstance(rule.predictor, (LowRank, Cascade)) and not facts.calibrated:
-        reason += "; not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
-    if facts.shards > 1 and facts.activity is not None and rule.common is None and not common:
-        reason += f"; no common path, {no_common_path(rule, facts)}"
+    loses = _why_it_loses(rule, site, facts, candidates, sparse_bytes)
+    if loses and candidates < site.width:
+        return leave_dense(site, loses, dense_bytes)
     decision = Decision(
         site=site.id,
         action="rewritten",
-        reason=reason,
+        reason="; ".join([named, *settled.notes, *_remarks(rule, facts, common)]),
         predictor=str(rule.predictor),
         candidates=candidates,
         group=group,
@@ -154,6 +133,39 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         budgets=settled.budgets,
         score=rule.score,
     )
+
+
+def _why_it_loses(rule: Rule, site: Site, facts: SiteFacts, candidates: int, sparse_bytes: int) -> str:
+    """Why the rewritten site would take longer than the dense one; or ''."""
+    dense_bytes = sum(facts.weight_bytes)
+    if sparse_bytes >= dense_bytes:
+        runs_on = " (what stands before its activation is read elsewhere and runs on)" if facts.running_bytes else ""
+        return (
+            f"{rule.predictor} with {candidates} of {site.width} rows would read {sparse_bytes} bytes a call, "
+            f"dense reads {dense_bytes}: it would lose{runs_on}"
+        )
+    if site.batch > UNPACKED_ROWS and facts.unpacked_by_row and _is_packed_head(rule, site):
+        return (
+            f"{rule.predictor} is unpacked again for every row of a batch on this platform: with {site.batch} rows, "
+            f"more than {UNPACKED_ROWS}, it would take longer than the dense product"
+        )
+    return ""
+
+
+def _remarks(rule: Rule, facts: SiteFacts, common: int) -> list[str]:
+    """What a reader of the report should know beside the rule that decided."""
+    remarks = []
+    if facts.running_bytes:
+        remarks.append(f"{facts.running_bytes} bytes of its first products are read as before, for others who use them")
+    if facts.devices > 1:
+        remarks.append(f"sharded over {facts.devices} devices, where XLA's partitioner may gather scores and rows")
+    if isinstance(rule.predictor, (LowRank, Cascade)) and not facts.calibrated:
+        remarks.append(
+            "not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
+        )
+    if facts.shards > 1 and facts.activity is not None and rule.common is None and not common:
+        remarks.append(f"no common path, {no_common_path(rule, facts)}")
+    return remarks
 
 
 def _is_packed_head(rule: Rule, site: Site) -> bool:
