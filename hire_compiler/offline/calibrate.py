@@ -26,7 +26,9 @@ from hire_compiler.offline.inputs import inputs_from
 from hire_compiler.offline.naming import assign
 from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.source import read_source
-from hire_compiler.offline.tensor_files import TensorWriter
+from hire_compiler.offline.stored import whole_file
+from hire_compiler.offline.tensor_files import TensorWriter, read_tensors
+from hire_compiler.offline.tensor_header import read_header
 from hire_compiler.offline.tensors import Spec, open_tensors, spec_of
 from hire_compiler.passes.pipeline import instrument_program
 from hire_compiler.runtime.activity import counted_size
@@ -123,10 +125,8 @@ def load_calibration(path: Path) -> Calibration:
     Raises:
       HireError: the file is something else, or damaged.
     """
-    tensors = open_tensors(path)
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    metadata = header.get("__metadata__", {})
+    member = whole_file(path, "calibration")
+    metadata, tensors = read_header(member).metadata, read_tensors(member)
     if metadata.get("format") != FORMAT:
         raise HireError(f"{path} holds tensors, but no calibration of this version: hire-compiler calibrate makes one")
     moments, activities, trials, winners = {}, {}, {}, {}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hire_compiler.errors import ArtifactError
+from hire_compiler.errors import ArtifactError, WeightError
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.contents import CONSTANTS
 from hire_compiler.offline.manifest import MANIFEST, File, Manifest, read_manifest
 from hire_compiler.offline.stored import Member, find_stored
 from hire_compiler.offline.tensor_files import read_tensors
+from hire_compiler.offline.tensor_header import read_header
 from hire_compiler.offline.tensors import from_tree
 
 
@@ -43,8 +44,14 @@ def load(path: Any) -> Artifact:
 
 
 def _check_weights_belong(member: Member, expected: File, manifest: Manifest) -> None:
-    """What can be said of the stored weights without reading them: whose they are, and their size."""
-    length = int.from_bytes(member.read(0, 8), "little")
-    if manifest.fingerprint.encode() not in member.read(8, min(length, 1 << 16)):
+    """What can be said of the stored weights without reading them: whose they are, their types, and their size."""
+    try:
+        header = read_header(member)
+    except WeightError as error:
+        raise ArtifactError(str(error)) from None
+    if header.metadata.get("fingerprint") != manifest.fingerprint:
         raise ArtifactError(f"{member.name} holds the weights of another artifact, or its header is corrupted")
+    platform = header.metadata.get("platform", "")
+    if platform not in manifest.platforms or header.specs != manifest.platforms[platform].weights:
+        raise ArtifactError(f"{member.name} does not hold the weights that the artifact's manifest lists")
     member.check_size(expected)

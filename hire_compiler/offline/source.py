@@ -19,6 +19,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.archive import BEGINNING as ARCHIVE
+from hire_compiler.offline.kinds import kind_of
 from hire_compiler.offline.tensor_files import digest
 from hire_compiler.offline.trees import Path, leaf_paths
 from hire_compiler.passes.settle import settle
@@ -149,6 +150,8 @@ def read_source(target: Any, *, dims: Mapping[str, int] | None = None) -> Source
         rewritten = (path / "manifest.json").exists()
         what = "an artifact that is rewritten already" if rewritten else "a directory"
         raise CaptureError(f"{path} is {what}: give the exported model itself (a file)")
+    if kind_of(path) in ("a device", "a socket"):  # a pipe may hold a model
+        raise CaptureError(f"{path} is {kind_of(path)}: give the exported model (a file)")
     data = path.read_bytes()
     if data.startswith(ARCHIVE):
         raise CaptureError(f"{path} is an archive (an artifact, rewritten already?): give the exported model itself")

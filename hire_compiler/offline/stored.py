@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hire_compiler.errors import ArtifactError
 from hire_compiler.offline.archive import is_archive, stretches
+from hire_compiler.offline.kinds import kind_of
 from hire_compiler.offline.manifest import MANIFEST, File
 
 _CHUNK = 1 << 22
@@ -91,6 +92,23 @@ class Stored:
         return self.members[name]
 
 
+def whole_file(path: Path, what: str) -> Member:
+    """A file as one member; never a pipe, a device or a socket, whose reading may block or never end.
+
+    Args:
+      path: of the file.
+      what: it should be, for the message.
+
+    Raises:
+      ArtifactError: there is none, or it is something else.
+    """
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such file")
+    if not path.is_file():
+        raise ArtifactError(f"{path} is no {what}: it is {kind_of(path)}")
+    return Member(path, str(path), 0, path.stat().st_size)
+
+
 def find_stored(path: Path) -> Stored:
     """Find the files of an artifact; none is read.
 
@@ -100,8 +118,11 @@ def find_stored(path: Path) -> Stored:
     if not path.exists():
         raise ArtifactError(f"{path}: no such artifact")
     if path.is_dir():
+        # A link is followed: Hugging Face's cache is made of them, and every content is compared with its hash.
         files = {entry.name: entry for entry in path.iterdir() if entry.is_file()}
         members = {name: Member(file, str(file), 0, file.stat().st_size) for name, file in files.items()}
+    elif not path.is_file():
+        raise ArtifactError(f"{path} is no artifact: it is {kind_of(path)}")
     elif is_archive(path):
         members = {name: Member(path, f"{path}/{name}", *stretch) for name, stretch in stretches(path).items()}
     else:

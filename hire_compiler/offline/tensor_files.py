@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import jax.numpy as jnp
 import numpy as np
 
-from hire_compiler.errors import WeightError
 from hire_compiler.offline.stored import Member
-from hire_compiler.offline.tensors import DTYPES, SAFETENSORS, Spec, Tensors, spec_of
+from hire_compiler.offline.tensor_header import read_header
+from hire_compiler.offline.tensors import SAFETENSORS, Spec, Tensors, spec_of
 
 
 class TensorWriter:
@@ -62,16 +62,8 @@ def read_tensors(member: Member) -> Tensors:
     Raises:
       WeightError: it is damaged.
     """
-    try:
-        length = int.from_bytes(member.read(0, 8), "little")
-        header = json.loads(member.read(8, length))
-        header.pop("__metadata__", None)
-        specs = {name: Spec(tuple(entry["shape"]), DTYPES[entry["dtype"]]) for name, entry in header.items()}
-        starts = {name: 8 + length + int(entry["data_offsets"][0]) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise WeightError(f"{member.name} is truncated or corrupted: it is no safetensors file") from None
-    if any(starts[name] + spec.nbytes > member.size for name, spec in specs.items()):
-        raise WeightError(f"{member.name} is truncated")
+    header = read_header(member)
+    specs, starts = header.specs, header.starts
     return Tensors(member.name, specs, {name: partial(_read, member, starts[name], specs[name]) for name in specs})
 
 

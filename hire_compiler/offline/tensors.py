@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.errors import HireError, WeightError
+from hire_compiler.offline.kinds import kind_of
 from hire_compiler.weights import itemsize
 
 SAFETENSORS = {
@@ -154,6 +155,8 @@ def _open_path(path: Path) -> Tensors:
         return join(_open_safetensors(shard) for shard in shards)
     if not path.exists():
         raise WeightError(f"{path}: no such file")
+    if not path.is_file():
+        raise WeightError(f"{path} is {kind_of(path)}: weights and inputs are read from files")
     if path.name.endswith(".index.json"):
         return _open_index(path)
     with path.open("rb") as file:
@@ -172,6 +175,8 @@ def _open_index(path: Path) -> Tensors:
         files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
         raise WeightError(f"{path} is no index of safetensors shards (it lacks a weight_map)") from None
+    if outside := [file for file in files if Path(str(file)).name != file]:
+        raise WeightError(f"{path} lists a file outside of its directory: {outside[0]!r}")
     return join(_open_safetensors(path.parent / str(file)) for file in files)
 
 
