@@ -20,7 +20,8 @@ a model that came as a file, from there to tokens:
 
 hire-compiler VERB --help has examples of each; --json prints what a program can read
 everything runs on the CPU unless JAX_PLATFORMS says otherwise
-exit codes: 0 done, 1 verify found a larger difference than allowed, 2 bad input (one line says which), 130 interrupted
+exit codes: 0 done, 1 verify found an artifact that is not what it calls itself, 2 bad input (one line says which),
+130 interrupted
 """
 
 
@@ -160,7 +161,8 @@ def _verify(verbs: Any) -> None:
         verbs,
         "verify",
         "compare an artifact with its original",
-        "Run an artifact and its original on the same inputs: largest error, agreeing tokens, recall, certificates.",
+        "Run an artifact and its original on the same inputs: largest error, agreeing tokens, recall, certificates. "
+        "Exits with 1 if the artifact is not as near as it was planned to be, with 2 if the weights are not its own.",
     )
     _add_artifact(verb)
     verb.add_argument("--original", type=Path, required=True, metavar="FILE", help=MODEL)
@@ -170,9 +172,18 @@ def _verify(verbs: Any) -> None:
     verb.add_argument("--trials", type=_count(1), default=4, metavar="N", help="random inputs to try (default 4)")
     verb.add_argument("--seed", type=_count(0), default=0, help="of random inputs (default 0)")
     verb.add_argument(
-        "--tolerance", type=_share, metavar="X", help="exit with 1 if an error is larger than X times the largest value"
+        "--tolerance",
+        type=_share,
+        metavar="X",
+        help="allow float errors up to X times the largest value (default: what rounding explains if the artifact is "
+        "exact or certified, else the error it was planned with)",
     )
-    verb.add_argument("--agreement", type=_share, metavar="X", help="exit with 1 if a smaller share of integers agrees")
+    verb.add_argument(
+        "--agreement",
+        type=_share,
+        metavar="X",
+        help="be content if this share of integers agrees (default: all of an exact or certified artifact, else 0.9)",
+    )
 
 
 def _estimate(verbs: Any) -> None:

@@ -134,13 +134,13 @@ def verify(options: Namespace) -> int:
             inputs=options.inputs,
             trials=options.trials,
             seed=options.seed,
+            tolerance=options.tolerance,
+            agreement=options.agreement,
             progress=tell,
         )
-    failed = (options.tolerance is not None and found.max_error > options.tolerance) or (
-        options.agreement is not None and found.token_agreement < options.agreement
-    )
-    _print(options, found.to_dict() | {"failed": failed}, "\n".join(verification_lines(found, failed)))
-    return int(failed)
+    content = found.to_dict() | {"failed": bool(found.failures)}
+    _print(options, content, "\n".join(verification_lines(found)))
+    return int(bool(found.failures))
 
 
 def estimate(options: Namespace) -> int:

@@ -23,6 +23,7 @@ from hire_compiler.offline.contents import PLAN, REPORT
 from hire_compiler.offline.devices import Devices
 from hire_compiler.offline.manifest import Input, Manifest, Platform, Preparation
 from hire_compiler.offline.progress import Progress
+from hire_compiler.offline.promise import promised
 from hire_compiler.offline.signature import Signature
 from hire_compiler.offline.source import Source
 from hire_compiler.offline.tensor_files import digest
@@ -59,6 +60,7 @@ def assemble(
     tensors: Tensors | None,
     given: dict[int, str],
     config: Config,
+    refused: dict[str, str],
     progress: Progress,
 ) -> Artifact:
     """The artifact of one program per platform.
@@ -69,6 +71,7 @@ def assemble(
       built: by platform.
       tensors, given: the model's weights, and by leaf which of them is which; None if they come later.
       config: the rules it was made by.
+      refused: by platform for which there is no program, why not.
       progress: called with (what, done, of how many).
     """
     files = _Files()
@@ -102,6 +105,7 @@ def assemble(
         sources=sources,
         platforms=entries,
         mesh=dict(first.devices.mesh),
+        refused=refused,
     )
     named = None if tensors is None else tensors.renamed({source.names[i]: tensor for i, tensor in given.items()})
     return Artifact(manifest, files.blobs, files.constants(), named, check_weights=config.check_weights)
@@ -162,7 +166,8 @@ def _export(source: Source, signature: Signature, platform: str, built: Built, f
             f"{kind}.{platform}", _export_step(step, signature, structs, devices, platform, counted, program.name)
         )
     preparations = tuple(_export_preparation(key, signature, built, names, files) for key in spliced.preparations)
-    return Platform(exported["step"], exported.get("check", ""), weights, preparations)
+    promise = promised(built.outcome.report, [spec_of(aval) for aval in program.out_avals])
+    return Platform(exported["step"], exported.get("check", ""), weights, preparations, promise)
 
 
 def _prepared_names(spliced: Spliced) -> dict[tuple[str, str], str]:

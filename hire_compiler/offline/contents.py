@@ -54,10 +54,9 @@ class Contents:
         wanted = name or jax.default_backend()
         alias = {"gpu": "cuda"}.get(wanted, wanted)
         if alias not in self.manifest.platforms:
-            raise ArtifactError(
-                f"{self.where} holds programs for {', '.join(self.manifest.platforms)}, none for {wanted}: rewrite "
-                f"the model with platforms=({wanted!r}, …)"
-            )
+            why = self.manifest.refused.get(alias) or f"rewrite the model with platforms=({wanted!r}, …)"
+            there = ", ".join(self.manifest.platforms)
+            raise ArtifactError(f"{self.where} holds programs for {there}, none for {wanted}: {why}")
         return self.manifest.platforms[alias]
 
     def program(self, file: str) -> Any:

@@ -17,7 +17,7 @@ _KINDS = (
 
 
 def kind_of(path: Path) -> str:
-    """What a path is, links followed: 'a file', 'a pipe', 'nothing' …"""
+    """What a path is, links followed: 'a file', 'a pipe', 'nothing' … ."""
     try:
         mode = os.stat(path).st_mode
     except OSError:

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from hire_compiler.errors import ArtifactError
+from hire_compiler.offline.promise import Promise
 from hire_compiler.offline.tensors import Spec
 from hire_compiler.sampler import Sampling
 
 FORMAT = "hire-artifact"
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 
 
@@ -63,6 +64,7 @@ class Platform:
       check: file of the step program that also counts certificates; '' if nothing is certified.
       weights: everything the step takes in its first argument; those that nothing prepares are the model's own.
       preparations: how the others are made.
+      promise: how near to the original its results have to be.
       stored: file of the prepared weights; '' if they are not in the artifact.
     """
 
@@ -70,6 +72,7 @@ class Platform:
     check: str
     weights: dict[str, Spec]
     preparations: tuple[Preparation, ...]
+    promise: Promise
     stored: str = ""
 
     @property
@@ -103,6 +106,7 @@ class Manifest:
       mesh: names and sizes of the axes of the mesh that its programs run on; empty for one device.
       platforms: by name.
       files: every other file of the artifact.
+      refused: by platform that was asked for and has no program, why not.
     """
 
     name: str
@@ -117,11 +121,12 @@ class Manifest:
     files: dict[str, File] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     mesh: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """Equal for artifacts that take the same prepared weights."""
-        platforms = {name: asdict(p) | {"stored": ""} for name, p in self.platforms.items()}
+        platforms = {name: asdict(p) | {"stored": "", "promise": None} for name, p in self.platforms.items()}
         return _hash({"source": self.source, "platforms": platforms})
 
     def to_bytes(self) -> bytes:

@@ -55,7 +55,8 @@ def rewrite(
       sampler: fold in the choice of the next token where the model returns logits, so that its head can be certified:
         ``"greedy"``, or a :class:`hire_compiler.Sampling` with options.
       dims: sizes of symbolic dimensions.
-      platforms: for which to make step programs; by default CPU and TPU as far as the export allows.
+      platforms: for which to make step programs; by default CPU and TPU as far as the export allows. Where a rule is
+        impossible on one of them (a strict certificate of float32 on a TPU), the report says so, and the others remain.
       progress: called with (what, done, of how many).
 
     Returns:
@@ -75,16 +76,30 @@ def rewrite(
     if mapping and tensors is None:
         raise WeightError("a map of names was given, but no weights")
     built: dict[str, Built] = {}
+    refused: dict[str, ConfigError] = {}
     for done, name in enumerate(chosen):
         progress(f"rewriting for {name}", done, len(chosen))
-        program = source.program(name)
-        devices = devices_of(program, source.devices)
-        outcome = rewrite_program(program, config or Config(), calibration, name, source.devices, storable=True)
-        if source.sampling is not None:
-            outcome = replace(outcome, report=_noted(outcome.report, f"sampler folded in: {source.sampling}"))
-        built[name] = Built(program, outcome, outcome.spliced or _unchanged(program), devices)
+        try:
+            built[name] = _built(source, config or Config(), calibration, name)
+        except ConfigError as error:
+            refused[name] = error
+    if not built:
+        raise next(iter(refused.values()))
+    for name, one in built.items():
+        notes = tuple(f"there is no program for {other}: {error}" for other, error in refused.items())
+        built[name] = replace(one, outcome=replace(one.outcome, report=_noted(one.outcome.report, *notes)))
     signature = choose_weights(source, [(b.program, b.spliced) for b in built.values()], given, parameters)
-    return assemble(source, signature, built, tensors, given, config or Config(), progress)
+    refusals = {name: str(error) for name, error in refused.items()}
+    return assemble(source, signature, built, tensors, given, config or Config(), refusals, progress)
+
+
+def _built(source: Source, config: Config, calibration: Calibration | None, platform: str) -> Built:
+    program = source.program(platform)
+    devices = devices_of(program, source.devices)
+    outcome = rewrite_program(program, config, calibration, platform, source.devices, storable=True)
+    if source.sampling is not None:
+        outcome = replace(outcome, report=_noted(outcome.report, f"sampler folded in: {source.sampling}"))
+    return Built(program, outcome, outcome.spliced or _unchanged(program), devices)
 
 
 def _platforms(source: Source, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -100,8 +115,8 @@ def _platforms(source: Source, wanted: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _noted(report: Report, note: str) -> Report:
-    return replace(report, notes=(note, *report.notes))
+def _noted(report: Report, *notes: str) -> Report:
+    return replace(report, notes=(*notes, *report.notes))
 
 
 def _unchanged(program: Program) -> Spliced:

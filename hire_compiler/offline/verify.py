@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -14,43 +14,22 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from hire_compiler import _mlir
-from hire_compiler.errors import ArtifactError
+from hire_compiler.errors import ArtifactError, WeightError
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.devices import devices_of
+from hire_compiler.offline.difference import Difference, compare
 from hire_compiler.offline.inputs import inputs_from, random_inputs
 from hire_compiler.offline.naming import assign
 from hire_compiler.offline.progress import Progress, no_progress
+from hire_compiler.offline.promise import Promise
 from hire_compiler.offline.sampled import fold_sampler
 from hire_compiler.offline.source import Source, read_source
+from hire_compiler.offline.tensor_files import digest
 from hire_compiler.offline.tensors import Spec, Tensors, open_tensors, spec_of
 from hire_compiler.offline.trees import nest
 
-RECALL_AT = (1, 8, 64)
 
-
-@dataclass
-class Difference:
-    """How one result differs over all trials.
-
-    Attributes:
-      name: where it stands among the results.
-      spec: its type.
-      largest: largest absolute error of a float result.
-      scale: largest absolute value of the original.
-      equal, total: entries of an integer result that agree, of how many.
-      recall: of a result as wide as the vocabulary: share of the original's top k found in the artifact's, by k.
-    """
-
-    name: str
-    spec: str
-    largest: float = 0.0
-    scale: float = 0.0
-    equal: int = 0
-    total: int = 0
-    recall: dict[int, float] = field(default_factory=dict)
-
-
-@dataclass
+@dataclass(frozen=True)
 class Verification:
     """An artifact against its original.
 
@@ -59,23 +38,27 @@ class Verification:
       inputs: where they came from.
       differences: one a result.
       certificates: by site, (rows seen, rows proven).
+      promise: what it has to fulfil.
+      failures: what it did not, a sentence each.
     """
 
     trials: int
     inputs: str
     differences: list[Difference]
     certificates: dict[str, tuple[int, int]]
+    promise: Promise
+    failures: tuple[str, ...] = ()
 
     @property
     def max_error(self) -> float:
         """Largest error of any float result, relative to the largest value of that result."""
-        return max((d.largest / (d.scale or 1.0) for d in self.differences), default=0.0)
+        return max((d.relative for d in self.differences), default=0.0)
 
     @property
-    def token_agreement(self) -> float:
-        """Share of all integer entries that agree."""
+    def token_agreement(self) -> float | None:
+        """Share of all integer entries that agree; None if there are none."""
         total = sum(d.total for d in self.differences)
-        return sum(d.equal for d in self.differences) / total if total else 1.0
+        return sum(d.equal for d in self.differences) / total if total else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
@@ -94,9 +77,11 @@ def verify(
     inputs: Sequence[Any] = (),
     trials: int = 4,
     seed: int = 0,
+    tolerance: float | None = None,
+    agreement: float | None = None,
     progress: Progress = no_progress,
 ) -> Verification:
-    """Compare an artifact with the model it was made from.
+    """Compare an artifact with the model it was made from, and with what was planned for it.
 
     Args:
       artifact: with weights, stored or given.
@@ -106,11 +91,14 @@ def verify(
       inputs: files (or mappings) with the inputs, one a trial; random ones if empty.
       trials: how many random inputs.
       seed: of the random inputs.
+      tolerance: the largest error of a float result that is allowed, relative to its largest value; None for what was
+        planned (:class:`hire_compiler.offline.promise.Promise`).
+      agreement: the share of integers that has to agree; None for what was planned.
       progress: called with (what, done, of how many).
 
     Raises:
       ArtifactError: the artifact was made from another model.
-      WeightError: a weight or an input is missing or has another type.
+      WeightError: a weight or an input is missing or has another type, or a weight is not the artifact's own.
     """
     source = _source_of(artifact, original, dims)
     run = _original(source, artifact, weights, mapping)
@@ -131,13 +119,21 @@ def verify(
             proven = {site: proven.get(site, 0) + int(count) for site, count in counts.items()}
         if not differences:
             differences = [Difference(name, str(spec)) for name, spec in _results(found)]
-        _compare(differences, expected, jax.tree.leaves(found), widths)
+        compare(differences, expected, jax.tree.leaves(found), widths)
         progress("comparing", done, len(inputs) or trials)
     for difference in differences:
         difference.recall = {k: total / done for k, total in difference.recall.items()}
     batches = {s["id"]: s["batch"] for s in next(iter(artifact.report().values()))["sites"]}
     certificates = {site: (batches[site] * done, count) for site, count in proven.items()}
-    return Verification(done, "given" if inputs else f"random (seed {seed})", differences, certificates)
+    promise = artifact.platform().promise
+    return Verification(
+        trials=done,
+        inputs="given" if inputs else f"random (seed {seed})",
+        differences=differences,
+        certificates=certificates,
+        promise=promise,
+        failures=promise.broken_by(differences, tolerance, agreement),
+    )
 
 
 def export_original(artifact: Artifact, original: Any, dims: Mapping[str, int] | None, platform: str) -> Any:
@@ -185,7 +181,7 @@ def _original(
             places.append(named[argument.name])
         elif leaf in given and tensors is not None:
             places.append(-1)
-            fixed.append(devices.put(i, tensors.read(given[leaf])))
+            fixed.append(devices.put(i, _own_weight(artifact, argument.name, tensors, given[leaf])))
         else:
             raise ArtifactError(
                 f"the original takes {argument.name}, which is neither among the weights nor an "
@@ -207,6 +203,19 @@ def _original(
     return run
 
 
+def _own_weight(artifact: Artifact, name: str, tensors: Tensors, tensor: str) -> np.ndarray:
+    """A weight for the original, which has to be the one that the artifact was made from."""
+    array, known = tensors.read(tensor), artifact.manifest.hashes.get(name)
+    if known is None and artifact.given is not None and name in artifact.given.specs:
+        known = digest(artifact.given.read(name))
+    if known is not None and known != digest(array):
+        raise WeightError(
+            f"{tensor} of {tensors.origin} is not the weight that {artifact.where} was prepared from: a comparison "
+            "would say nothing; give the artifact's own weights, or prepare it with these first"
+        )
+    return array
+
+
 def _result_order(source: Source, count: int) -> list[int]:
     """Plain dicts are flattened by sorted keys, other nodes in the order of their fields."""
     if source.out_paths is None:
@@ -226,27 +235,3 @@ def _trials(entries: Sequence[Any], files: Sequence[Any], trials: int, seed: int
 
 def _results(tree: Any) -> list[tuple[str, Spec]]:
     return [(keystr(path) or "result", spec_of(leaf)) for path, leaf in tree_flatten_with_path(tree)[0]]
-
-
-def _compare(into: list[Difference], expected: Sequence[Any], found: Sequence[Any], widths: set[int]) -> None:
-    for difference, wanted, got in zip(into, expected, found, strict=True):
-        wanted, got = np.asarray(wanted), np.asarray(got)
-        if not jnp.issubdtype(wanted.dtype, np.floating):
-            difference.equal += int(np.sum(wanted == got))
-            difference.total += wanted.size
-            continue
-        wide, narrow = wanted.astype(np.float64), got.astype(np.float64)
-        same = (wide == narrow) | (np.isnan(wide) & np.isnan(narrow))  # infinities of a mask too
-        error = np.where(same, 0.0, np.abs(wide - narrow))
-        difference.largest = max(difference.largest, float(np.nan_to_num(error, nan=np.inf).max(initial=0.0)))
-        finite = wide[np.isfinite(wide)]
-        difference.scale = max(difference.scale, float(np.abs(finite).max(initial=0.0)))
-        if wide.ndim and wide.shape[-1] in widths:
-            for k in (k for k in RECALL_AT if k <= wide.shape[-1]):
-                difference.recall[k] = difference.recall.get(k, 0.0) + _recall(wide, narrow, k)
-
-
-def _recall(wanted: np.ndarray, found: np.ndarray, k: int) -> float:
-    rows, width = wanted.size // wanted.shape[-1], wanted.shape[-1]
-    best = [np.argsort(-side.reshape(rows, width), axis=-1, kind="stable")[:, :k] for side in (wanted, found)]
-    return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(*best, strict=True)]))
