@@ -18,12 +18,12 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.compiled import CompiledStep, Prepared
 from hire_compiler.config import Config, check_config
-from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
+from hire_compiler.errors import CaptureError, ConfigError, HireWarning, UnreadableTypesError, WeightError
 from hire_compiler.passes.pipeline import inspect_program, rewrite_program
 from hire_compiler.placement import abstract, aval_of, device_count
 from hire_compiler.prepared import PreparedCache
 from hire_compiler.program import Callable, capture
-from hire_compiler.report import Report
+from hire_compiler.report import Miss, Report
 from hire_compiler.runtime.target import lowering_platform, target_for
 
 PLATFORMS = ("cpu", "gpu", "tpu")
@@ -80,7 +80,10 @@ def inspect(target: Any, *args: Any, **kwargs: Any) -> Report:
 def _inspect_export(target: Any, *, dims: dict[str, int] | None = None) -> Report:
     from hire_compiler.offline.source import read_source
 
-    source = read_source(target, dims=dims)
+    try:
+        source = read_source(target, dims=dims)
+    except UnreadableTypesError as unreadable:
+        return Report(misses=(Miss(path="", reason=str(unreadable)),))
     refusal = source.refusal()
     if refusal:
         return Report(notes=(f"{source.name} cannot be rewritten as it is: {refusal}",))

@@ -15,6 +15,10 @@ class CaptureError(HireError, TypeError):
     """The function cannot be captured as one program; the message says what to change."""
 
 
+class UnreadableTypesError(HireError, ValueError):
+    """A module has types that this jaxlib cannot read (StableHLO's quantised ones); the message says which."""
+
+
 class WeightError(HireError, ValueError):
     """A weight or a prepared weight is unusable: wrong shape or dtype, NaN or Inf inside."""
 

@@ -116,16 +116,20 @@ class Graph:
     def __repr__(self) -> str:
         return f"<graph of {self.main!r}>"
 
-    def ops(self) -> Iterator[Op]:
-        """Every operation, in program order, bodies after the operation that holds them."""
-        yield from _walk(self.main)
+    def ops(self, closed: frozenset[str] = frozenset()) -> Iterator[Op]:
+        """Every operation, in program order, bodies after the operation that holds them.
+
+        Args:
+          closed: names of operations whose bodies are left out.
+        """
+        yield from _walk(self.main, closed)
 
 
-def _walk(block: Block) -> Iterator[Op]:
+def _walk(block: Block, closed: frozenset[str]) -> Iterator[Op]:
     for op in block.ops:
         yield op
-        for inner in op.blocks:
-            yield from _walk(inner)
+        for inner in op.blocks if op.name not in closed else ():
+            yield from _walk(inner, closed)
 
 
 def read_graph(module: Any) -> Graph:

@@ -27,6 +27,7 @@ class Site:
       dtype: storage type of the weight.
       repeat: trip count when the site stands in a loop over layers, else 1.
       weights: names of the arguments that hold the weights.
+      devices: inside a ``shard_map`` or ``pmap``, on how many devices each with sizes of its own; else 1.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Site:
     dtype: str
     repeat: int = 1
     weights: tuple[str, ...] = ()
+    devices: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +187,7 @@ def _site_line(site: Site, decision: Decision | None) -> str:
     loop = f" ×{site.repeat}" if site.repeat > 1 else ""
     what += f" after an explicit {site.selection}" if site.selection else ""
     shape = f"{site.d}→{site.width} {site.dtype} batch {site.batch}{loop}"
+    shape += f" on each of {site.devices} devices" if site.devices > 1 else ""
     head = f"  {site.kind:<5} {gate}{what} {shape}"
     if decision is None:
         return f"{head}  [{site.path}]" if site.path else head

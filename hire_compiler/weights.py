@@ -5,6 +5,7 @@ Plain data, so that a plan can be printed and saved; ``runtime/weights.py`` repl
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -132,6 +133,12 @@ class Weight:
         """A name for exactly this tensor, equal for prefill and decode."""
         steps = ";".join(f"{step.op}{step.values}" for step in self.steps)
         return f"{self.name}|{steps}" if steps else self.name
+
+
+def bits(dtype: str) -> int:
+    """Bits of one element, by the first number in the name of its type: ``int4``, ``float8_e4m3fn``, ``f8E4M3FN``."""
+    number = re.search(r"\d+", dtype)
+    return int(number[0]) if number else 8
 
 
 def itemsize(dtype: str) -> int:

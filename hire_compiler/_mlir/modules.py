@@ -14,7 +14,7 @@ from jax.interpreters import mlir as jax_mlir
 from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import stablehlo as hlo
 
-from hire_compiler.errors import HireError
+from hire_compiler.errors import HireError, UnreadableTypesError
 
 
 @contextmanager
@@ -121,6 +121,11 @@ def _parse_any(data: bytes, name: str) -> Any:
         # Bytes that begin with a zero read as an empty text, and VHLO as a module of another dialect.
         if any(op.operation.name == "func.func" for op in module.body.operations):
             return module
+    if any(word in data for word in (b"quant.uniform", b"uniform_quantize", b"uniform_dequantize")):
+        raise UnreadableTypesError(
+            f"{name} has quantised types (!quant.uniform, uniform_dequantize), which this jaxlib cannot read: write "
+            "them as integers with their scales (the pass stablehlo-legalize-quant-to-math does)"
+        )
     raise HireError(
         f"{name} is no StableHLO this jaxlib can read: expected MLIR text or bytecode, a VHLO portable artifact, "
         "or a serialized jax.export"

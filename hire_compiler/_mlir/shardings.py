@@ -164,11 +164,10 @@ def argument_number(value: Any) -> int | None:
 
 
 def body_module(module: bytes, operation: str, number: int) -> bytes:
-    """A module whose ``@main`` is the body of the ``number``-th such operation in ``@main``."""
+    """A module whose ``@main`` is the body of the ``number``-th such operation, those in others not counted."""
     copy = parse(module)
     main = main_function(copy).operation
-    found = [op.operation for op in main.regions[0].blocks[0].operations if op.operation.name == operation]
-    block = found[number].regions[0].blocks[0]
+    block = outermost(main, operation)[number].regions[0].blocks[0]
     terminator = list(block.operations)[-1].operation
     inputs = [argument.type for argument in block.arguments]
     outputs = [operand.type for operand in terminator.operands]
@@ -185,6 +184,20 @@ def body_module(module: bytes, operation: str, number: int) -> bytes:
     main.erase()
     run_passes(copy, "symbol-dce")
     return to_bytecode(copy)
+
+
+def outermost(function: Any, name: str) -> list[Any]:
+    """Every operation of a name that stands in no other of that name, in program order."""
+    found: list[Any] = []
+
+    def note(op: Any) -> Any:
+        if op.name != name:
+            return ir.WalkResult.ADVANCE
+        found.append(op)
+        return ir.WalkResult.SKIP
+
+    function.walk(note, ir.WalkOrder.PRE_ORDER)
+    return found
 
 
 def replace_body(

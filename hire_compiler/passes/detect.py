@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hire_compiler.graph import Graph, Op
-from hire_compiler.patterns.computed import computed_weight
+from hire_compiler.patterns.contractions import is_contraction
 from hire_compiler.patterns.counters import Counters
-from hire_compiler.patterns.dots import contracted_size
+from hire_compiler.patterns.explain import Explainer
 from hire_compiler.patterns.ffn import FfnMatch, match_ffn
 from hire_compiler.patterns.logits import HeadMatch, match_head
 from hire_compiler.patterns.match import NoMatch
@@ -19,14 +19,17 @@ from hire_compiler.report import Miss, Site
 
 Match = FfnMatch | HeadMatch
 
+APART = frozenset({"sdy.manual_computation"})  # one device's program, which is read as a program of its own
+
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """What was found: a match for every site, in the same order, and the misses."""
+    """What was found: a match for every site, in the same order, and the misses with their products."""
 
     sites: tuple[Site, ...]
     matches: tuple[Match, ...]
     misses: tuple[Miss, ...]
+    missed: tuple[Op, ...] = ()
 
 
 def detect(graph: Graph, arguments: Sequence[Argument]) -> Detection:
@@ -36,7 +39,8 @@ def detect(graph: Graph, arguments: Sequence[Argument]) -> Detection:
     matched: list[tuple[Op, Match]] = []
     reasons: dict[Op, NoMatch] = {}
     used: set[Op] = set()
-    dots = [op for op in graph.ops() if op.name == "dot_general"]
+    products = [op for op in graph.ops(closed=APART) if is_contraction(op)]
+    dots = [op for op in products if op.name == "dot_general"]
     for op in dots:
         try:
             ffn = match_ffn(op, provenance, reader)
@@ -57,11 +61,13 @@ def detect(graph: Graph, arguments: Sequence[Argument]) -> Detection:
             reasons[op] = _deeper(reasons[op], no)
     order = {op: position for position, op in enumerate(dots)}
     matched.sort(key=lambda pair: order[pair[0]])
-    misses = [_miss(op, reasons[op], provenance) for op in dots if op not in used]
+    explainer = Explainer(products, provenance)
+    missed = [(op, miss) for op in products if op not in used and (miss := explainer.miss(op, reasons.get(op)))]
     return Detection(
         sites=_number([_site(match, provenance.counters) for _, match in matched]),
         matches=tuple(match for _, match in matched),
-        misses=tuple(miss for miss in misses if miss is not None),
+        misses=tuple(miss for _, miss in missed),
+        missed=tuple(op for op, _ in missed),
     )
 
 
@@ -123,17 +129,3 @@ def _trip_count(match: FfnMatch, counters: Counters) -> int:
 def _in_loop(op: Op) -> bool:
     owner = op.block.owner
     return owner is not None and (owner.name == "while" or _in_loop(owner))
-
-
-def _miss(op: Op, no: NoMatch, provenance: Provenance) -> Miss | None:
-    if contracted_size(op) == 1:
-        return None  # an elementwise product that an einsum spelled as a dot
-    weights = [operand for operand in op.operands if provenance.is_weight(operand)]
-    known = max(weights, key=lambda operand: operand.size, default=None)
-    computed = computed_weight(op, provenance)
-    if computed is not None and (known is None or computed[0].size > known.size):
-        _, name, why = computed
-        return Miss(path=op.scope, reason=f"its weight is no parameter as it stands: {why}", weight=name)
-    if known is None:
-        return None  # activations times activations: attention, never a candidate
-    return Miss(path=op.scope, reason=no.reason, weight=provenance.weight(known).weight.name)

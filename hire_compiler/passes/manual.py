@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from hire_compiler import _mlir
+from hire_compiler.passes.bodies import NAME
 from hire_compiler.passes.replace_sharded import over_mesh
 from hire_compiler.passes.replacement import Preparation, Spread
 from hire_compiler.passes.splice import PreparedArray, Spliced
@@ -42,7 +43,6 @@ class Body:
     program: Program
 
 
-NAME = "sdy.manual_computation"
 _UNCOUNTED = (
     "certificates inside a shard_map hold like all others (without a proof the dense branch runs), but each device has "
     "its own and they are not counted"
@@ -53,7 +53,7 @@ Rewrite = Callable[[Program], tuple[Report, Spliced | None]]
 def rewrite_bodies(
     program: Program, module: bytes, spliced: Spliced | None, rewrite: Rewrite
 ) -> tuple[Spliced | None, list[Report]]:
-    """Rewrite every ``shard_map`` body of a program.
+    """Rewrite the ``shard_map`` bodies of a program.
 
     Args:
       program: as it was captured.
@@ -61,16 +61,12 @@ def rewrite_bodies(
       rewrite: the stages, for one device's program.
 
     Returns:
-      The step program, changed or not, and a report for every body.
+      The step program, changed or not, and a report for every body that stands in no loop and leaves no axis to XLA.
     """
     step = spliced or Spliced(module, tuple(range(len(program.arguments))), (), {})
     changed = False
-    bodies = _bodies(program, step)
-    module_now = _mlir.parse(step.module)
-    left = len(_mlir.operations_named(_mlir.main_function(module_now).operation, NAME)) - len(bodies)
-    why = f"{left} of its shard_maps stand in loops, or leave axes of the mesh to XLA: they stay as they are"
-    reports = [Report(notes=(why,))] if left else []
-    for body in bodies:
+    reports = []
+    for body in _bodies(program, step):
         report, inner = rewrite(body.program)
         if inner is not None and any(counter.measure == "proof" for counter in inner.counters):
             report = replace(report, notes=(*report.notes, _UNCOUNTED))
@@ -88,6 +84,7 @@ def _operations(module: Any) -> list[Any]:
 def _bodies(program: Program, step: Spliced) -> list[Body]:
     module = _mlir.parse(step.module)
     meshes = _mlir.meshes(module)
+    everywhere = _mlir.outermost(_mlir.main_function(module).operation, NAME)
     found = []
     for number, op in enumerate(_operations(module)):
         name, specs = _mlir.manual_shardings(op)
@@ -103,7 +100,7 @@ def _bodies(program: Program, step: Spliced) -> list[Body]:
             else Argument("an array computed before the shard_map", shape, dtype, donated=True)
             for source, (shape, dtype) in zip(sources, types, strict=True)
         )
-        text = _mlir.body_module(step.module, NAME, number)
+        text = _mlir.body_module(step.module, NAME, everywhere.index(op))
         inner = Program(f"{program.name} in shard_map", text, arguments)
         found.append(Body(number, mesh, tuple(specs), sources, inner))
     return found

@@ -12,7 +12,8 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.graph import collection_paused, read_graph
-from hire_compiler.passes.detect import Detection, detect
+from hire_compiler.passes.bodies import Inside, bodies, left_dense, on_devices
+from hire_compiler.passes.detect import detect
 from hire_compiler.passes.facts import site_facts
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.manual import rewrite_bodies
@@ -27,7 +28,7 @@ from hire_compiler.passes.splice import Spliced, splice
 from hire_compiler.passes.trials import candidates_for_trial
 from hire_compiler.passes.verify import check_module
 from hire_compiler.program import Program
-from hire_compiler.report import Report
+from hire_compiler.report import Report, Site
 from hire_compiler.runtime.target import target_for
 from hire_compiler.sharding import SiteLayout
 
@@ -55,8 +56,11 @@ def inspect_program(program: Program) -> Report:
     with _mlir.fresh_context(), collection_paused():
         module = _mlir.parse(program.module)
         normalize(module)
-        found = detect(read_graph(module), program.arguments)
-    return Report(sites=found.sites, misses=found.misses)
+        graph = read_graph(module)
+        found = detect(graph, program.arguments)
+        inside = bodies(graph, module, program)
+    report = Report(sites=found.sites, misses=found.misses)
+    return _with_bodies(report, [on_devices(inspect_program(body.program), body) for body in inside])
 
 
 def rewrite_program(
@@ -88,6 +92,7 @@ def rewrite_program(
         clock.time("normalize", lambda: normalize(module))
         graph = clock.time("read", lambda: read_graph(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments))
+        inside = bodies(graph, module, program)
         check_rules(found.sites, config)
         facts = site_facts(found.matches, calibration, target, devices)
         placement: Placement | None = None
@@ -122,14 +127,31 @@ def rewrite_program(
             spliced, inner = clock.time("shard_map", lambda: rewrite_bodies(program, before, spliced, rewrite_body))
         if placement is not None and spliced is not None:
             clock.time("verify", lambda: check_module(spliced.module))
+        rewritable = [body for body in inside if devices > 1 and not body.why]
+        inner = [on_devices(report, body) for report, body in zip(inner, rewritable, strict=True)]
+        inner += [_left_dense(body) for body in inside if body not in rewritable]
     report = Report(
         sites=found.sites,
         misses=found.misses,
         decisions=tuple(p.decision for p in plans),
-        notes=(*idle_rules(found.sites, config), *_nothing_done(found, plans)),
+        notes=(
+            *idle_rules(found.sites, config),
+            *_nothing_done(plans, found.sites, inner),
+        ),
         seconds=clock.seconds,
     )
     return Rewritten(_with_bodies(report, inner), spliced, plans)
+
+
+def _left_dense(body: Inside) -> Report:
+    """The report of a ``shard_map`` that is read and not rewritten."""
+    module = _mlir.parse(body.program.module)
+    normalize(module)
+    graph = read_graph(module)
+    why = body.why or f"it runs on {body.devices} devices, and the arguments lie on one: place them on its mesh"
+    report = left_dense(detect(graph, body.program.arguments), why)
+    report = _with_bodies(report, [_left_dense(inner) for inner in bodies(graph, module, body.program)])
+    return on_devices(replace(report, notes=(f"{why[0].upper()}{why[1:]}",) if body.why else ()), body)
 
 
 def _with_bodies(report: Report, inner: Sequence[Report]) -> Report:
@@ -144,16 +166,16 @@ def _with_bodies(report: Report, inner: Sequence[Report]) -> Report:
             misses=(*report.misses, *body.misses),
             notes=(
                 *(note for note in report.notes if not (body.rewritten and "runs unchanged" in note)),
-                *(note for note in body.notes if "runs unchanged" not in note),
+                *(note for note in body.notes if "runs unchanged" not in note and note not in report.notes),
             ),
         )
     return report
 
 
-def _nothing_done(found: Detection, plans: Sequence[SitePlan]) -> tuple[str, ...]:
+def _nothing_done(plans: Sequence[SitePlan], sites: Sequence[Site], inner: Sequence[Report]) -> tuple[str, ...]:
     if any(p.predictor is not None for p in plans):
         return ()
-    if not found.sites:
+    if not sites and not any(report.sites for report in inner):
         return ("no site was found, so the function runs unchanged",)
     return ("no site is rewritten, so the function runs unchanged",)
 

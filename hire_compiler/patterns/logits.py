@@ -91,15 +91,18 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     chosen_from = bool(readers.winners)  # who takes the best of all rows reads logits, whatever else is done with them
     if readers.contracted is not None and not chosen_from:
         raise NoMatch(f"its result goes into another product ({_where(readers.contracted)})", depth=1)
+    narrow = f"its {rows} rows are no more than its {d} inputs: a projection, no vocabulary"
+    if rows <= d and not chosen_from:
+        raise NoMatch(narrow, depth=1)
     if readers.cut is not None and not chosen_from:
-        raise NoMatch(f"its {rows} rows are cut into parts (heads, or a fused projection)", depth=1)
+        raise NoMatch(f"its {rows} rows are cut into parts (a fused projection)", depth=1)
     kinds = readers.kinds | ({"part"} if readers.cut else set()) | ({"product"} if readers.contracted else set())
     if not kinds & LOGIT_READERS:
         raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
     if d < MINIMUM_INPUTS:
         raise NoMatch(f"it contracts {d} numbers only (a table of positions or frequencies?)", depth=2)
     if rows <= d:
-        raise NoMatch(f"its {rows} rows are no more than its {d} inputs (a router or a projection)", depth=1)
+        raise NoMatch(narrow, depth=1)
     if kinds <= {"returned", "stored", "beam_search"} and (rows < 2 * d or rows < MINIMUM_ROWS):
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:

@@ -11,6 +11,7 @@ from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.match import NoMatch
+from hire_compiler.patterns.sources import Sources
 from hire_compiler.program import Argument
 from hire_compiler.weights import Step, Weight
 
@@ -30,10 +31,12 @@ class Provenance:
 
     Attributes:
       counters: what the loop counters run through that pick layers of stacked weights.
+      sources: the parameters behind values that are none themselves.
     """
 
     def __init__(self, arguments: Sequence[Argument]) -> None:
         self.counters = Counters()
+        self.sources = Sources(arguments)
         self._arguments = arguments
         self._known: dict[int, Origin | NoMatch] = {}
 
@@ -69,19 +72,6 @@ class Provenance:
         except NoMatch as no:
             return no.reason
         return ""
-
-    def argument_of(self, value: Value) -> Argument | None:
-        """The argument of ``@main`` that a value is itself, if it is a matrix and not state."""
-        at_top = value.op is None and value.block is not None and value.block.owner is None
-        argument = self._arguments[value.index] if at_top else None
-        if argument is None or argument.donated or len(argument.shape) < 2:
-            return None
-        return None if argument.dtype in ("int32", "int64", "uint32", "bool") else argument
-
-    def argument_name(self, value: Value) -> str | None:
-        """Its name, if :meth:`argument_of` has an answer."""
-        argument = self.argument_of(value)
-        return argument.name if argument else None
 
     def _trace(self, value: Value) -> Origin:
         op = value.op

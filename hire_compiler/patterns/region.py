@@ -14,7 +14,6 @@ import numpy as np
 from hire_compiler.expression import OPERATIONS
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.canonical import Region, canonical_form, resolve
-from hire_compiler.patterns.computed import computed_weight
 from hire_compiler.patterns.dots import read_weight_dot
 from hire_compiler.patterns.group_topk import GROUP_TOPK, read_group_topk
 from hire_compiler.patterns.layout import LAYOUT
@@ -93,11 +92,12 @@ class RegionReader:
         try:
             dot = read_weight_dot(op, self._provenance)
         except NoMatch:
-            computed = computed_weight(op, self._provenance)
-            if computed is None:
+            made = [(v, source) for v in op.operands if (source := self._provenance.sources.weight(v))]
+            if not made:
                 raise
-            reason = f"in the product before it, {computed[1]} is no parameter: {computed[2]}"
-            raise NoMatch(reason, depth=2, involved=(op,)) from None
+            value, source = max(made, key=lambda entry: entry[0].size)
+            reason = f"in the product before it, {source.argument.name} is no parameter"
+            raise NoMatch(f"{reason}: {self._provenance.refusal(value)}", depth=2, involved=(op,)) from None
         return Stream(dot, dot.row_index(), dot.batch_index())
 
     def _node(self, op: Op, value: Value) -> Term:

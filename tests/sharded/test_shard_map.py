@@ -88,5 +88,8 @@ def test_a_shard_map_in_a_loop_is_left_with_a_note(rng: np.random.Generator) -> 
         jax.jit(lambda p, x: jax.lax.fori_loop(0, 3, lambda _, x: block(p, x), x)), rules("ffn", density=0.1)
     )
     step(params, x)
-    assert not step.report().rewritten
-    assert any("1 of its shard_maps stand in loops" in note for note in step.report().notes)
+    report = step.report()
+    assert not report.rewritten
+    assert any("shard_map in a loop" in note for note in report.notes)
+    assert [(site.kind, site.devices) for site in report.sites] == [("ffn", 4)]
+    assert "shard_map in a loop" in report.decisions[0].reason

@@ -17,4 +17,4 @@ func.func public @main(%x: tensor<2x16xf32>, %router: tensor<16x4xf32>) -> tenso
 
 // ===== report
 hire_compiler: 0 sites, 0 rewritten, 1 misses
-  miss  its 4 rows are no more than its 16 inputs (a router or a projection)  [moe/router]
+  miss  its 4 rows are no more than its 16 inputs: a projection, no vocabulary  [moe/router]
