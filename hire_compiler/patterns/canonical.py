@@ -11,7 +11,17 @@ from hire_compiler.expression import Expression, Instruction
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Origin
-from hire_compiler.patterns.terms import Node, Parameter, RowNumber, Scalar, Stream, Term, products_of, topological
+from hire_compiler.patterns.terms import (
+    Joined,
+    Node,
+    Parameter,
+    RowNumber,
+    Scalar,
+    Stream,
+    Term,
+    products_of,
+    topological,
+)
 
 Canonical = Callable[[np.ndarray], np.ndarray]
 
@@ -58,6 +68,12 @@ def resolve(term: Term, canonical: Canonical) -> Region:
     return resolver.region(output)
 
 
+def not_taken_apart(joined: Joined) -> NoMatch:
+    """The reason why joined terms that no slice takes apart are none of a block's neurons."""
+    before = tuple(sorted({dot.op for dot in products_of(joined)}, key=lambda op: op.position))
+    return NoMatch(f"{joined.what} stands between the matrix products", depth=3, involved=before)
+
+
 class _Resolver:
     """Collects streams, parameters and instructions. Inputs get their final numbers at the end."""
 
@@ -69,7 +85,11 @@ class _Resolver:
         self._number: dict[int, _Number] = {}
 
     def visit(self, term: Term, canonical: Canonical) -> _Number:
-        for part in topological(term):
+        parts = topological(term)
+        for part in parts:
+            if isinstance(part, Joined):
+                raise not_taken_apart(part)
+        for part in parts:
             if id(part) not in self._number:
                 self._number[id(part)] = self._place(part, canonical)
             elif isinstance(part, RowNumber):
@@ -101,6 +121,8 @@ class _Resolver:
                 return self._row_number(term, canonical)
             case Node(op, args, dtype, value):
                 return self._emit(Instruction(op, (), dtype, value), tuple(self._number[id(arg)] for arg in args))
+            case Joined():
+                raise not_taken_apart(term)
 
     def _row_number(self, term: RowNumber, canonical: Canonical) -> _Number:
         self._check_batch(term.batch, canonical)
@@ -140,7 +162,9 @@ def _constant_along(index: np.ndarray, axis: int, reason: str) -> np.ndarray:
 
 def _slot(found: list, entry: tuple) -> int:  # type: ignore[type-arg]
     for position, (source, index) in enumerate(found):
-        same = source.op is entry[0].op if isinstance(source, WeightDot) else source == entry[0]
+        same = source == entry[0]
+        if isinstance(source, WeightDot):
+            same = source.op is entry[0].op and source.weight == entry[0].weight
         if same and np.array_equal(index, entry[1]):
             return position
     found.append(entry)

@@ -10,7 +10,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.match import NoMatch
-from hire_compiler.patterns.provenance import Provenance
+from hire_compiler.patterns.provenance import Origin, Provenance
 from hire_compiler.weights import Weight
 
 SUPPORTED = ("float32", "bfloat16", "float16")  # others would lose accuracy: exact sums here are float32
@@ -77,15 +77,18 @@ class WeightDot:
 
     def row_index(self) -> np.ndarray:
         """For every element of the result, the row of the weight it belongs to (a broadcast view)."""
-        rows = np.arange(self.rows).reshape(self.row_shape)
+        return self.spread_rows(np.arange(self.rows).reshape(self.row_shape))
+
+    def spread_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Numbers of the weight's free dimensions in the shape of the result."""
         ones = (1,) * len(self.batch_shape)
-        shape = self.row_shape + ones if self.rows_first else ones + self.row_shape
+        shape = rows.shape + ones if self.rows_first else ones + rows.shape
         return np.broadcast_to(rows.reshape(shape), self.result.shape)
 
     def batch_index(self) -> np.ndarray:
         """For every element of the result, the row of canonical x it belongs to (a broadcast view)."""
         rows = np.arange(self.batch).reshape(self.batch_shape)
-        ones = (1,) * len(self.row_shape)
+        ones = (1,) * (len(self.result.shape) - len(self.batch_shape))
         shape = ones + self.batch_shape if self.rows_first else self.batch_shape + ones
         return np.broadcast_to(rows.reshape(shape), self.result.shape)
 
@@ -101,26 +104,42 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
     Raises:
       NoMatch: batch dimensions, or no operand is a weight.
     """
-    lhs_batch, _, lhs_contracting, rhs_contracting = _mlir.dot_dimensions(op.ir)
     left, right = op.operands
     left_is_weight, right_is_weight = provenance.is_weight(left), provenance.is_weight(right)
     if not (left_is_weight or right_is_weight):
         raise NoMatch("neither operand is a parameter")
+    check_product(op)
+    # Where the input itself is an argument of the program, both operands look alike: the larger is the weight.
+    rows_first = left_is_weight and not (right_is_weight and right.size >= left.size)
+    return product_with(op, provenance.weight(left if rows_first else right), rows_first=rows_first)
+
+
+def check_product(op: Op) -> None:
+    """Check that a ``dot_general`` is a plain product of floats.
+
+    Raises:
+      NoMatch: batch dimensions, an empty batch, or another type.
+    """
     if op.result.dtype not in SUPPORTED:
         raise NoMatch(f"it is a {op.result.dtype} product; only float32, bfloat16 and float16 are rewritten", depth=1)
     if op.result.size == 0:
         raise NoMatch("its batch is empty", depth=1)
-    if lhs_batch:
-        count = prod(left.shape[i] for i in lhs_batch)
+    batch = _mlir.dot_dimensions(op.ir)[0]
+    if batch:
+        count = prod(op.operands[0].shape[i] for i in batch)
         raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)
-    # Where the input itself is an argument of the program, both operands look alike: the larger is the weight.
-    rows_first = left_is_weight and not (right_is_weight and right.size >= left.size)
-    x, x_contracting = (right, rhs_contracting) if rows_first else (left, lhs_contracting)
-    w, w_contracting = (left, lhs_contracting) if rows_first else (right, rhs_contracting)
+
+
+def product_with(op: Op, origin: Origin, *, rows_first: bool) -> WeightDot:
+    """A checked product with a weight in the place of its left (``rows_first``) or right operand.
+
+    Where the operand is joined from several weights, ``origin`` is one of them, and the result that of all.
+    """
+    _, _, left, right = _mlir.dot_dimensions(op.ir)
+    x, x_contracting, w_contracting = (op.operands[1], right, left) if rows_first else (op.operands[0], left, right)
     # The pairs of contracted dimensions may stand in any order: take them as the weight stores them.
     pairs = sorted(zip(w_contracting, x_contracting, strict=True))
     w_contracting, x_contracting = tuple(i for i, _ in pairs), tuple(i for _, i in pairs)
-    origin = provenance.weight(w)
     return WeightDot(
         op=op,
         x=x,
@@ -128,7 +147,7 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
         x_contracting=x_contracting,
         weight=origin.weight.as_rows(w_contracting),
         columns=origin.weight.as_columns(w_contracting),
-        row_shape=tuple(n for i, n in enumerate(w.shape) if i not in w_contracting),
+        row_shape=tuple(n for i, n in enumerate(origin.weight.shape) if i not in w_contracting),
         rows_first=rows_first,
         layer=origin.layer,
     )

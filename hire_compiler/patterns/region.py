@@ -13,14 +13,15 @@ import numpy as np
 
 from hire_compiler.expression import OPERATIONS
 from hire_compiler.graph import Op, Value
-from hire_compiler.patterns.canonical import Region, canonical_form, resolve
+from hire_compiler.patterns.canonical import Region, canonical_form, not_taken_apart, resolve
 from hire_compiler.patterns.dots import read_weight_dot
 from hire_compiler.patterns.group_topk import GROUP_TOPK, read_group_topk
+from hire_compiler.patterns.joined import distribute, join, read_joined_product
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.rows import ROW_OPERATIONS, read_row_operation
-from hire_compiler.patterns.terms import Node, Parameter, Scalar, Stream, Term, map_indices, products_of
+from hire_compiler.patterns.terms import Joined, Node, Parameter, Scalar, Stream, Term, map_indices, products_of
 
 _MAX_OPERATIONS = 2000  # a region longer than this is a whole network, not an activation
 
@@ -82,6 +83,8 @@ class RegionReader:
             return self._row_operation(op, value)
         if op.name == GROUP_TOPK:
             return read_group_topk(op, self.term(op.operands[0]))
+        if op.name == "concatenate" and (joined := self._concatenate(op)) is not None:
+            return joined
         if op.name not in OPERATIONS:
             before = self._products_before(op)
             reason, depth = f"{_describe(op)} stands between the matrix products", 3 if before else 1
@@ -89,6 +92,9 @@ class RegionReader:
         return self._node(op, value)
 
     def _product(self, op: Op) -> Term:
+        joined = read_joined_product(op, self._provenance)
+        if joined is not None:
+            return joined
         try:
             dot = read_weight_dot(op, self._provenance)
         except NoMatch:
@@ -111,7 +117,15 @@ class RegionReader:
         node = Node(op.name, args, value.dtype, direction, size)
         if len(node.products) > _MAX_PRODUCTS:
             raise NoMatch(f"more than {_MAX_PRODUCTS} matrix products are added up (a residual stream)")
-        return node
+        return distribute(node)
+
+    def _concatenate(self, op: Op) -> Term | None:
+        """Products, or what becomes of them, side by side; None where something else is among them."""
+        found = [self._terms[id(operand)] for operand in op.operands]
+        terms = [term for term in found if not isinstance(term, NoMatch)]
+        if len(terms) < len(found) or not any(products_of(term) for term in terms):
+            return None
+        return join(terms, [operand.shape for operand in op.operands], op.int("dimension"), _describe(op))
 
     def _operands(self, op: Op) -> list[Term]:
         """The terms of all operands; of several that fail, the one that came furthest says why."""
@@ -133,6 +147,8 @@ class RegionReader:
 
     def _row_operation(self, op: Op, value: Value) -> Term:
         term = self.term(op.operands[0])
+        if isinstance(term, Joined):
+            raise not_taken_apart(term)
         try:
             return read_row_operation(op, value.index, term)
         except NoMatch as no:

@@ -81,7 +81,22 @@ class RowNumber:
     rank: np.ndarray
 
 
-Term = Stream | Parameter | Scalar | Node | RowNumber
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Terms side by side, as a ``concatenate`` puts them; slices take them apart again.
+
+    Attributes:
+      parts: each in the shape of the whole; what its index arrays say outside of its own place means nothing.
+      which: for every element, the part that it belongs to.
+      what: the operation that joined them, for the user.
+    """
+
+    parts: tuple[Term, ...]
+    which: np.ndarray
+    what: str
+
+
+Term = Stream | Parameter | Scalar | Node | RowNumber | Joined
 
 
 def map_indices(term: Term, apply: Callable[[np.ndarray], np.ndarray]) -> Term:
@@ -102,7 +117,15 @@ def _mapped(term: Term, apply: Callable[[np.ndarray], np.ndarray], done: dict[in
             return Node(op, tuple(done[id(arg)] for arg in args), dtype, value, size)
         case RowNumber(op, arg, shape, columns, dtype, batch, rank):
             return RowNumber(op, arg, shape, columns, dtype, apply(batch), apply(rank))
+        case Joined(parts, which, what):
+            return taken_apart(tuple(done[id(part)] for part in parts), apply(which), what)
     return term
+
+
+def taken_apart(parts: tuple[Term, ...], which: np.ndarray, what: str) -> Term:
+    """Joined terms, or the one part that is left of them."""
+    first = int(which.flat[0]) if which.size else 0
+    return parts[first] if (which == first).all() else Joined(parts, which, what)
 
 
 def topological(term: Term) -> list[Term]:
@@ -117,8 +140,9 @@ def topological(term: Term) -> list[Term]:
         elif id(top) not in seen:
             seen.add(id(top))
             stack.append((top, True))
-            if isinstance(top, Node):
-                stack += [(arg, False) for arg in top.args[::-1]]
+            if isinstance(top, (Node, Joined)):
+                below = top.args if isinstance(top, Node) else top.parts
+                stack += [(term, False) for term in below[::-1]]
     return order
 
 
@@ -131,4 +155,6 @@ def products_of(term: Term) -> frozenset[WeightDot]:
             return term.products
         case RowNumber():
             return products_of(term.arg)
+        case Joined():
+            return frozenset[WeightDot]().union(*map(products_of, term.parts))
     return frozenset()
