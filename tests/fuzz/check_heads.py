@@ -1,0 +1,212 @@
+"""Run one head as written and rewritten, on many inputs and several sets of weights, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hire_compiler as hire
+from tests.fuzz.heads import STEPS, Head
+from tests.fuzz.oracle import answer
+
+Array = np.ndarray
+Place = Callable[[str, Array], Any]
+
+
+@dataclass
+class Fault:
+    """One call that came out wrong, with everything that it takes to see it again."""
+
+    what: str
+    program: Any
+    p: dict[str, Array]
+    x: Array
+    q: dict[str, Array]
+    kinds: str = ""
+
+
+@dataclass
+class Outcome:
+    """What came of one program.
+
+    Attributes:
+      status: ``rewritten``, ``dense`` or ``refused``.
+      mode: what was promised: ``strict`` or ``true``.
+      rows, hard, fell_back: rows compared; of them with hard numbers; of them not proven.
+    """
+
+    status: str = "rewritten"
+    mode: str = "strict"
+    rows: int = 0
+    hard: int = 0
+    fell_back: int = 0
+    note: str = ""
+    faults: list[Fault] = field(default_factory=list)
+
+
+def build(program: Head) -> tuple[Any, Any]:
+    """The author's jitted program, and the transformed one."""
+    scope: dict[str, Any] = {"jax": jax, "jnp": jnp}
+    exec(compile(program.source(), "<fuzz>", "exec"), scope)
+    dense = jax.jit(scope["step"])
+    return dense, hire.transform(dense, eval(program.config_source(), {"hire": hire}))
+
+
+def calls(program: Head, rows: int) -> Iterator[tuple[str, dict[str, Array], Array, dict[str, Array], list[str]]]:
+    """``(kind of weights, p, x, q, kinds of rows)``, for at least so many rows, spread over the sets of weights."""
+    rng = np.random.default_rng(program.seed)
+    sets = len(program.weight_kinds)
+    each = -(-rows // (program.rows_a_call * sets))
+    for kind in program.weight_kinds:
+        p = program.weights(kind, rng)
+        for _ in range(each):
+            x, q, kinds = program.call(rng, p)
+            yield kind, p, x, q, kinds
+
+
+def on_one_device(_name: str, array: Array) -> Any:
+    return jnp.asarray(array)
+
+
+def run(program: Head, rows: int = 600, stop_after: int = 3, place: Place = on_one_device) -> Outcome:
+    """Compare one program on many calls; gives up after a few faults."""
+    outcome = Outcome(mode="true" if program.rule == "true" else "strict")
+    dense, step = build(program)
+    last, placed = None, None
+    worst = 0.0
+    for kind, p, x, q, kinds in calls(program, rows):
+        if p is not last:
+            last, placed = p, {name: place(name, array) for name, array in p.items()}
+        there = (placed, place("x", x), {name: place(name, array) for name, array in q.items()})
+        try:
+            got = [np.asarray(a) for a in step(*there)]
+        except hire.HireError as error:
+            outcome.status, outcome.note = "refused", str(error)
+            return outcome
+        except Exception as error:
+            outcome.faults.append(Fault(f"raises {type(error).__name__}: {str(error)[:200]}", program, p, x, q))
+            return outcome
+        wanted = [np.asarray(a) for a in dense(*there)]
+        if outcome.rows == 0 and not _settle(outcome, program, step):
+            return outcome
+        what, off = compare(program, outcome.mode, p, x, q, got, wanted)
+        worst = max(worst, off)
+        outcome.rows += program.rows_a_call
+        hard = kind != "gaussian"
+        outcome.hard += program.rows_a_call if hard else sum(k != "gaussian" for k in kinds)
+        if what:
+            again = [np.asarray(a) for a in dense(*there)]
+            if not all(np.array_equal(a, b, equal_nan=a.dtype.kind not in "iub") for a, b in zip(again, wanted)):
+                what += " (and dense does not repeat itself)"
+            outcome.faults.append(
+                Fault(what, program, p, x, q, f"weights {kind}, inputs {','.join(sorted(set(kinds)))}")
+            )
+            if len(outcome.faults) >= stop_after:
+                break
+    for certificate in step.report().certificates:
+        outcome.fell_back += certificate.rows - certificate.proven
+        if worst > certificate.slack * (1 + 1e-5) and not outcome.faults:
+            what = f"differs from float64 by {worst:.3g}, more than the printed slack {certificate.slack:.3g}"
+            outcome.faults.append(Fault(what, program, p, x, q))
+    return outcome
+
+
+def _settle(outcome: Outcome, program: Head, step: Any) -> bool:
+    """Note what was promised; False where the program was left dense."""
+    decisions = step.report().decisions
+    if not any(decision.action == "rewritten" for decision in decisions):
+        outcome.status = "dense"
+        outcome.note = why_dense(step.report())
+        return False
+    if program.rule == "default" and "top_k" in program.readers:
+        outcome.mode = "true"
+    return True
+
+
+def why_dense(report: hire.Report) -> str:
+    """Why nothing of a program was rewritten."""
+    return "; ".join([d.reason for d in report.decisions] or [m.reason for m in report.misses])
+
+
+def compare(
+    program: Head, mode: str, p: dict[str, Array], x: Array, q: dict[str, Array], got: list[Array], wanted: list[Array]
+) -> tuple[str, float]:
+    """``(what is wrong, how far the worst index is off beyond roundings of the rest)``; '' where all is right."""
+    for a, b in zip(got, wanted, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"{a.dtype}{list(a.shape)} instead of {b.dtype}{list(b.shape)}", 0.0
+    equal = all(np.array_equal(a, b) for a, b in zip(got, wanted) if a.dtype.kind in "iu")
+    if mode == "strict" and not equal:
+        counts = [(int((a != b).sum()), a.size) for a, b in zip(got, wanted) if a.dtype.kind in "iu"]
+        return "strict, and " + ", ".join(f"{n} of {size}" for n, size in counts) + " indices differ from dense", 0.0
+    if program.feeds_back:
+        return "", 0.0
+    return _by_value(program, mode, p, x, q, got, wanted)
+
+
+def _flat(array: Array, program: Head) -> Array:
+    """Results as ``[rows, k]``."""
+    leading = (STEPS if program.loop == "scan" else 1) * program.batch
+    return array.reshape(leading, -1)
+
+
+def _by_value(
+    program: Head, mode: str, p: dict[str, Array], x: Array, q: dict[str, Array], got: list[Array], wanted: list[Array]
+) -> tuple[str, float]:
+    truth = answer(program, p, x, q)
+    worst = 0.0
+    with np.errstate(all="ignore"):
+        best = -np.sort(-truth.compared, axis=1)[:, : max(program.k, 1)]
+        room = truth.slack + truth.rounding
+        for a, b in zip(got, wanted, strict=True):
+            a, b = _flat(a, program), _flat(b, program)
+            if a.dtype.kind not in "iu":
+                what = _values_differ(
+                    a.astype(np.float64), b.astype(np.float64), room, truth.open | np.isnan(truth.compared).any(1)
+                )
+                if what and not any(n in ("softmax", "log_softmax") for n in program.names()):
+                    return what, worst
+                continue
+            if mode == "strict":
+                continue
+            if ((a < 0) | (a >= program.rows)).any():
+                return "an index outside the vocabulary", worst
+            if any(len(set(row)) < len(row) for row in a):
+                return "an index twice", worst
+            same = (a == b).all(axis=1)
+            taken = np.take_along_axis(truth.compared, a, axis=1)
+            off = np.abs(taken - best[:, : a.shape[1]])
+            off = np.where(np.isnan(off), np.where(taken == best[:, : a.shape[1]], 0, np.inf), off).max(axis=1)
+            bad = ~same & ~truth.open & (off > room)
+            if bad.any():
+                row = int(np.argmax(bad))
+                return (
+                    f"certify=True, and {int(bad.sum())} of {len(bad)} rows are no valid answer: row {row} is off by "
+                    f"{off[row]:.3g} of {best[row, 0]:.3g}, allowed {room[row]:.3g}"
+                    + (
+                        " (its numbers overflow or are not finite, and dense answers otherwise)"
+                        if truth.wild[row]
+                        else ""
+                    )
+                ), worst
+            beyond = np.where(same | truth.wild, 0, (off - truth.rounding) / truth.factor)
+            worst = max(worst, float(beyond.max()))
+    return "", worst
+
+
+def _values_differ(a: Array, b: Array, room: Array, wild: Array) -> str:
+    """Compare the largest values with dense's: within twice the slack, infinities where dense has them.
+
+    Not where NaN is among the logits (``wild``): XLA:CPU's maximum of numbers and NaN may be either.
+    """
+    off = np.abs(a - b)
+    fine = (a == b) | (np.isnan(a) & np.isnan(b)) | (off <= 2 * room[:, None]) | wild[:, None]
+    if fine.all():
+        return ""
+    row = int(np.argmax(~fine.all(axis=1)))
+    return f"values differ: row {row} has {a[row][:3]} where dense has {b[row][:3]}, allowed {2 * room[row]:.3g}"
