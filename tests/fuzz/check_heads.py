@@ -89,6 +89,9 @@ def run(program: Head, rows: int = 600, stop_after: int = 3, place: Place = on_o
             outcome.status, outcome.note = "refused", str(error)
             return outcome
         except Exception as error:
+            if raises(dense, there):
+                outcome.status, outcome.note = "refused", f"the author's program raises {type(error).__name__} too"
+                return outcome
             outcome.faults.append(Fault(f"raises {type(error).__name__}: {str(error)[:200]}", program, p, x, q))
             return outcome
         wanted = [np.asarray(a) for a in dense(*there)]
@@ -114,6 +117,14 @@ def run(program: Head, rows: int = 600, stop_after: int = 3, place: Place = on_o
             what = f"differs from float64 by {worst:.3g}, more than the printed slack {certificate.slack:.3g}"
             outcome.faults.append(Fault(what, program, p, x, q))
     return outcome
+
+
+def raises(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    try:
+        function(*arguments)
+    except Exception:
+        return True
+    return False
 
 
 def _settle(outcome: Outcome, program: Head, step: Any) -> bool:

@@ -35,7 +35,8 @@ class ShardedHead(Head):
 
     def put(self, name: str, array: np.ndarray) -> jax.Array:
         data, model = MESHES[self.mesh]
-        mesh = jax.make_mesh((data, model), ("data", "model"), devices=jax.devices()[: data * model])
+        auto = (jax.sharding.AxisType.Auto,) * 2
+        mesh = jax.make_mesh((data, model), ("data", "model"), auto, devices=jax.devices()[: data * model])
         return jax.device_put(jnp.asarray(array), NamedSharding(mesh, self.spec(name)))
 
     def place_source(self) -> str:
@@ -43,7 +44,9 @@ class ShardedHead(Head):
         data, model = MESHES[self.mesh]
         names = {name: tuple(self.spec(name)) for name in ("w", "bias", "wide_bias", "mask_bias", "keep", "x")}
         return (
-            f'mesh = jax.make_mesh(({data}, {model}), ("data", "model"), devices=jax.devices()[:{data * model}])\n'
+            "auto = (jax.sharding.AxisType.Auto,) * 2\n"
+            f"devices = jax.devices()[:{data * model}]\n"
+            f'mesh = jax.make_mesh(({data}, {model}), ("data", "model"), auto, devices=devices)\n'
             f"specs = {names!r}\n"
             "place = lambda name, array: jax.device_put(\n"
             "    jnp.asarray(array), jax.NamedSharding(mesh, jax.P(*specs.get(name, ())))\n)\n"

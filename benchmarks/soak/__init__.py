@@ -1,0 +1,1 @@
+"""Long runs: does anything drift, grow, stay behind or break when it is interrupted?"""
