@@ -32,7 +32,7 @@ def test_old_sets_of_weights_are_let_go_of() -> None:
 
 
 def test_nothing_of_a_forgotten_function_stays_behind() -> None:
-    result = steady.many_functions(4, silent)
+    result = steady.many_functions(3, silent)
     assert result["alive"] == 0
     assert result["contexts"][-1] == result["contexts"][1]
 
