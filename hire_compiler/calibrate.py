@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable as Function
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from hire_compiler import _mlir
 from hire_compiler.activity import Activity
 from hire_compiler.calibration import Calibration, Moment
 from hire_compiler.config import Config, check_config
-from hire_compiler.errors import CaptureError, ConfigError, WeightError
+from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
 from hire_compiler.passes.instrument import Instrumented, Probe
 from hire_compiler.passes.pipeline import instrument_program
 from hire_compiler.passes.trials import Candidate, run_trials
@@ -55,6 +56,9 @@ def calibrate(
       CaptureError: the function has callbacks or no site of that kind.
       ConfigError: ``strongest`` is no share.
       WeightError: an input row was NaN or Inf.
+
+    Warns:
+      HireWarning: the rows were too few, or always the same, to say much.
     """
     check_strongest(strongest)
     check_config(config)
@@ -76,7 +80,10 @@ def calibrate(
             progress(done, jax.tree.unflatten(out_tree, outputs[:own]))
     if not programs:
         raise CaptureError("calibrate got no batches: pass an iterable of argument tuples")
-    return learner.with_trials(tried, values)
+    learned = learner.with_trials(tried, values)
+    if doubts := learned.doubts():
+        warnings.warn(f"the calibration says too little: {'; '.join(doubts[:3])}", HireWarning, stacklevel=2)
+    return learned
 
 
 def check_strongest(share: Any) -> None:

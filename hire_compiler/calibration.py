@@ -12,6 +12,10 @@ from hire_compiler.config import Rule
 from hire_compiler.trial import Trial
 
 WINNERS = 64
+FEW_ROWS = 64  # fewer rows than this say little of anything
+_USUAL_RANK = 8  # what ordinary inputs span at least
+_PROBES = 64  # dimensions in which the rank of a moment is looked at
+_NOISE = 1e-5  # of a moment's largest eigenvalue, which sums in float32 leave where there is nothing
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,32 @@ class Moment:
     def mean(self) -> np.ndarray:
         """E[xxᵀ], float32."""
         return (self.total / max(self.rows, 1)).astype(np.float32)
+
+    def doubt(self, rank: int) -> str:
+        """Why it may say too little for factors of that rank, as the end of a sentence; or ''."""
+        d = self.total.shape[-1]
+        counted = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        wanted = "1000 rows or more of ordinary inputs are a good start"
+        if self.rows < min(max(rank, FEW_ROWS), d):
+            return f"{counted} of calibration, too few for inputs of {d} numbers: {wanted}"
+        least = min(max(rank, 2), _PROBES, d)
+        if (spanned := self._spanned(least)) < least:
+            return (
+                f"{counted} of calibration that span only {spanned} of {d} dimensions (the same inputs again and "
+                f"again?): {wanted}"
+            )
+        return ""
+
+    def _spanned(self, least: int) -> int:
+        """The numerical rank of the moment (of the poorest layer), as far as ``least``.
+
+        A random projection to so many dimensions keeps the rank up to there, and is much cheaper than all eigenvalues.
+        """
+        d = self.total.shape[-1]
+        probes = np.random.default_rng(0).standard_normal((d, least))
+        seen = probes.T @ (self.total.reshape(-1, d, d) @ probes)
+        eigenvalues = np.linalg.eigvalsh((seen + seen.swapaxes(-1, -2)) / 2)
+        return int((eigenvalues > _NOISE * eigenvalues[..., -1:]).sum(axis=-1).min())
 
 
 @dataclass(frozen=True)
@@ -64,6 +94,10 @@ class Calibration:
     def trials_of(self, rows: str) -> dict[str, Trial]:
         """What predictors found on a block, by what they were (:func:`tried`)."""
         return {key.removeprefix(f"{rows}|"): trial for key, trial in self.trials.items() if key.startswith(f"{rows}|")}
+
+    def doubts(self) -> tuple[str, ...]:
+        """What it knows too little of, a sentence each."""
+        return tuple(f"{key}: {doubt}" for key, moment in self.moments.items() if (doubt := moment.doubt(_USUAL_RANK)))
 
     @property
     def digest(self) -> str:

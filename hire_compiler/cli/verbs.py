@@ -52,8 +52,9 @@ def calibrate(options: Namespace) -> int:
     save_calibration(learned, options.output)
     rows = {key: moment.rows for key, moment in learned.moments.items()}
     active = {key: activity.union(1) for key, activity in learned.activities.items()}
-    found = {"output": str(options.output), "rows": rows, "active": active}
-    _print(options, found, f"{options.output}: {learned}")
+    notes = learned.doubts()
+    found = {"output": str(options.output), "rows": rows, "active": active, "notes": notes}
+    _print(options, found, "\n".join([f"{options.output}: {learned}", *(f"  note  {note}" for note in notes)]))
     return 0
 
 

@@ -134,7 +134,7 @@ def load_calibration(path: Path) -> Calibration:
         for name, known in json.loads(metadata["known"]).items():
             what, key = name.split("|", 1)
             if what == "moment":
-                moments[key] = Moment(tensors.read(name), int(known["rows"]))
+                moments[key] = _moment(tensors.read(name), **known)
             elif what == "trial":
                 trials[key] = Trial(tensors.read(name), int(known["rows"]))
             elif what == "winners":
@@ -144,6 +144,12 @@ def load_calibration(path: Path) -> Calibration:
     except (KeyError, ValueError, TypeError):
         raise HireError(f"{path} is a damaged calibration: it does not say what its tensors are") from None
     return Calibration(moments, activities, trials, winners)
+
+
+def _moment(total: np.ndarray, rows: int) -> Moment:
+    if total.ndim not in (2, 3) or total.shape[-1] != total.shape[-2] or rows < 1 or not np.isfinite(total).all():
+        raise ValueError("no second moment")
+    return Moment(total, int(rows))
 
 
 def _activity(counts: np.ndarray, width: int, strongest: float | None) -> Activity:

@@ -66,6 +66,8 @@ def rewrite(
       HireError: the target cannot be read or rewritten, or a rule or weight does not fit; the message says which.
     """
     check_config(config)
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise ConfigError(f"calibration is a {type(calibration).__name__}: pass what hire.calibrate returned")
     progress("reading", 0, 1)
     source = read_source(target, dims=dims)
     if sampler is not None:

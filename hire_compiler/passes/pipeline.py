@@ -11,8 +11,10 @@ from typing import TypeVar
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
+from hire_compiler.errors import ConfigError
 from hire_compiler.graph import collection_paused, read_graph
 from hire_compiler.passes.bodies import Inside, bodies, left_dense, on_devices
+from hire_compiler.passes.calibrated import calibration_notes, fit_calibration
 from hire_compiler.passes.detect import detect
 from hire_compiler.passes.facts import site_facts
 from hire_compiler.passes.instrument import Instrumented, instrument
@@ -71,6 +73,7 @@ def rewrite_program(
     devices: int = 1,
     *,
     storable: bool = False,
+    body: bool = False,
 ) -> Rewritten:
     """Run every stage.
 
@@ -79,6 +82,8 @@ def rewrite_program(
       config, calibration: as in :func:`hire_compiler.transform`.
       platform: to rewrite for.
       devices: over how many its arguments are spread.
+      body: it is the body of a ``shard_map``, whose weights are parts of those that a calibration may know: what does
+        not fit is then left out, with a note.
       storable: keep prepared arrays in types that files of weights can hold, which 4-bit numbers are not.
     """
     if program.refusal:
@@ -94,6 +99,10 @@ def rewrite_program(
         found = clock.time("detect", lambda: detect(graph, program.arguments))
         inside = bodies(graph, module, program)
         check_rules(found.sites, config)
+        fitted = fit_calibration(calibration, found.matches)
+        if fitted.misfits and not body:
+            raise ConfigError(fitted.misfits[0])
+        calibration = fitted.calibration
         facts = site_facts(found.matches, calibration, target, devices)
         placement: Placement | None = None
         layouts: list[SiteLayout | str] = []
@@ -103,6 +112,7 @@ def rewrite_program(
             plans = plan_on_mesh(found.sites, facts, layouts, config)
         else:
             plans = plan(found.sites, facts, config)
+        doubts = (*fitted.misfits, *calibration_notes(plans, found.matches, calibration))
         chosen = [i for i, p in enumerate(plans) if p.predictor is not None]
         spliced = None
         if chosen:
@@ -120,7 +130,7 @@ def rewrite_program(
         if devices > 1:
 
             def rewrite_body(body: Program) -> tuple[Report, Spliced | None]:
-                outcome = rewrite_program(body, config, calibration, platform)
+                outcome = rewrite_program(body, config, calibration, platform, body=True)
                 return outcome.report, outcome.spliced
 
             before = _mlir.to_bytecode(module)
@@ -136,6 +146,7 @@ def rewrite_program(
         decisions=tuple(p.decision for p in plans),
         notes=(
             *idle_rules(found.sites, config),
+            *doubts,
             *_nothing_done(plans, found.sites, inner),
         ),
         seconds=clock.seconds,
