@@ -7,7 +7,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hire_compiler.api import HireFunction, inspect, transform
+from hire_compiler.api import inspect, transform
 from hire_compiler.calibrate import calibrate
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
@@ -25,6 +25,7 @@ from hire_compiler.estimate import Comparison, Estimate, estimate
 from hire_compiler.group_topk import group_topk
 from hire_compiler.report import Decision, Miss, Report, Site
 from hire_compiler.sampler import Sampling, with_sampler
+from hire_compiler.transformed import HireFunction
 from hire_compiler.version import __version__
 
 if TYPE_CHECKING:

@@ -14,12 +14,15 @@ from hire_compiler import _mlir
 from hire_compiler.errors import WeightError
 from hire_compiler.measured import Measurements
 from hire_compiler.passes.splice import PreparedArray, Spliced
-from hire_compiler.placement import abstract, aval_of, mesh_of, placement_of
+from hire_compiler.placement import abstract, aval_of, mesh_of, on_automatic_axes, placement_of
 from hire_compiler.prepared import Arrays
 from hire_compiler.program import Program
 from hire_compiler.report import Report
 
 Prepared = dict[str, Arrays]
+Flat = tuple[Any, ...]
+
+DENSE: Flat = ("the weights of this call cannot be ranked: the program runs as it was written",)
 
 
 class CompiledStep:
@@ -35,11 +38,13 @@ class CompiledStep:
         self.spliced = spliced
         self.report = report
         self.compiled: Any = None
+        self.as_written: Any = None  # compiled by the caller of this, where it is needed
+        self.unranked = ""
         self.weights: tuple[int, ...] = ()
         self._kept_leaves: tuple[int, ...] = ()
         self._kept_constants: tuple[Any, ...] = ()
         self._measured = Measurements(spliced.counters if spliced else (), report)
-        self._current: tuple[list[tuple[int, Any]], tuple[Any, ...]] | None = None
+        self._current: tuple[list[tuple[int, Any]], Flat] | None = None
         if spliced is not None:
             self._compile(program, spliced)
 
@@ -60,12 +65,13 @@ class CompiledStep:
             return _mlir.run_module(spliced.module, (*program.out_avals, *counters), operands)
 
         step.__name__ = f"hire_{program.name}".replace("<", "").replace(">", "")
-        self.compiled = jax.jit(step, donate_argnums=donated, keep_unused=True)
+        options = dict(program.compiler_options) or None
+        self.compiled = jax.jit(step, donate_argnums=donated, keep_unused=True, compiler_options=options)
 
-    def run(self, leaves: list[Any], prepared: tuple[Any, ...]) -> list[Any]:
-        """Run the step program on the caller's leaves."""
+    def run(self, leaves: list[Any], prepared: Flat, executable: Any = None) -> list[Any]:
+        """Run the step program on the caller's leaves (compiled ahead of time, if it is given)."""
         kept = [leaves[i] for i in self._kept_leaves]
-        results: list[Any] = self.compiled(*self._kept_constants, *kept, *prepared)
+        results: list[Any] = (executable or self.compiled)(*self._kept_constants, *kept, *prepared)
         own = len(self.program.out_avals)
         if len(results) > own:
             self._measured.add(results[own:])
@@ -87,7 +93,8 @@ class CompiledStep:
     def current_report(self) -> Report:
         """The report, with what the certificates have shown so far."""
         seen = {"certificates": self._measured.certificates(), "tails": self._measured.tails()}
-        return Report(**{**self.report.__dict__, **seen})
+        notes = (*self.report.notes, f"runs as written: {self.unranked}") if self.unranked else self.report.notes
+        return Report(**{**self.report.__dict__, **seen, "notes": notes})
 
     def abstract_operands(self, leaves: list[Any]) -> list[Any]:
         """Types of everything the step program takes, for lowering."""
@@ -103,8 +110,9 @@ class CompiledStep:
         placed = {}
         for key, preparation in self.spliced.preparations.items():
             if preparation.spread is None:
-                build = jax.jit(preparation.traced)
-                lowered = build.lower(*(abstract(values[i], aval_of(values[i])) for i in preparation.arguments))
+                given = [on_automatic_axes(abstract(values[i], aval_of(values[i]))) for i in preparation.arguments]
+                with _mlir.own_settings(x64=_mlir.has_wide(given)):
+                    lowered = jax.jit(preparation.traced).lower(*given)
                 for name, sharding in lowered.compile().output_shardings.items():
                     kind = lowered.out_info[name]
                     placed[key, name] = jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=sharding)
@@ -124,7 +132,7 @@ class CompiledStep:
             for leaf, planned in zip(leaves, self._placements, strict=True)
         )
 
-    def remember(self, leaves: list[Any], prepared: tuple[Any, ...]) -> None:
+    def remember(self, leaves: list[Any], prepared: Flat) -> None:
         """Keep the fast answer to "are these the weights of the last call?"."""
         hidden = len(self.program.constants)
         own = [i - hidden for i in self.weights if i >= hidden]
@@ -140,7 +148,7 @@ class CompiledStep:
 
         self._current = ([(i, weakref.ref(leaves[i], forget)) for i in own], prepared)
 
-    def current(self, leaves: list[Any]) -> tuple[Any, ...] | None:
+    def current(self, leaves: list[Any]) -> Flat | None:
         """The prepared arrays of the last call if the weights are the same objects."""
         current = self._current
         if current is None:
@@ -151,7 +159,7 @@ class CompiledStep:
                 return None
         return current[1]
 
-    def nest(self, flat: tuple[Any, ...]) -> Prepared:
+    def nest(self, flat: Flat) -> Prepared:
         """Prepared arrays as a dict of dicts, the form that is handed out."""
         nested: Prepared = {}
         if self.spliced is not None:
@@ -159,7 +167,7 @@ class CompiledStep:
                 nested.setdefault(entry.preparation, {})[entry.name] = array
         return nested
 
-    def check_prepared(self, prepared: Prepared) -> tuple[Any, ...]:
+    def check_prepared(self, prepared: Prepared) -> Flat:
         """The flat prepared arrays out of what the caller handed in.
 
         Raises:

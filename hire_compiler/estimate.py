@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hire_compiler.api import HireFunction, transform
+from hire_compiler.api import transform
 from hire_compiler.config import Config
 from hire_compiler.errors import EstimateError
 from hire_compiler.hlo.communication import bytes_by_kind, collectives
 from hire_compiler.hlo.cost import CHIPS, Chip, OpCost, price, worst_seconds
 from hire_compiler.hlo.text import HloProgram, read_hlo
+from hire_compiler.transformed import HireFunction
 
 LARGE = 4 << 20  # copies of less are no copies of a weight
 

@@ -48,7 +48,15 @@ def hoist_constants(closed: Any) -> tuple[Callable[..., Any], list[Any]]:
         hoisted = {key: args[index] for key, index in position.items()}
         return _replay(closed, args[len(position) :], hoisted)
 
-    return function, list(found.values())
+    return function, [_snapshot(value) for value in found.values()]
+
+
+def _snapshot(value: Any) -> Any:
+    """As ``jit`` does: what happens to a closed-over NumPy array later does not reach the program."""
+    if isinstance(value, jax.Array):
+        return value
+    with jax.core.eval_context():
+        return jnp.array(value, copy=True)
 
 
 def _weights(closed: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError
@@ -24,6 +24,26 @@ def mesh_of(values: Sequence[Any]) -> Any:
     """The mesh on which arrays lie, or None."""
     placements = (placement_of(value) for value in values)
     return next((placement.mesh for placement in placements if isinstance(placement, NamedSharding)), None)
+
+
+def on_automatic_axes(array: Any) -> Any:
+    """The same array (or type), where it lies, with axes that XLA takes care of; no copy.
+
+    On explicit axes every product of JAX code has to say how its result lies, which ours, written for any weight, does
+    not. Tracers and what is no array on a mesh stay as they are.
+    """
+    sharding = None if _mlir.is_tracer(array) else getattr(array, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return array
+    mesh = sharding.mesh
+    if not isinstance(mesh, Mesh) or AxisType.Explicit not in mesh.axis_types:
+        return array
+    automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    place = NamedSharding(automatic, sharding.spec, memory_kind=sharding.memory_kind)
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
+    parts = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, place, parts, dtype=array.dtype)
 
 
 def device_count(values: Sequence[Any]) -> int:

@@ -16,8 +16,13 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.errors import HireWarning, WeightError
 from hire_compiler.passes.replacement import Preparation
+from hire_compiler.placement import on_automatic_axes
 
 Arrays = dict[str, jax.Array]
+
+
+class UnrankedError(WeightError):
+    """A matrix holds NaN or Inf: nothing that is prepared from it could stand for its rows."""
 
 
 class PreparedCache:
@@ -41,20 +46,21 @@ class PreparedCache:
         """The prepared arrays for these weights, built if they are not known.
 
         Args:
-          arrays: the weights; writable NumPy arrays are prepared anew each time, since nothing tells
-            whether they have changed.
+          arrays: the weights; NumPy arrays whose memory somebody can write are prepared anew each time, since
+            nothing tells whether they have changed.
           names: of the weights, for messages.
-          check: refuse NaN and Inf.
+          check: refuse matrices with NaN or Inf.
 
         Raises:
-          WeightError: a weight was donated (deleted), or holds NaN or Inf.
+          WeightError: a weight was donated (deleted).
+          UnrankedError: a matrix holds NaN or Inf.
         """
         for array, name in zip(arrays, names, strict=True):
             if isinstance(array, jax.Array) and not _mlir.is_tracer(array) and array.is_deleted():
                 raise WeightError(f"{name} has been donated or deleted: a weight must stay alive while it is used")
         if any(_mlir.is_tracer(array) for array in arrays):
             return preparation.traced(*arrays)
-        cacheable = all(isinstance(a, jax.Array) or not a.flags.writeable for a in arrays)
+        cacheable = all(nobody_can_write(array) for array in arrays)
         with self._lock:
             entries = self._entries.setdefault(preparation.key, OrderedDict())
             address = tuple(id(array) for array in arrays)
@@ -75,12 +81,13 @@ class PreparedCache:
         what = ", ".join(dict.fromkeys(names))
         if count == 3 and not cacheable:
             warnings.warn(
-                f"{what}: writable NumPy arrays are prepared anew on every call; pass jax arrays "
+                f"{what}: writable NumPy arrays are prepared anew on every call (locked ones too: a view made "
+                "before, or another process, may write their memory); pass jax arrays "
                 "(jnp.asarray) or call step.prepare once and pass prepared=…",
                 HireWarning,
                 stacklevel=6,
             )
-        elif count == self.limit + 2:
+        elif count == self.limit + 2 and cacheable:
             warnings.warn(
                 f"{what}: the weights were different arrays in each of {count} calls, and every change prepares "
                 "again; keep the same arrays, or call step.prepare once and pass prepared=…",
@@ -96,16 +103,32 @@ class PreparedCache:
 
     def _build(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
         # Concrete weights are prepared now even while an outer jit is being traced.
-        with jax.core.eval_context():
-            return self._build_now(preparation, arrays, names, check)
+        with jax.core.eval_context(), _mlir.own_settings(x64=_mlir.has_wide(arrays)):
+            return self._build_now(preparation, [on_automatic_axes(array) for array in arrays], names, check)
 
     def _build_now(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
         if check:
-            for array, name in zip(arrays, names, strict=True):
-                check_finite(array, name)
+            for argument, array, name in zip(preparation.arguments, arrays, names, strict=True):
+                if argument not in preparation.vectors:
+                    check_finite(array, name)
         given = dict(zip(preparation.arguments, arrays, strict=True))
         bits = {name: _alias_bits(given[argument]) for name, argument in preparation.bits}
         return dict(self._builder(preparation)(*arrays)) | bits
+
+
+def nobody_can_write(array: Any) -> bool:
+    """Whether the numbers of an array cannot change while it lives.
+
+    A NumPy array that is merely locked does not promise that: its base, a view made before, or the file behind a
+    memory map may be written. Only memory that jax or a ``bytes`` object owns is safe.
+    """
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return False
+        array = array.base
+    if isinstance(array, memoryview):
+        array = array.obj
+    return isinstance(array, (jax.Array, bytes))
 
 
 def _alias_bits(array: Any) -> jax.Array:
@@ -125,14 +148,14 @@ def _all_finite(array: jax.Array) -> jax.Array:
 
 
 def check_finite(array: Any, name: str) -> None:
-    """Refuse a weight that holds NaN or Inf.
+    """Refuse a matrix that holds NaN or Inf.
 
     Raises:
-      WeightError: names it, and says how to go on.
+      UnrankedError: names it, and says how to go on.
     """
     if not jnp.issubdtype(array.dtype, np.floating) or bool(_all_finite(array)):
         return
-    raise WeightError(
+    raise UnrankedError(
         f"{name} holds NaN or Inf, so its rows cannot be ranked: repair the weights, leave the site dense with "
         "Rule(…, dense=True), or pass Config(check_weights=False)"
     )

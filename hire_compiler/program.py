@@ -1,152 +1,21 @@
 """One captured program: a private copy of the lowered module and what its flat arguments mean.
 
-``Callable`` knows how a function's arguments split into traced leaves and static values, for ``jax.jit``,
-``nnx.jit``, ``eqx.filter_jit`` and plain functions alike; ``capture`` lowers it once for one signature.
+``capture`` lowers a function once for one signature; ``read_module`` takes one from a file.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable as Function
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 
 from hire_compiler import _mlir
+from hire_compiler.callable import Callable
 from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.hoist import hoist_constants
-
-
-@jax.tree_util.register_pytree_node_class
-class Static:
-    """A leafless pytree node: its value is part of the tree's structure, so of the signature."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def tree_flatten(self) -> tuple[tuple[()], Any]:
-        """No children; the value is the structure."""
-        return (), self.value
-
-    @classmethod
-    def tree_unflatten(cls, value: Any, children: Any) -> Static:
-        """Back from the structure."""
-        del children
-        return cls(value)
-
-
-def _is_static(node: Any) -> bool:
-    return isinstance(node, Static)
-
-
-class Callable:
-    """A user's function, with the knowledge of which of its arguments are traced.
-
-    Attributes:
-      function: what is called; never modified.
-      name: for error messages.
-    """
-
-    def __init__(self, function: Function[..., Any]) -> None:
-        if not callable(function):
-            raise CaptureError(f"transform and inspect take a function, not {type(function).__name__}")
-        self.function = function
-        self.name = getattr(function, "__name__", type(function).__name__)
-        self._filters = type(function).__module__.startswith("equinox")
-        statics = _mlir.jit_options(getattr(function, "jitted_fn", function))
-        own = getattr(function, "static_argnums", None) or ()
-        self._static_numbers = frozenset((own,) if isinstance(own, int) else own) | statics.static_argnums
-        self._static_names = statics.static_argnames
-        self._donated_numbers, self._donated_names = statics.donate_argnums, statics.donate_argnames
-        self._parameters = _parameter_names(function)
-
-    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
-        """Traced leaves and the tree structure (static values inside) of one call."""
-        if self._filters:
-            args, kwargs = jax.tree.map(_static_unless_array, (args, kwargs))
-        if self._static_numbers:
-            static = {i % len(args) for i in self._static_numbers if -len(args) <= i < len(args)}
-            args = tuple(Static(a) if i in static else a for i, a in enumerate(args))
-        if self._static_names and kwargs:
-            kwargs = {k: Static(v) if k in self._static_names else v for k, v in kwargs.items()}
-        return jax.tree.flatten((args, kwargs))
-
-    def call_flat(self, tree: Any, leaves: Sequence[Any]) -> Any:
-        """Call the function on leaves."""
-        args, kwargs = self.rebuild(tree, leaves)
-        return self.function(*args, **kwargs)
-
-    def rebuild(self, tree: Any, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call out of its leaves: the inverse of :meth:`flatten`."""
-        args, kwargs = self._without_static(jax.tree.unflatten(tree, leaves))
-        return args, kwargs
-
-    def leaves_after(self, tree: Any, leaves: Sequence[Any]) -> list[Any]:
-        """The leaves of the arguments after a call: other ones where the function changed an object in place."""
-        dynamic = jax.tree.unflatten(tree, leaves)
-        args, kwargs = self._without_static(dynamic)
-        self.function(*args, **kwargs)
-        return list(leaves) if self._filters else jax.tree.leaves(dynamic)
-
-    @property
-    def may_mutate(self) -> bool:
-        """Whether the function is of a kind that changes its arguments: an ``nnx`` transform."""
-        return type(self.function).__module__.startswith("flax")
-
-    def _without_static(self, dynamic: Any) -> Any:
-        if self._filters:
-            return jax.tree.map(lambda n: n.value if _is_static(n) else n, dynamic, is_leaf=_is_static)
-        # Whole arguments only, and no copy of the others: a module that changes itself must be caught.
-        args, kwargs = dynamic
-        return (
-            tuple(a.value if _is_static(a) else a for a in args),
-            {k: a.value if _is_static(a) else a for k, a in kwargs.items()},
-        )
-
-    def argument_names(self, tree: Any) -> list[str]:
-        """A name for every traced leaf: ``params['layers'][0]['w_up']``."""
-        dummy = jax.tree.unflatten(tree, range(tree.num_leaves))
-        paths = jax.tree_util.tree_flatten_with_path(dummy)[0]
-        return [self._name(path) for path, _ in paths]
-
-    def donated(self, tree: Any) -> list[bool]:
-        """For every traced leaf, whether the author's ``jit`` donates it."""
-        dummy = jax.tree.unflatten(tree, range(tree.num_leaves))
-        count = len(dummy[0])
-        return [self._is_donated(path, count) for path, _ in jax.tree_util.tree_flatten_with_path(dummy)[0]]
-
-    def _name(self, path: Sequence[Any]) -> str:
-        in_kwargs, first, *rest = (path[0].idx == 1, path[1], *path[2:])
-        if in_kwargs:
-            head = str(first.key)
-        elif first.idx < len(self._parameters):
-            head = self._parameters[first.idx]
-        else:
-            head = f"args[{first.idx}]"
-        return head + jax.tree_util.keystr(tuple(rest))
-
-    def _is_donated(self, path: Sequence[Any], count: int) -> bool:
-        if path[0].idx == 1:
-            return path[1].key in self._donated_names
-        position = path[1].idx
-        return position in self._donated_numbers or position - count in self._donated_numbers
-
-
-def _static_unless_array(leaf: Any) -> Any:
-    is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
-    return leaf if is_array else Static(leaf)
-
-
-def _parameter_names(function: Any) -> tuple[str, ...]:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return ()
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(p.name for p in parameters if p.kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -176,6 +45,7 @@ class Program:
       constants: values of the hoisted constants.
       out_avals, out_tree: results; None for a module that came without a function.
       refusal: why the program cannot be rewritten at all (callbacks, effects), or ''.
+      compiler_options: of the author's ``jit``: traced and lowered without, compiled with.
     """
 
     name: str
@@ -185,6 +55,7 @@ class Program:
     out_avals: tuple[Any, ...] = ()
     out_tree: Any = None
     refusal: str = ""
+    compiler_options: tuple[tuple[str, Any], ...] = ()
 
 
 def identifier(name: str) -> str:
@@ -212,15 +83,17 @@ def capture(function: Callable, leaves: Sequence[Any], tree: Any, *, platform: s
         return outputs
 
     flat.__name__ = function.name
-    traced = jax.jit(flat, keep_unused=True).trace(*leaves)
-    if function.may_mutate:
-        _refuse_mutation(function, leaves, tree)
-    replay, constants = hoist_constants(traced.jaxpr)
-    out_avals = tuple(traced.jaxpr.out_avals)
-    refusal = _refusal(traced.jaxpr)
-    if constants:
-        replay.__name__ = function.name
-        traced = jax.jit(replay, keep_unused=True).trace(*constants, *leaves)
+    with jax.disable_jit(False):
+        with _flax_errors_explained(function):
+            traced = jax.jit(flat, keep_unused=True).trace(*leaves)
+        if function.may_mutate:
+            _refuse_mutation(function, leaves, tree)
+        replay, constants = hoist_constants(traced.jaxpr)
+        out_avals = tuple(traced.jaxpr.out_avals)
+        refusal = _refusal(traced.jaxpr)
+        if constants:
+            replay.__name__ = function.name
+            traced = jax.jit(replay, keep_unused=True).trace(*constants, *leaves)
     closure = [Argument(f"closure[{i}]", tuple(c.shape), str(c.dtype)) for i, c in enumerate(constants)]
     own = [
         Argument(name, tuple(aval.shape), str(aval.dtype), donated)
@@ -240,7 +113,21 @@ def capture(function: Callable, leaves: Sequence[Any], tree: Any, *, platform: s
         out_avals=out_avals,
         out_tree=out_tree[0],
         refusal=refusal,
+        compiler_options=tuple(function.compiler_options.items()),
     )
+
+
+@contextlib.contextmanager
+def _flax_errors_explained(function: Callable) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "TraceContextError":
+            raise
+        raise CaptureError(
+            f"{function.name} changes an nnx module that it closes over, and a compiled step must return its new "
+            "state: pass the module's state as an argument (nnx.split outside, nnx.merge inside) and return it"
+        ) from error
 
 
 def _lower(traced: Any, platform: str | None) -> Any:

@@ -85,6 +85,7 @@ def with_sampler(
     """
     _check(sampler, k, temperature)
     function = _function_of(step)
+    options, function = _mlir.jit_options(function), _mlir.without_compiler_options(function)
 
     def sample(scores: jax.Array, key: Any, heat: Any) -> Any:
         if scores.ndim >= 3:
@@ -111,13 +112,13 @@ def with_sampler(
         leaves = [sample(leaf, key, heat) if i == place else leaf for i, (_, leaf) in enumerate(paths)]
         return jax.tree.unflatten(tree, leaves)
 
-    options = _mlir.jit_options(function)
     return jax.jit(
         sampled,
         static_argnums=tuple(options.static_argnums),
         static_argnames=tuple(options.static_argnames),
         donate_argnums=tuple(options.donate_argnums),
         donate_argnames=tuple(options.donate_argnames),
+        compiler_options=dict(options.compiler_options) or None,
     )
 
 

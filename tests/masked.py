@@ -19,6 +19,7 @@ import numpy as np
 
 import hire_compiler as hire
 from hire_compiler import _mlir
+from hire_compiler.callable import Callable as Captured
 from hire_compiler.graph import read_graph
 from hire_compiler.passes.detect import Match, detect
 from hire_compiler.passes.neurons import common_order
@@ -30,7 +31,6 @@ from hire_compiler.passes.replacement import Replacement, canonical_input, predi
 from hire_compiler.passes.splice import splice
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch
-from hire_compiler.program import Callable as Captured
 from hire_compiler.program import Program, capture
 from hire_compiler.runtime.ffn import select_groups
 from hire_compiler.runtime.logits import select_candidates

@@ -17,12 +17,12 @@ from models import WIDTH, D, array
 
 import hire_compiler as hire
 from hire_compiler import _mlir
+from hire_compiler.callable import Callable as Captured
 from hire_compiler.graph import read_graph
 from hire_compiler.passes.normalize import normalize
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
-from hire_compiler.program import Callable as Captured
 from hire_compiler.program import capture
 from hire_compiler.runtime.weights import materialize, view
 

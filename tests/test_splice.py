@@ -15,9 +15,10 @@ import pytest
 from models import VOCABULARY, WIDTH, D, array, ffn, head
 
 import hire_compiler as hire
+from hire_compiler.callable import Callable
 from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.passes.splice import Spliced
-from hire_compiler.program import Callable, capture
+from hire_compiler.program import capture
 
 RULES = (
     hire.Rule(kind="ffn", predictor=hire.Quantized(), density=0.25),

@@ -63,8 +63,10 @@ from hire_compiler._mlir.private import (
     refine_shapes,
     scan_arity,
     user_context,
+    without_compiler_options,
 )
 from hire_compiler._mlir.running import run_module
+from hire_compiler._mlir.settings import caller_settings, debugging_values, has_wide, own_settings
 from hire_compiler._mlir.shardings import (
     Mesh,
     argument_number,
@@ -93,12 +95,14 @@ __all__ = [
     "argument_shardings",
     "body_module",
     "call",
+    "caller_settings",
     "check_strings",
     "check_version",
     "collective_axes",
     "collective_groups",
     "composite_integer",
     "constant",
+    "debugging_values",
     "deserialize_export",
     "dimension_variables",
     "dot_dimensions",
@@ -110,6 +114,7 @@ __all__ = [
     "function_names",
     "gather_result_axis",
     "gathered_dimensions",
+    "has_wide",
     "inline_calls",
     "inner_jaxprs",
     "integer",
@@ -127,6 +132,7 @@ __all__ = [
     "number_channels",
     "operations_named",
     "outermost",
+    "own_settings",
     "parse",
     "parse_any",
     "parse_portable",
@@ -151,5 +157,6 @@ __all__ = [
     "to_bytecode",
     "to_text",
     "user_context",
+    "without_compiler_options",
     "zeros",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
 import jax.export
-from jax._src import source_info_util
+from jax._src import pjit, source_info_util
 from jax._src.interpreters import mlir as jax_mlir_internals
 from jax.extend import core as jex_core
 from jaxlib.mlir.dialects import stablehlo as hlo
@@ -24,20 +26,46 @@ def is_tracer(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class JitOptions:
-    """The options of a ``jax.jit`` function that change how it is called."""
+    """The options of a ``jax.jit`` function that change how it is called or compiled."""
 
     static_argnums: frozenset[int] = frozenset()
     static_argnames: frozenset[str] = frozenset()
     donate_argnums: frozenset[int] = frozenset()
     donate_argnames: frozenset[str] = frozenset()
+    compiler_options: tuple[tuple[str, Any], ...] = ()
+
+    def after(self, bound: int) -> JitOptions:
+        """The options with the first ``bound`` arguments given; negative numbers count from the end."""
+        static, donated = (
+            frozenset(i - bound if i >= bound else i for i in numbers if i >= bound or i < 0)
+            for numbers in (self.static_argnums, self.donate_argnums)
+        )
+        return replace(self, static_argnums=static, donate_argnums=donated)
 
 
 def jit_options(function: Any) -> JitOptions:
-    """Static and donated arguments of a ``jax.jit`` function; none for any other callable."""
+    """The options of a ``jax.jit`` function, of a partial or a bound method of one; none for any other callable."""
+    if isinstance(function, functools.partial):
+        return jit_options(function.func).after(len(function.args))
+    if isinstance(function, types.MethodType):
+        return jit_options(function.__func__).after(1)
     info = getattr(function, "_jit_info", None)
     if info is None:
         return JitOptions()
-    return JitOptions(**{name: frozenset(getattr(info, name) or ()) for name in JitOptions.__dataclass_fields__})
+    names = [field.name for field in fields(JitOptions) if field.name != "compiler_options"]
+    sets = {name: frozenset(getattr(info, name) or ()) for name in names}
+    return JitOptions(**sets, compiler_options=tuple(info.compiler_options_kvs))
+
+
+def without_compiler_options(function: Any) -> Any:
+    """The same function without ``compiler_options``, which JAX takes at the top only; shardings and layouts stay."""
+    if not jit_options(function).compiler_options:
+        return function
+    if isinstance(function, functools.partial):
+        return type(function)(without_compiler_options(function.func), *function.args, **function.keywords)
+    if isinstance(function, types.MethodType):
+        return types.MethodType(without_compiler_options(function.__func__), function.__self__)
+    return pjit._cpp_pjit(function.__wrapped__, function._jit_info._replace(compiler_options_kvs=()))
 
 
 def inner_jaxprs(eqn: Any) -> Iterator[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+import jax
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching
 from jax.interpreters import mlir as jax_mlir
@@ -32,6 +34,18 @@ def _lower_module(ctx: Any, *operands: Any, module: bytes, out_avals: tuple[Any,
         owner.new_channel()
     name, function_type = merge_function(owner.module, "hire_program", source, symbols=owner.symbol_table)
     return call(name, function_type, operands)
+
+
+@lru_cache(maxsize=64)
+def _compiled(module: bytes, out_avals: tuple[Any, ...]) -> Any:
+    return jax.jit(lambda *operands: run_module(module, out_avals, operands))
+
+
+@run_module_p.def_impl
+def _run_now(*operands: Any, module: bytes, out_avals: tuple[Any, ...]) -> list[Any]:
+    """Outside of any ``jit`` (``disable_jit``, a jaxpr evaluated by hand) it is compiled all the same."""
+    with jax.disable_jit(False):
+        return list(_compiled(module, out_avals)(*operands))
 
 
 def _no_gradient(_primals: Any, _tangents: Any, **_params: Any) -> Any:

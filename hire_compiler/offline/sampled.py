@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from hire_compiler import _mlir
+from hire_compiler.callable import Callable as Captured
 from hire_compiler.errors import CaptureError, ConfigError
 from hire_compiler.offline.source import Source
 from hire_compiler.offline.trees import leaf_paths, nest
 from hire_compiler.program import Argument, Program, capture, identifier
-from hire_compiler.program import Callable as Captured
 from hire_compiler.sampler import Sampling
 
 

@@ -28,11 +28,15 @@ from hire_compiler.runtime.target import Target
 
 
 def site_facts(
-    matches: Sequence[Match], calibration: Calibration | None, target: Target, devices: int
+    matches: Sequence[Match], calibration: Calibration | None, target: Target, devices: int, fast_math: str = ""
 ) -> list[SiteFacts]:
-    """The facts of every site of a program whose arguments are spread over so many devices."""
+    """The facts of every site of a program whose arguments are spread over so many devices.
+
+    Args:
+      fast_math: why nothing can be proven of the arithmetic that it is compiled to, or ''.
+    """
     downs = {match.down.op for match in matches if isinstance(match, FfnMatch)}
-    return [_facts(match, calibration, target, devices, downs) for match in matches]
+    return [_facts(match, calibration, target, devices, downs, fast_math) for match in matches]
 
 
 def _uncertifiable(match: Match, target: Target) -> str:
@@ -78,15 +82,21 @@ def _keeps_minus_infinity(region: Region) -> bool:
 
 
 def _facts(
-    match: Match, calibration: Calibration | None, target: Target, devices: int, downs: Collection[Op]
+    match: Match,
+    calibration: Calibration | None,
+    target: Target,
+    devices: int,
+    downs: Collection[Op],
+    fast_math: str,
 ) -> SiteFacts:
     winners = match.winners if isinstance(match, HeadMatch) else ()
+    provable = bool(winners) or isinstance(match, FfnMatch)
     return SiteFacts(
         weight_bytes=tuple(weight.nbytes for weight in site_matrices(match)),
         copied_bytes=copied_bytes(match),
         running_bytes=_running_bytes(match, downs),
         winners_only=bool(winners),
-        uncertifiable=_uncertifiable(match, target) if isinstance(match, FfnMatch) or winners else "",
+        uncertifiable=fast_math or _uncertifiable(match, target) if provable else "",
         top_k=max((winner.k for winner in winners), default=1),
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         counted=site_hotness(match, calibration, 1) is not None,

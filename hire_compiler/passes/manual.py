@@ -101,7 +101,7 @@ def _bodies(program: Program, step: Spliced) -> list[Body]:
             for source, (shape, dtype) in zip(sources, types, strict=True)
         )
         text = _mlir.body_module(step.module, NAME, everywhere.index(op))
-        inner = Program(f"{program.name} in shard_map", text, arguments)
+        inner = Program(f"{program.name} in shard_map", text, arguments, compiler_options=program.compiler_options)
         found.append(Body(number, mesh, tuple(specs), sources, inner))
     return found
 
@@ -168,6 +168,7 @@ def _spread(preparation: Preparation, body: Body) -> Preparation:
         build=build,
         bits=tuple((name, _source(body, i)) for name, i in preparation.bits),
         spread=Spread(body.mesh, axes, bits),
+        vectors=frozenset(_source(body, i) for i in preparation.vectors),
     )
 
 

@@ -12,6 +12,7 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.errors import ConfigError
+from hire_compiler.fast_math import fast_math_reason
 from hire_compiler.graph import collection_paused, read_graph
 from hire_compiler.passes.bodies import Inside, bodies, left_dense, on_devices
 from hire_compiler.passes.calibrated import calibration_notes, fit_calibration
@@ -103,7 +104,8 @@ def rewrite_program(
         if fitted.misfits and not body:
             raise ConfigError(fitted.misfits[0])
         calibration = fitted.calibration
-        facts = site_facts(found.matches, calibration, target, devices)
+        fast_math = fast_math_reason(dict(program.compiler_options))
+        facts = site_facts(found.matches, calibration, target, devices, fast_math)
         placement: Placement | None = None
         layouts: list[SiteLayout | str] = []
         if devices > 1 and config.sharded == "local":

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
@@ -67,6 +68,7 @@ class Preparation:
       build: from those arrays to named arrays.
       bits: named arrays that are an argument itself, its bytes read as unsigned integers: no copy.
       spread: how the arrays lie on a mesh, if every shard has its own.
+      vectors: those of the arguments that are biases or masks alone: any number is right there, −inf too.
     """
 
     key: str
@@ -74,6 +76,7 @@ class Preparation:
     build: Callable[..., Arrays]
     bits: tuple[tuple[str, int], ...] = ()
     spread: Spread | None = None
+    vectors: frozenset[int] = frozenset()
 
     def spec(self, name: str) -> Spec | None:
         """On a mesh, the axes that split the first dimensions of an array."""
@@ -82,7 +85,8 @@ class Preparation:
     def traced(self, *arrays: jax.Array) -> Arrays:
         """All named arrays, as a function that JAX can trace."""
         given = dict(zip(self.arguments, arrays, strict=True))
-        return dict(self.build(*arrays)) | {name: bits_of(given[argument]) for name, argument in self.bits}
+        with _mlir.own_settings(x64=_mlir.has_wide(arrays), keep_mesh=True):
+            return dict(self.build(*arrays)) | {name: bits_of(given[argument]) for name, argument in self.bits}
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,8 @@ def make_preparation(
     predictor, common = plan.predictor, plan.common
     assert predictor is not None
     matrices = site_matrices(match)
-    used = sorted({w.argument for w in (predicted, *matrices, *(v for v, _ in vectors))})
+    held = {w.argument for w in (predicted, *matrices)}
+    used = sorted(held | {v.argument for v, _ in vectors})
     moment = calibration.moment(site_moment_key(match)) if calibration else None
     mean = None if moment is None or not isinstance(predictor, (LowRank, Cascade)) else moment.mean
 
@@ -213,7 +218,7 @@ def make_preparation(
     options += "" if order is None else f"+{common} common@{_digest(order)}"
     key = "|".join([plan.site.kind, options, learned, target.platform, *parts])
     bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if order is None and _as_bits(w, target))
-    return Preparation(key, tuple(used), build, bits)
+    return Preparation(key, tuple(used), build, bits, vectors=frozenset(used) - held)
 
 
 def in_order(rows: jax.Array, order: np.ndarray | None) -> jax.Array:

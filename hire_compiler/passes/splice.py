@@ -112,7 +112,8 @@ def _prepared_shapes(
     preparation: Preparation, arguments: Sequence[tuple[tuple[int, ...], str]]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     given = [_struct(*arguments[i]) for i in preparation.arguments]
-    return dict(jax.eval_shape(preparation.traced, *given))
+    with _mlir.own_settings(x64=_mlir.has_wide(given)):
+        return dict(jax.eval_shape(preparation.traced, *given))
 
 
 def _struct(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
@@ -175,7 +176,8 @@ def merge_jax_function(
     Through ``jax.export``, because a plain lowering of ``top_k`` does not serialize.
     """
     platform = lowering_platform(target.platform)
-    exported = jax.export.export(jax.jit(function, keep_unused=True), platforms=[platform])(*types)
+    with _mlir.own_settings():
+        exported = jax.export.export(jax.jit(function, keep_unused=True), platforms=[platform])(*types)
     return _mlir.merge_function(module, name, _mlir.parse_portable(exported.mlir_module_serialized))
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration, trial_key
 from hire_compiler.config import Config, LowRank, Quantized, Rule
 from hire_compiler.passes.detect import Match
@@ -25,6 +26,7 @@ from hire_compiler.passes.plan import first_rule
 from hire_compiler.passes.replacement import prepare_predictor, site_activity_key, site_moment_key
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.patterns.ffn import FfnMatch
+from hire_compiler.placement import on_automatic_axes
 from hire_compiler.report import Site
 from hire_compiler.runtime.activity import TOGETHER, active_neurons
 from hire_compiler.runtime.ffn import relevance
@@ -78,6 +80,7 @@ def run_trials(
       values: arguments of ``@main``.
     """
     trials = dict(calibration.trials)
+    values = [on_automatic_axes(value) for value in values]
     for candidate in candidates:
         facts = replace(candidate.facts, activity=calibration.activity(candidate.key))
         batches = [replace(candidate.site, batch=batch) for batch in TOGETHER]
@@ -119,10 +122,11 @@ def _try(
         return _compare(h, active, scores, matrices[-1].astype(jnp.float32), rule)
 
     run = jax.jit(one)
-    found = [
-        np.asarray(run(jnp.asarray(samples[i]), [m[i] for m in matrices], [v[i] for v in vectors], moments[i]))
-        for i in range(len(samples))
-    ]
+    with _mlir.own_settings():
+        found = [
+            np.asarray(run(jnp.asarray(samples[i]), [m[i] for m in matrices], [v[i] for v in vectors], moments[i]))
+            for i in range(len(samples))
+        ]
     worst = np.stack([np.min([f[..., 0] for f in found], axis=0), np.max([f[..., 1] for f in found], axis=0)], axis=-1)
     return Trial(worst.astype(np.float64), samples.shape[1])
 

@@ -122,6 +122,8 @@ def check_product(op: Op) -> None:
     """
     if op.result.dtype not in SUPPORTED:
         raise NoMatch(f"it is a {op.result.dtype} product; only float32, bfloat16 and float16 are rewritten", depth=1)
+    if "float64" in (left.dtype, right.dtype):
+        raise NoMatch("it multiplies float64; only float32, bfloat16 and float16 are rewritten", depth=1)
     if op.result.size == 0:
         raise NoMatch("its batch is empty", depth=1)
     batch = _mlir.dot_dimensions(op.ir)[0]

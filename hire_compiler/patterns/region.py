@@ -27,6 +27,7 @@ _MAX_OPERATIONS = 2000  # a region longer than this is a whole network, not an a
 
 
 _MAX_PRODUCTS = 4  # two make a gated block, adapters may stand beside them; more is the sum of earlier layers
+_WIDE = frozenset({"float64", "int64", "uint64", "complex64", "complex128"})
 _MASKING = frozenset({"multiply", "divide", "select"})
 
 
@@ -114,6 +115,8 @@ class RegionReader:
         if size > _MAX_OPERATIONS:
             raise NoMatch(f"more than {_MAX_OPERATIONS} operations stand before it since the last product", depth=1)
         direction = op.text("comparison_direction") if op.name == "compare" else None
+        if value.dtype in _WIDE:
+            raise NoMatch(f"{_describe(op)} computes in {value.dtype}, and what is repeated here has 32 bits", depth=3)
         node = Node(op.name, args, value.dtype, direction, size)
         if len(node.products) > _MAX_PRODUCTS:
             raise NoMatch(f"more than {_MAX_PRODUCTS} matrix products are added up (a residual stream)")
@@ -171,6 +174,8 @@ class RegionReader:
             origin = self._provenance.weight(value)
         except NoMatch as no:
             raise NoMatch(f"a value of shape {list(value.shape)} enters: {no.reason}", depth=1) from None
+        if value.dtype in _WIDE:
+            raise NoMatch(f"a parameter of type {value.dtype} enters, and what is repeated here has 32 bits", depth=3)
         if value.size > 1 << 22:
             raise NoMatch("a parameter as large as a matrix enters elementwise", depth=1)
         return Parameter(origin, np.arange(value.size).reshape(value.shape))
