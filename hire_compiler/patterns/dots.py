@@ -122,7 +122,7 @@ def check_product(op: Op) -> None:
     """
     if op.result.dtype not in SUPPORTED:
         raise NoMatch(f"it is a {op.result.dtype} product; only float32, bfloat16 and float16 are rewritten", depth=1)
-    if "float64" in (left.dtype, right.dtype):
+    if any(operand.dtype == "float64" for operand in op.operands):
         raise NoMatch("it multiplies float64; only float32, bfloat16 and float16 are rewritten", depth=1)
     if op.result.size == 0:
         raise NoMatch("its batch is empty", depth=1)
