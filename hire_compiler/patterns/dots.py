@@ -126,6 +126,8 @@ def check_product(op: Op) -> None:
         raise NoMatch("it multiplies float64; only float32, bfloat16 and float16 are rewritten", depth=1)
     if op.result.size == 0:
         raise NoMatch("its batch is empty", depth=1)
+    if any(operand.size == 0 for operand in op.operands):
+        raise NoMatch("it sums nothing", depth=1)
     batch = _mlir.dot_dimensions(op.ir)[0]
     if batch:
         count = prod(op.operands[0].shape[i] for i in batch)
