@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class HireError(Exception):
     """Base of every error that hire_compiler raises on its own account."""
@@ -37,3 +40,11 @@ class EstimateError(HireError, RuntimeError):
 
 class HireWarning(UserWarning):
     """Something works, but not the way that pays: the message says which way does."""
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside of this package from which the work was asked for."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("hire_compiler."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, HireWarning, stacklevel=level)

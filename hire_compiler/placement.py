@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError
@@ -44,6 +44,16 @@ def on_automatic_axes(array: Any) -> Any:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
     parts = [shard.data for shard in array.addressable_shards]
     return jax.make_array_from_single_device_arrays(array.shape, place, parts, dtype=array.dtype)
+
+
+def traced_on_automatic_axes(function: Any, arrays: Sequence[Any]) -> Any:
+    """Call a function inside an outer trace, explicit axes left to XLA meanwhile; its results are replicated."""
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays]
+    explicit = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
+    if explicit is None:
+        return function(*arrays)
+    with jax.sharding.use_abstract_mesh(explicit):
+        return jax.sharding.auto_axes(function, out_sharding=PartitionSpec())(*arrays)
 
 
 def device_count(values: Sequence[Any]) -> int:

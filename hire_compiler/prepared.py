@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
-from hire_compiler.errors import HireWarning, WeightError
+from hire_compiler.errors import WeightError, warn
 from hire_compiler.passes.replacement import Preparation
-from hire_compiler.placement import on_automatic_axes
+from hire_compiler.placement import on_automatic_axes, traced_on_automatic_axes
 
 Arrays = dict[str, jax.Array]
 
@@ -59,7 +58,7 @@ class PreparedCache:
             if isinstance(array, jax.Array) and not _mlir.is_tracer(array) and array.is_deleted():
                 raise WeightError(f"{name} has been donated or deleted: a weight must stay alive while it is used")
         if any(_mlir.is_tracer(array) for array in arrays):
-            return preparation.traced(*arrays)
+            return traced_on_automatic_axes(preparation.traced, arrays)
         cacheable = all(nobody_can_write(array) for array in arrays)
         with self._lock:
             entries = self._entries.setdefault(preparation.key, OrderedDict())
@@ -80,19 +79,15 @@ class PreparedCache:
         count = self._changes[preparation.key] = self._changes.get(preparation.key, 0) + 1
         what = ", ".join(dict.fromkeys(names))
         if count == 3 and not cacheable:
-            warnings.warn(
+            warn(
                 f"{what}: writable NumPy arrays are prepared anew on every call (locked ones too: a view made "
                 "before, or another process, may write their memory); pass jax arrays "
-                "(jnp.asarray) or call step.prepare once and pass prepared=…",
-                HireWarning,
-                stacklevel=6,
+                "(jnp.asarray) or call step.prepare once and pass prepared=…"
             )
         elif count == self.limit + 2 and cacheable:
-            warnings.warn(
+            warn(
                 f"{what}: the weights were different arrays in each of {count} calls, and every change prepares "
-                "again; keep the same arrays, or call step.prepare once and pass prepared=…",
-                HireWarning,
-                stacklevel=6,
+                "again; keep the same arrays, or call step.prepare once and pass prepared=…"
             )
 
     def _builder(self, preparation: Preparation) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 import time
-import warnings
 from collections.abc import Callable as Function
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.callable import Callable
 from hire_compiler.compiled import DENSE, CompiledStep, Flat, Prepared
 from hire_compiler.config import Config
-from hire_compiler.errors import CaptureError, HireWarning, WeightError
+from hire_compiler.errors import CaptureError, WeightError, warn
 from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.placement import abstract, aval_of, device_count
 from hire_compiler.prepared import PreparedCache, UnrankedError
@@ -91,7 +90,7 @@ class HireFunction:
         except UnrankedError as error:
             step.unranked = str(error)
             step.remember(leaves, DENSE)
-            warnings.warn(f"{self._function.name} runs as it was written: {error}", HireWarning, stacklevel=5)
+            warn(f"{self._function.name} runs as it was written: {error}")
             return DENSE
 
     def _run_as_written(self, step: CompiledStep, call: _Call) -> Any:
@@ -273,11 +272,9 @@ class HireFunction:
             return ()
         values = [*step.program.constants, *leaves]
         if any(_mlir.is_tracer(values[i]) for i in step.weights):
-            warnings.warn(
+            warn(
                 f"{self._function.name} is called inside another jit with traced weights, so it prepares its "
-                "predictors on every step: call step.prepare(…) outside and pass prepared=… in",
-                HireWarning,
-                stacklevel=3,
+                "predictors on every step: call step.prepare(…) outside and pass prepared=… in"
             )
         built: Prepared = {}
         for key, preparation in step.spliced.preparations.items():

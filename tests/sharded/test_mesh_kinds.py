@@ -44,7 +44,9 @@ def program(mesh: Any, explicit: bool) -> tuple[Any, list[jax.Array]]:
         place = {"out_sharding": NamedSharding(mesh, P(None, None))} if explicit else {}
         y = jnp.dot(jax.nn.relu(jnp.dot(x, up)), down, **place) + x
         wide = {"out_sharding": NamedSharding(mesh, P(None, "model"))} if explicit else {}
-        return jax.lax.top_k(jax.sharding.reshard(jnp.dot(y, head.T, **wide), P()) if explicit else y @ head.T, 2)[1]
+        return jax.lax.top_k(
+            jax.sharding.reshard(jnp.dot(y, head.T, **wide), NamedSharding(mesh, P())) if explicit else y @ head.T, 2
+        )[1]
 
     return jax.jit(step), arguments
 
@@ -76,11 +78,27 @@ def test_the_body_of_a_shard_map_is_manual(devices: int) -> None:
     rng = np.random.default_rng(5)
     w, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((N, D), (2, D)))
     w = jax.device_put(w, NamedSharding(mesh, P("model")))
-    local = jax.shard_map(lambda w, x: x @ w.T, mesh=mesh, in_specs=(P("model"), P()), out_specs=P(None, "model"))
+    best = jax.jit(lambda w, x: jax.lax.top_k(x @ w.T, 2)[0])
+    local = jax.shard_map(best, mesh=mesh, in_specs=(P("model"), P()), out_specs=P(None, "model"))
     rule = hire.Rule(kind="head", predictor=hire.LowRank(rank=4), density=1.0)
     step = hire.transform(jax.jit(local), hire.Config(rules=(rule,)))
-    np.testing.assert_allclose(step(w, x), x @ jax.device_get(w).T, rtol=1e-4, atol=1e-4)
-    inner = hire.transform(jax.jit(lambda w, x: x @ w.T), hire.Config(rules=(rule,)))
+    want = jax.jit(local)(w, x)
+    np.testing.assert_allclose(step(w, x), want, rtol=1e-4, atol=1e-4)
+    inner = hire.transform(best, hire.Config(rules=(rule,)))
     with pytest.warns(hire.HireWarning, match="inside another jit"):
         got = jax.jit(jax.shard_map(inner, mesh=mesh, in_specs=(P("model"), P()), out_specs=P(None, "model")))(w, x)
-    np.testing.assert_allclose(got, x @ jax.device_get(w).T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    assert step.report().rewritten
+    assert inner.report().rewritten
+
+
+@pytest.mark.filterwarnings("ignore:.*inside another jit")
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("name", ["low rank", "int8"])
+def test_traced_weights_on_an_explicit_mesh_are_prepared_inside(name: str, devices: int) -> None:
+    mesh = jax.make_mesh((devices,), ("model",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:devices])
+    step, arguments = program(mesh, True)
+    with jax.set_mesh(mesh):
+        rewritten = hire.transform(step, config(name))
+        np.testing.assert_array_equal(jax.jit(rewritten)(*arguments), step(*arguments))
+        assert rewritten.report().rewritten
