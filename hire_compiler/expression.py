@@ -95,6 +95,16 @@ class Expression:
             instructions=tuple(replace(i, dtype="float32") if i.dtype in narrow else i for i in self.instructions),
         )
 
+    def plus_input(self, dtype: str) -> Expression:
+        """The same code with one more input at the end, which is added to the result."""
+
+        def moved(number: int) -> int:
+            return number if number < self.inputs else number + 1
+
+        code = tuple(replace(i, args=tuple(map(moved, i.args))) for i in self.instructions)
+        last = Instruction("add", (moved(self.output), self.inputs), dtype)
+        return Expression(self.inputs + 1, (*code, last), self.inputs + 1 + len(code))
+
     @property
     def rowwise(self) -> bool:
         """Whether a number drawn from all neurons of a row enters: then no neuron can be computed alone."""
@@ -143,6 +153,11 @@ class Stages:
             if not self.known[at]:
                 values[at] = _jax(instruction, [values[i] for i in instruction.args])
         return values[self.expression.output]
+
+
+def evaluate_instruction(instruction: Instruction, operands: Sequence[Any]) -> Any:
+    """One operation on JAX values, in the type that it names."""
+    return _jax(instruction, operands)
 
 
 def special(name: str) -> Callable[..., Any]:

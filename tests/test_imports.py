@@ -27,6 +27,7 @@ FLOORS = {
     "group_topk": 1,
     "expression": 2,
     "monotone": 3,
+    "enclosure": 3,
     "config": 1,
     "report": 1,
     "sampler": 1,

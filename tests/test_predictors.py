@@ -16,6 +16,7 @@ from hire_compiler.runtime.logits import candidate_logits, select_candidates, sp
 from hire_compiler.runtime.low_rank import prepare_low_rank
 from hire_compiler.runtime.predictors import predict, refine
 from hire_compiler.runtime.quantized import prepare_int4, prepare_quantized, unpack_int4
+from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target, store, target_for
 from hire_compiler.runtime.topk import bucket_winners, top_candidates, two_stage_top_k
 
@@ -143,7 +144,7 @@ def test_a_cascade_ranks_the_survivors_by_the_finer_copy(rng: np.random.Generato
     )
     kept = np.full(fine.shape, -np.inf)
     np.put_along_axis(kept, survivors, np.take_along_axis(fine, survivors, 1), axis=1)
-    ids, logits = candidate_logits(x, rows, made, 20, CPU, survivors=100)
+    ids, logits = candidate_logits(x, StoredRows(rows, CPU), made, 20, CPU, survivors=100)
     np.testing.assert_array_equal(ids, np.sort(np.argsort(-kept, axis=1)[:, :20], axis=1))
     np.testing.assert_allclose(logits, np.take_along_axis(wide(x) @ wide(rows).T, np.asarray(ids), 1), 1e-5, 1e-5)
 
@@ -153,7 +154,7 @@ def test_the_logits_of_a_cascade_are_coarse_then_finer_then_exact(rng: np.random
     made = cascade(rows, 6)
     coarse, exact = wide(predict(x, made, CPU)), wide(x) @ wide(rows).T
     ids, scores = select_candidates(x, made, 10, CPU, survivors=60)
-    got = wide(sparse_logits(x, rows, made, 10, "predicted", CPU, survivors=60))
+    got = wide(sparse_logits(x, StoredRows(rows, CPU), made, 10, "predicted", CPU, survivors=60))
     np.testing.assert_allclose(np.take_along_axis(got, np.asarray(ids), 1), np.take_along_axis(exact, ids, 1), 1e-5)
     finer = np.abs(wide(scores) - coarse) > 1e-3
     assert (finer.sum(axis=1) > 40).all()

@@ -15,6 +15,7 @@ import pytest
 from hire_compiler.runtime.ffn import Form, relevance, select_groups, sparse_ffn
 from hire_compiler.runtime.logits import candidate_logits, exact_logits, sparse_logits
 from hire_compiler.runtime.predictors import predict, prepare_low_rank, prepare_quantized
+from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target, columns_dot, for_each_row, load, rows_dot, store, take_rows, target_for
 from hire_compiler.runtime.topk import top_candidates, top_groups
 
@@ -281,7 +282,7 @@ def test_exact_logits_are_exact_on_every_rows_own_candidates(
     x, rows = random(rng, batch, D, dtype=dtype), random(rng, N, D, dtype=dtype)
     ids = jnp.asarray(np.stack([rng.choice(N, 9, replace=False) for _ in range(batch)]), jnp.int32)
     wanted = np.take_along_axis(wide(x) @ wide(rows).T, np.asarray(ids), axis=1)
-    got = exact_logits(x, store(rows, target), ids, target)
+    got = exact_logits(x, StoredRows(store(rows, target), target), ids)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
@@ -293,7 +294,7 @@ def test_candidates_come_from_the_predictor_and_logits_from_the_weight(
 ) -> None:
     x, rows, other = random(rng, batch, D), random(rng, N, D), random(rng, N, D)
     misleading = stored(prepare_quantized(other), target)  # of another weight: what it chooses shows who chose
-    ids, logits = candidate_logits(x, rows, misleading, 10, target)
+    ids, logits = candidate_logits(x, StoredRows(rows, target), misleading, 10, target)
     np.testing.assert_array_equal(ids, top_candidates(predict(x, misleading, target), 10))
     wanted = np.take_along_axis(wide(x) @ wide(rows).T, np.asarray(ids), axis=1)
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
@@ -308,7 +309,7 @@ def test_outside_the_candidates_stands_the_tail(target: Target, batch: int, rng:
     kept = np.zeros((batch, N), bool)
     np.put_along_axis(kept, np.asarray(top_candidates(jnp.asarray(predicted), 10)), True, axis=1)
     for tail, rest in (("predicted", predicted), ("dropped", np.full_like(predicted, -np.inf))):
-        got = sparse_logits(x, rows, made, 10, tail, target)
+        got = sparse_logits(x, StoredRows(rows, target), made, 10, tail, target)
         np.testing.assert_allclose(got, np.where(kept, exact, rest), rtol=1e-5, atol=1e-5)
     assert np.abs(predicted - exact)[~kept].max() > 0.1
 

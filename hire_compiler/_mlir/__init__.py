@@ -53,6 +53,7 @@ from hire_compiler._mlir.modules import (
     to_bytecode,
     to_text,
 )
+from hire_compiler._mlir.outline import Outlined, call_outlined, outline
 from hire_compiler._mlir.private import (
     dimension_variables,
     evaluate_dimension,
@@ -87,6 +88,7 @@ from hire_compiler._mlir.shardings import (
 
 __all__ = [
     "Mesh",
+    "Outlined",
     "PointwiseWindow",
     "append_result",
     "argument_attribute",
@@ -96,6 +98,7 @@ __all__ = [
     "body_module",
     "call",
     "caller_settings",
+    "call_outlined",
     "check_strings",
     "check_version",
     "collective_axes",
@@ -132,6 +135,7 @@ __all__ = [
     "number_channels",
     "operations_named",
     "outermost",
+    "outline",
     "own_settings",
     "parse",
     "parse_any",

@@ -8,11 +8,12 @@ import numpy as np
 
 from hire_compiler.activity import Activity
 from hire_compiler.calibration import Calibration
+from hire_compiler.enclosure import why_unbounded
 from hire_compiler.graph import Op
-from hire_compiler.monotone import is_increasing
 from hire_compiler.passes.detect import Match
 from hire_compiler.passes.replacement import (
     copied_bytes,
+    lies_by_columns,
     site_activity_key,
     site_hotness,
     site_matrices,
@@ -46,9 +47,9 @@ def _uncertifiable(match: Match, target: Target) -> str:
             return f"no bound of a neuron proves {match.activation.selection or match.activation.name} to be zero"
         first_product = match.products[match.activation.gate]
         return "" if target.platform == "cpu" or first_product.precise else _rounds(target)
-    first = match.winners[0].region
-    if not is_increasing(first.expression):
-        return "what is compared is not known to rise with the logits"
+    unknown = why_unbounded(match.winners[0].compared)
+    if unknown:
+        return f"no bounds are known of {unknown}, which stands between the logits and what is compared"
     # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
     narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
     if target.platform != "cpu" and not match.dot.precise and not narrow:
@@ -101,6 +102,7 @@ def _facts(
         calibrated=calibration is not None and calibration.moment(site_moment_key(match)) is not None,
         counted=site_hotness(match, calibration, 1) is not None,
         devices=devices,
+        by_columns=isinstance(match, HeadMatch) and lies_by_columns(match.dot),
         unpacked_by_row=target.rows_one_by_one and not target.has_int4,
         activity=_activity(match, calibration),
         trials=calibration.trials_of(site_activity_key(match)) if calibration and isinstance(match, FfnMatch) else {},

@@ -106,7 +106,7 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     decision = Decision(
         site=site.id,
         action="rewritten",
-        reason="; ".join([named, *settled.notes, *_remarks(rule, facts, common)]),
+        reason="; ".join([named, *settled.notes, *_remarks(rule, site, facts, common)]),
         predictor=str(rule.predictor),
         candidates=candidates,
         group=group,
@@ -152,7 +152,7 @@ def _why_it_loses(rule: Rule, site: Site, facts: SiteFacts, candidates: int, spa
     return ""
 
 
-def _remarks(rule: Rule, facts: SiteFacts, common: int) -> list[str]:
+def _remarks(rule: Rule, site: Site, facts: SiteFacts, common: int) -> list[str]:
     """What a reader of the report should know beside the rule that decided."""
     remarks = []
     if facts.running_bytes:
@@ -163,6 +163,8 @@ def _remarks(rule: Rule, facts: SiteFacts, common: int) -> list[str]:
         remarks.append(
             "not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
         )
+    if site.kind == "head" and rule.certify == "strict" and facts.copied_bytes and not facts.by_columns:
+        remarks.append("its weight stays beside the copy by rows, because the author's own product settles doubts")
     if facts.shards > 1 and facts.activity is not None and rule.common is None and not common:
         remarks.append(f"no common path, {no_common_path(rule, facts)}")
     return remarks
@@ -208,6 +210,8 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: in
         read += bound_bytes(site, always=True)
         stored += bound_bytes(site)
     copied = dense * site.repeat if common else facts.copied_bytes  # their rows stand in another order
+    if rule.certify == "strict" and facts.by_columns:
+        copied = 0  # read where it lies: the author's own product needs it there anyway
     return read + dense * candidates // site.width + facts.running_bytes, stored * site.repeat + copied
 
 

@@ -80,6 +80,8 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
     if spread:
         how = "by how often calibration saw them" if facts.counted else "in turn, as no calibration counted them"
         reason += f"; its rows are dealt to the shards {how}"
+    if moved and planned.certify == "strict":
+        reason += "; its rows are moved between devices, so logits closer than their rounding may change places"
     decision = replace(
         planned.decision,
         reason=reason,

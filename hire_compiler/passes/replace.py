@@ -12,8 +12,10 @@ from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.runtime.target import Target
 
 
-def replace_site(match: Match, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
-    """The replacement of a planned site."""
+def replace_site(
+    match: Match, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
+) -> Replacement:
+    """The replacement of a planned site; ``local``: the match is restated in the sizes of one shard."""
     if isinstance(match, FfnMatch):
         return replace_ffn(match, plan, calibration, target)
-    return replace_head(match, plan, calibration, target)
+    return replace_head(match, plan, calibration, target, local=local)

@@ -26,14 +26,21 @@ from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.runtime.logits import exact_logits, fill_tail, select_candidates
 from hire_compiler.runtime.predictors import Arrays
+from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import Compare
 
 
-def replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
-    """The replacement of a planned head: of its winners where only those are read, else of its logits."""
+def replace_head(
+    match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
+) -> Replacement:
+    """The replacement of a planned head: of its winners where only those are read, else of its logits.
+
+    Args:
+      local: the match is restated in the sizes of one shard.
+    """
     if plan.winners_only:
-        return replace_winners(match, plan, calibration, target)
+        return replace_winners(match, plan, calibration, target, local=local)
     dot = match.dot
     weights = site_matrices(match)
     vectors = [(origin.weight, index) for region in match.compared for origin, index in region.parameters]
@@ -50,7 +57,7 @@ def replace_head(match: HeadMatch, plan: SitePlan, calibration: Calibration | No
         ids, scores = select_candidates(
             inputs, predictor_arrays(prepared), plan.candidates, target, compared=compared, survivors=plan.survivors
         )
-        exact = exact_logits(inputs, rows, ids, target, precise=dot.precise)
+        exact = exact_logits(inputs, StoredRows(rows, target), ids, precise=dot.precise)
         error = jnp.take_along_axis(scores, ids, axis=1) - exact
         logits = _restored(fill_tail(scores, ids, exact, plan.tail), match)
         return [logits, jnp.stack([jnp.sum(jnp.mean(error * error, axis=1)), jnp.max(jnp.abs(error))])]

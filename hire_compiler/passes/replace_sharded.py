@@ -53,7 +53,7 @@ def replace_sharded(
     """The replacement of a site whose shards work by themselves; ``plan`` is that of one shard."""
     dealing = _dealing(match, plan, layout, calibration) if plan.spread else None
     local = _LocalMatch(layout, placement, dealing)
-    shard = replace_site(local.match(match), plan, calibration, target)
+    shard = replace_site(local.match(match), plan, calibration, target, local=True)
     preparation = _sharded_preparation(shard.preparation, layout, None if isinstance(match, FfnMatch) else dealing)
     inputs = [local.spec(value) for value in shard.values]
     outputs = [local.spec(value) for value in shard.results]
@@ -218,6 +218,7 @@ class _LocalMatch:
             op=self._op(dot.op, [self._value(dot.result, batch_dims(dot), rows_at=place)]),
             x=self._value(dot.x, dot.x_free),
             weight=self._matrix(dot.weight),
+            columns=self._layout.local(dot.columns, self._placement.source(dot.columns))[0],
             row_shape=tuple(row_shape),
         )
         regions: dict[int, Region] = {}

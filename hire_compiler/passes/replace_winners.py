@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -10,52 +10,77 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.calibration import Calibration
+from hire_compiler.enclosure import Enclosure, arithmetic_for, around, enclose, point
 from hire_compiler.passes.replacement import (
+    AuthorsCode,
     Replacement,
     argument_views,
     canonical_input,
     held_matrices,
+    lies_by_columns,
     make_preparation,
     predictor_arrays,
-    site_matrices,
     take_batch_rows,
 )
 from hire_compiler.passes.site_plan import SitePlan
-from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.runtime.certify import (
+    Winners,
     best_candidates,
     excluded_that_reach,
-    finer_upper_bounds,
+    finer_room,
+    room,
     rounding_slack,
     take_entries,
-    upper_bounds,
 )
 from hire_compiler.runtime.collectives import NUMBERS, Numbering, on_every_shard, order_shards
 from hire_compiler.runtime.fallback import repair
 from hire_compiler.runtime.logits import candidate_logits, exact_logits
 from hire_compiler.runtime.predictors import Arrays, predict
-from hire_compiler.runtime.target import Target, dot_of_few, unfused
+from hire_compiler.runtime.stored import StoredRows
+from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import top_candidates
+from hire_compiler.runtime.weights import view
+
+_NOISE = 2.0**-20  # how far noise may come out otherwise where the compiler fuses it with other code, beside its size
 
 
-def replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
-    """The replacement of a head whose readers keep only the best of the same values."""
+def replace_winners(
+    match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
+) -> Replacement:
+    """The replacement of a head whose readers keep only the best of the same values.
+
+    Args:
+      local: the match is restated in the sizes of one shard, so the author's operations cannot be run as they are.
+    """
     dot, first = match.dot, match.winners[0]
-    weights = site_matrices(match)
+    strict = plan.certify == "strict"
+    by_columns = strict and lies_by_columns(dot)
+    weights = () if by_columns else (dot.weight,)
     vectors = [(origin.weight, index) for origin, index in first.region.parameters]
-    preparation = make_preparation(match, plan, dot.weight, vectors, calibration, target)
+    preparation = make_preparation(match, plan, dot.weight, vectors, calibration, target, matrices=weights)
+    noisy = 0 if first.noise is None else 1
+    replaced = tuple(value for winner in match.winners for value in winner.op.results)
+    author = AuthorsCode(dot.op, tuple(w.op for w in match.winners), dot.x) if strict and not local else None
 
-    def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array, *noise: jax.Array) -> list[jax.Array]:
-        (rows,) = held_matrices(weights, prepared, views, target)
-        held = [prepared[f"vector{i}"] for i in range(len(vectors))]
+    def step(
+        prepared: Arrays,
+        views: tuple[jax.Array, ...],
+        x: jax.Array,
+        *more: jax.Array,
+        run_author: Callable[[], list[jax.Array]] | None = None,
+    ) -> list[jax.Array]:
+        held = views[0] if by_columns else held_matrices(weights, prepared, views, target)[0]
+        kept = view(dot.columns, held) if by_columns else held
+        own = [prepared[f"vector{i}"] for i in range(len(vectors))]
         head = _Head(
             match=match,
             plan=plan,
             target=target,
-            rows=rows,
+            rows=StoredRows(kept, target, by_columns),
             everything=canonical_input(x, dot),
-            vectors=(*held, *(array.reshape(len(match.rows), dot.rows) for array in noise)),
+            vectors=(*own, *(array.reshape(len(match.rows), dot.rows) for array in more[:noisy])),
+            run_author=run_author,
         )
         results, measured = head.proven(prepared) if plan.certify else (head.likely(prepared), None)
         outputs = [
@@ -64,16 +89,16 @@ def replace_winners(match: HeadMatch, plan: SitePlan, calibration: Calibration |
         ]
         return outputs if measured is None else [*outputs, measured]
 
-    replaced = tuple(value for winner in match.winners for value in winner.op.results)
     return Replacement(
         preparation=preparation,
         values=(dot.x,) if first.noise is None else (dot.x, first.noise),
-        views=argument_views(weights, target),
+        views=(dot.columns.argument,) if by_columns else argument_views(weights, target),
         step=step,
         results=replaced,
         before=min((winner.op for winner in match.winners), key=lambda op: op.position),
         signature=repr(("head", id(match))),
         measure="proof" if plan.certify else "",
+        author=author,
     )
 
 
@@ -82,22 +107,34 @@ class _Head:
     """One head at work.
 
     Attributes:
-      rows: the output matrix, ``[n, d]``.
+      rows: the output matrix.
       everything: the inputs of all batch rows of the product; only ``match.rows`` of them are read.
       vectors: parameters ``[n]``, then the noise ``[b, n]`` if there is any.
+      run_author: the author's own code, from the product to the results of all readers; None where it is not at hand.
     """
 
     match: HeadMatch
     plan: SitePlan
     target: Target
-    rows: jax.Array
+    rows: StoredRows
     everything: jax.Array
     vectors: tuple[jax.Array, ...]
+    run_author: Callable[[], list[jax.Array]] | None
 
     @property
     def inputs(self) -> jax.Array:
         """``[b, d]``, of the batch rows that are read."""
         return take_batch_rows(self.everything, self.match.rows)
+
+    @property
+    def strict(self) -> bool:
+        """Whether the order of dense itself has to be proven."""
+        return self.plan.certify == "strict"
+
+    @property
+    def most(self) -> int:
+        """The most winners that any reader asks for."""
+        return max(winner.k for winner in self.match.winners)
 
     def likely(self, prepared: Arrays) -> list[jax.Array]:
         """The winners among the candidates."""
@@ -119,29 +156,29 @@ class _Head:
 
     def proven(self, prepared: Arrays) -> tuple[list[jax.Array], jax.Array]:
         """The winners of dense, and ``[rows proven, the largest slack τ]``."""
-        x, strict = self.inputs, self.plan.certify == "strict"
+        x = self.inputs
         scores = predict(x, predictor_arrays(prepared), self.target)
-        upper = upper_bounds(scores, prepared["bound"], x)
-        ids = top_candidates(self.ranked(upper, self.vectors), self.plan.candidates, self.target)
-        exact = exact_logits(x, self.rows, ids, self.target, precise=self.match.dot.precise)
+
+        def reached(away: jax.Array) -> jax.Array:
+            """Upper bounds of what is compared, for logits so far from their predictions."""
+            return self.bounds(around(scores, away), self.vectors, rounded=self.strict).high
+
+        upper = reached(room(prepared["bound"], x))
+        ids = top_candidates(upper, self.plan.candidates, self.target)
+        exact = exact_logits(x, self.rows, ids, precise=self.match.dot.precise)
         # Two roundings lie between what is computed here and what dense computes: each side's own.
         slack = 2 * rounding_slack(prepared["norm"][ids], x)
-        values = self.rounded if strict else self.ranked
-        k = max(winner.k for winner in self.match.winners)
-        best = best_candidates(exact, slack, ids, values, self.vectors, k, strict=strict)
+        own = [take_entries(vector, ids) for vector in self.vectors]
+        center, best, apart = self.best(exact, slack, own, ids)
         axes = self.plan.axes
         if axes:
             numbering = Numbering(self.match.dot.rows, axes, prepared.get(NUMBERS))
-            best = order_shards(best, ids, numbering, strict=strict)
-
-        def doubts(bound: jax.Array) -> jax.Array:
-            return excluded_that_reach(bound, ids, best, values, self.vectors)
-
-        by_norms = doubts(upper)
+            best = order_shards(best, ids, numbering, strict=self.strict)
+        by_norms = excluded_that_reach(upper, ids, best)
         excluded = lax.cond(
             (~best.sure | (by_norms == 0)).all(),
             lambda: by_norms,
-            lambda: doubts(finer_upper_bounds(scores, prepared, x, self.target)),
+            lambda: excluded_that_reach(reached(finer_room(prepared, x, self.target)), ids, best),
         )
         proven = best.sure & (excluded == 0)
         if axes:
@@ -149,45 +186,90 @@ class _Head:
 
         def some(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
             own = [vector if vector.ndim == 1 else vector[at] for vector in self.vectors]
-            logits = unfused(dot_of_few(x[at], self.rows, self.target), self.target)
-            if not strict:
+            logits = self.rows.products(x[at])
+            if not self.strict:
                 return self.pick(logits, None, own), jnp.ones(len(at), bool)
-            room = 2 * rounding_slack(prepared["norm"][None], x[at])
-            again = best_candidates(logits, room, None, values, own, k, strict=True)
-            return self.pick(logits, None, own), again.sure
+            everyone = jnp.broadcast_to(jnp.arange(logits.shape[1], dtype=jnp.int32), logits.shape)
+            center, again, _ = self.best(logits, 2 * rounding_slack(prepared["norm"][None], x[at]), own, everyone)
+            return self.chosen(center, everyone, again.at), again.sure
 
         # Between shards nothing but the author's own product settles an order.
-        hopeless = ~(proven if axes else best.sure) & strict
-        results = repair(self.pick(exact, ids, self.vectors), proven, hopeless, some, self._dense)
-        storage = jnp.finfo(self.match.dot.result.dtype).eps if self.match.dot.result.dtype != "float32" else 0
-        largest = jnp.max(jnp.take_along_axis(slack + storage * jnp.abs(exact), best.at, axis=1))
+        hopeless = self.strict & ~(proven if axes else best.sure)
+        results = repair(self.chosen(center, ids, best.at), proven, hopeless, some, self._dense)
+        largest = jnp.max(jnp.take_along_axis(apart, best.at, axis=1))
         return results, jnp.stack([jnp.sum(proven, dtype=jnp.float32), largest])
 
+    def best(
+        self, exact: jax.Array, slack: jax.Array, own: Sequence[jax.Array], ids: jax.Array
+    ) -> tuple[jax.Array, Winners, jax.Array]:
+        """The winners among some rows, from their logits ``[b, c]`` and how far these are from dense's.
+
+        Returns:
+          What is compared ``[b, c]``, the winners, and how far that may be from the real numbers ``[b, c]``.
+        """
+        bounds = self.bounds(around(exact, slack), own, rounded=True)
+        middle = (bounds.low + bounds.high) / 2
+        center = jnp.where(jnp.isfinite(middle), middle, bounds.low) if self.strict else self.ranked(exact, own)
+        best = best_candidates(center, bounds.low, bounds.high, ids, self.most, strict=self.strict)
+        dtype = self.match.dot.result.dtype
+        storage = 0.0 if dtype == "float32" else float(jnp.finfo(dtype).eps)
+        apart = bounds.high - bounds.low + storage * jnp.abs(center)
+        sure = best.sure & jnp.isfinite(slack).all(axis=1) & jnp.isfinite(exact).all(axis=1)
+        return center, Winners(best.at, best.threshold, best.last, sure, best.low, best.high), apart
+
     def _dense(self) -> list[jax.Array]:
-        logits = dense_logits(self.everything, self.rows, self.match.dot)
+        """The results of all batch rows: by the author's own code where strictness asks for it."""
+        if not self.strict:
+            return self.pick(self.rows.products(self.inputs), None, self.vectors)
+        if self.run_author is not None:
+            like = jax.eval_shape(lambda: self.pick(self.rows.products(self.inputs), None, self.vectors))
+            return [a.reshape(b.shape).astype(b.dtype) for a, b in zip(self.run_author(), like, strict=True)]
+        dot = self.match.dot
+        logits = self.rows.as_written(
+            self.everything,
+            rows_first=dot.rows_first,
+            by_columns=len(dot.columns.steps) < len(dot.weight.steps),
+            precise=dot.precise,
+            dtype=dot.result.dtype,
+        )
         return self.pick(take_batch_rows(logits, self.match.rows), None, self.vectors)
 
-    def rounded(self, logits: jax.Array, own: Sequence[jax.Array]) -> jax.Array:
-        """What the program compares, rounded as it rounds."""
-        narrow = logits.astype(jnp.dtype(self.match.dot.result.dtype))
-        return self._evaluate(narrow, own, widened=False).astype(jnp.float32)
+    def bounds(self, logits: Enclosure, own: Sequence[jax.Array], *, rounded: bool) -> Enclosure:
+        """Between what the program compares, for logits between bounds; as it rounds, or in float32 throughout."""
+        code = self.match.winners[0].compared
+        dtypes = [self.match.dot.result.dtype, *(str(vector.dtype) for vector in own)]
+        if not rounded:
+            dtypes = ["float32" if d in ("bfloat16", "float16") else d for d in dtypes]
+        inputs = [logits, *(self._known(vector, i) for i, vector in enumerate(own))]
+        return enclose(code if rounded else code.widened, inputs, dtypes, arithmetic_for(self.target))
+
+    def _known(self, vector: jax.Array, number: int) -> Enclosure:
+        if number < len(self.match.winners[0].region.parameters):
+            return point(vector)
+        wide = vector.astype(jnp.float32)
+        return around(wide, (jnp.abs(wide) + 1) * _NOISE)
 
     def ranked(self, logits: jax.Array, own: Sequence[jax.Array]) -> jax.Array:
-        """The same in float32 throughout, where rounding makes no ties."""
+        """What the program compares, in float32 throughout, where rounding makes no ties."""
         floats = [v.astype(jnp.float32) if jnp.issubdtype(v.dtype, jnp.floating) else v for v in own]
-        return self._evaluate(logits, floats, widened=True).astype(jnp.float32)
+        code = self.match.winners[0].compared.widened
+        values: jax.Array = code.evaluate([logits, *floats], exact=True)
+        return values.astype(jnp.float32)
 
-    def _evaluate(self, logits: jax.Array, own: Sequence[jax.Array], *, widened: bool) -> jax.Array:
-        first = self.match.winners[0]
-        expression = first.region.expression.widened if widened else first.region.expression
-        parameters = len(first.region.parameters)
-        values: jax.Array = expression.evaluate([logits, *own[:parameters]], exact=True)
-        return values if first.noise is None else values + own[parameters]
+    def chosen(self, center: jax.Array, ids: jax.Array, at: jax.Array) -> list[jax.Array]:
+        """The results of every reader, from the proven places ``at [b, k]`` of the winners among ``ids``."""
+        best, where = (jnp.take_along_axis(array, at, axis=1) for array in (center, ids))
+        return [
+            part.astype(jnp.dtype(value.dtype)) if part.dtype == jnp.float32 else part
+            for winner in self.match.winners
+            for part, value in zip((best[:, : winner.k], where[:, : winner.k]), winner.op.results, strict=False)
+        ]
 
     def pick(self, logits: jax.Array, ids: jax.Array | None, vectors: Sequence[jax.Array]) -> list[jax.Array]:
         """The results of every reader ``[b, k]``, from the logits of candidates ``ids`` or (None) of all rows."""
         own = [take_entries(vector, ids) for vector in vectors]
-        values = self._evaluate(logits.astype(jnp.dtype(self.match.dot.result.dtype)), own, widened=False)
+        narrow = logits.astype(jnp.dtype(self.match.dot.result.dtype))
+        values = self.match.winners[0].compared.evaluate([narrow, *own], exact=True)
         return [part for winner in self.match.winners for part in _winners_of(winner, values, ids)]
 
 
@@ -195,18 +277,8 @@ def _winners_of(winner: Winner, values: jax.Array, ids: jax.Array | None) -> tup
     if winner.kind == "max":
         return (jnp.max(values, axis=-1, keepdims=True),)
     if winner.kind == "argmax":
-        at = jnp.argmax(values, axis=-1, keepdims=True)
+        at = jnp.argmax(values, axis=-1, keepdims=True).astype(jnp.int32)
         best = jnp.take_along_axis(values, at, axis=-1)
     else:
         best, at = lax.top_k(values, winner.k)
     return best, at if ids is None else jnp.take_along_axis(ids, at, axis=-1)
-
-
-def dense_logits(x: jax.Array, rows: jax.Array, dot: WeightDot) -> jax.Array:
-    """The author's own product, on the prepared layout: ``[batch, rows]`` in the type it had."""
-    precision = lax.Precision.HIGHEST if dot.precise else None
-    dtype = jnp.dtype(dot.result.dtype)
-    if dot.rows_first:
-        return lax.dot_general(rows, x, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=dtype).T
-    # XLA:CPU reads narrow rows as they are in this form alone; contracted (1, 1) they are first converted, whole.
-    return lax.dot_general(x, rows.T, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=dtype)

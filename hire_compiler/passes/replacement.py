@@ -90,6 +90,21 @@ class Preparation:
 
 
 @dataclass(frozen=True)
+class AuthorsCode:
+    """What the author wrote, to be run as it is where nothing else can settle a doubt.
+
+    Attributes:
+      first: the product that it begins with.
+      last: the operations whose results are replaced.
+      x: the input of the product.
+    """
+
+    first: Op
+    last: tuple[Op, ...]
+    x: Value
+
+
+@dataclass(frozen=True)
 class Replacement:
     """What takes the place of a site.
 
@@ -103,6 +118,7 @@ class Replacement:
       measure: what one more value of the step measures, if not ``""``. ``"proof"``: batch rows proven [, largest
         slack]. ``"tail"``: the error of the predicted logits on the candidates: mean squares, summed over batch
         rows, and the largest.
+      author: code that ``step`` can run by calling its keyword ``run_author``, which gives the values of ``results``.
     """
 
     preparation: Preparation
@@ -113,6 +129,7 @@ class Replacement:
     before: Op
     signature: str
     measure: str = ""
+    author: AuthorsCode | None = None
 
 
 def site_moment_key(match: Match) -> str:
@@ -147,6 +164,12 @@ def copied_bytes(match: Match) -> int:
     return sum(w.nbytes * (w.layers or 1) for w in site_matrices(match) if not w.is_view)
 
 
+def lies_by_columns(dot: WeightDot) -> bool:
+    """Whether an argument holds a head's matrix as ``[d, n]``, so that a copy by rows would be one more."""
+    moved = any(step.op in ("deal", "turn") for step in dot.weight.steps)
+    return not moved and not dot.weight.is_view and dot.columns.is_view and dot.columns.layers is None
+
+
 def _as_bits(weight: Weight, target: Target) -> bool:
     """Whether the step takes a weight's argument as bits.
 
@@ -177,6 +200,7 @@ def make_preparation(
     calibration: Calibration | None,
     target: Target,
     order: np.ndarray | None = None,
+    matrices: tuple[Weight, ...] | None = None,
 ) -> Preparation:
     """How a site's arrays are prepared: the predictor of ``predicted``, re-laid-out rows, and vectors.
 
@@ -184,10 +208,11 @@ def make_preparation(
       predicted: the rows whose products are predicted.
       vectors: parameters with one entry per row, and the position of every row's entry.
       order: in which the rows are laid out, ``[rows]`` (or stacked), the common path first; None for the model's own.
+      matrices: whose rows the step reads beside the predictor; None for all of the site.
     """
     predictor, common = plan.predictor, plan.common
     assert predictor is not None
-    matrices = site_matrices(match)
+    matrices = site_matrices(match) if matrices is None else matrices
     held = {w.argument for w in (predicted, *matrices)}
     used = sorted(held | {v.argument for v, _ in vectors})
     moment = calibration.moment(site_moment_key(match)) if calibration else None

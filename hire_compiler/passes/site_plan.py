@@ -37,6 +37,7 @@ class SiteFacts:
     Attributes:
       weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
       copied_bytes: bytes of the rows that have to be laid out anew (all layers).
+      by_columns: an argument holds a head's matrix by columns.
       unpacked_by_row: a packed 4-bit copy is unpacked again for every row of a batch.
       running_bytes: bytes of a block's matrices whose products run on for other readers.
       winners_only: a head of which only argmax and top_k are read.
@@ -66,6 +67,7 @@ class SiteFacts:
     choice: Choice | None = None
     running_bytes: int = 0
     unpacked_by_row: bool = False
+    by_columns: bool = False
     shards: int = 1
     activity: Activity | None = None
     trials: Mapping[str, Trial] = field(default_factory=dict)

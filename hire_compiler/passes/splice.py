@@ -15,7 +15,8 @@ import jax
 import jax.export
 
 from hire_compiler import _mlir
-from hire_compiler.passes.replacement import Preparation, Replacement
+from hire_compiler.graph import Op
+from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement
 from hire_compiler.runtime.target import Target, lowering_platform
 from hire_compiler.sharding import Spec
 
@@ -139,16 +140,23 @@ def _call_replacement(
     types = [shapes[key][name] for name in names]
     types += [_struct(*arguments[i]) for i in replacement.views]
     types += [_struct(value.shape, value.dtype) for value in replacement.values]
+    author = None
+    if replacement.author is not None:
+        author = _outline_author(module, replacement.author, f"hire_author_{len(lowered)}")
+        types += [_struct(*_mlir.tensor_type(value.type)) for value in author.inputs]
     # Prefill and decode of one block differ in nothing but these.
     out = [(value.shape, value.dtype) for value in replacement.results]
     signature = repr((replacement.signature, types, out))
     known = lowered.get(signature)
     if known is None:
         known = _lower(module, replacement, names, types, target)
+        if author is not None:
+            _mlir.call_outlined(module, _AUTHOR, author)
         lowered[signature] = known
     operands = [added[key, name] for name in names]
     operands += [block.arguments[i] for i in replacement.views]
     operands += [value.ir for value in replacement.values]
+    operands += [] if author is None else author.inputs
     with _mlir.ir.InsertionPoint(replacement.before.ir), replacement.before.ir.location:
         results = _mlir.call(*known, operands)
     for old, new in zip(replacement.results, results, strict=False):
@@ -156,14 +164,47 @@ def _call_replacement(
     return results[-1] if replacement.measure else None
 
 
+_AUTHOR = "hire_author"  # stands for the author's code while a replacement is lowered
+
+
+def _outline_author(module: Any, author: AuthorsCode, name: str) -> _mlir.Outlined:
+    """The author's code from the product to the values that are replaced, as a function."""
+    results = [value.ir for op in author.last for value in op.results]
+    x = author.first.operands.index(author.x)
+    following = [op.ir for op in followers(author.first, author.last)]
+    return _mlir.outline(module, name, results, following, [author.first.ir.operands[x]])
+
+
+def followers(first: Op, last: Sequence[Op]) -> list[Op]:
+    """Every operation of a block that follows from ``first``, up to the last of ``last``."""
+    end = max(op.position for op in last)
+    found, queue = {id(first): first}, [first]
+    while queue:
+        for result in queue.pop().results:
+            for op, _ in result.uses:
+                if op.block is first.block and op.position <= end and id(op) not in found:
+                    found[id(op)] = op
+                    queue.append(op)
+    return list(found.values())
+
+
 def _lower(
     module: Any, replacement: Replacement, names: list[str], types: list[Any], target: Target
 ) -> tuple[str, Any]:
     first, second = len(names), len(names) + len(replacement.views)
+    third = second + len(replacement.values)
+    made = [_struct(value.shape, value.dtype) for value in replacement.results]
 
     def flat(*values: jax.Array) -> list[jax.Array]:
         prepared = dict(zip(names, values[:first], strict=True))
-        return replacement.step(prepared, values[first:second], *values[second:])
+        given = prepared, values[first:second], *values[second:third]
+        if replacement.author is None:
+            return replacement.step(*given)
+
+        def run_author() -> list[jax.Array]:
+            return list(jax.ffi.ffi_call(_AUTHOR, made)(*values[third:]))
+
+        return replacement.step(*given, run_author=run_author)
 
     return merge_jax_function(module, "hire_site", flat, types, target)
 
@@ -177,7 +218,11 @@ def merge_jax_function(
     """
     platform = lowering_platform(target.platform)
     with _mlir.own_settings():
-        exported = jax.export.export(jax.jit(function, keep_unused=True), platforms=[platform])(*types)
+        exported = jax.export.export(
+            jax.jit(function, keep_unused=True),
+            platforms=[platform],
+            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(_AUTHOR)],
+        )(*types)
     return _mlir.merge_function(module, name, _mlir.parse_portable(exported.mlir_module_serialized))
 
 

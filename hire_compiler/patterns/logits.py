@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hire_compiler.expression import Expression
 from hire_compiler.graph import Op, Value
 from hire_compiler.monotone import is_decreasing
 from hire_compiler.patterns.canonical import Region
@@ -54,6 +55,12 @@ class Winner:
     region: Region
     k: int
     noise: Value | None = None
+
+    @property
+    def compared(self) -> Expression:
+        """From the product, the region's parameters and the noise, if there is any, to what is compared."""
+        code = self.region.expression
+        return code if self.noise is None else code.plus_input(self.op.operands[0].dtype)
 
 
 @dataclass(frozen=True, eq=False)

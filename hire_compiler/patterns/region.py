@@ -114,10 +114,9 @@ class RegionReader:
         size = 1 + sum(arg.size for arg in args if isinstance(arg, Node))
         if size > _MAX_OPERATIONS:
             raise NoMatch(f"more than {_MAX_OPERATIONS} operations stand before it since the last product", depth=1)
-        direction = op.text("comparison_direction") if op.name == "compare" else None
         if value.dtype in _WIDE:
             raise NoMatch(f"{_describe(op)} computes in {value.dtype}, and what is repeated here has 32 bits", depth=3)
-        node = Node(op.name, args, value.dtype, direction, size)
+        node = Node(op.name, args, value.dtype, _detail(op), size)
         if len(node.products) > _MAX_PRODUCTS:
             raise NoMatch(f"more than {_MAX_PRODUCTS} matrix products are added up (a residual stream)")
         return distribute(node)
@@ -204,6 +203,20 @@ def _scalar(op: Op) -> Scalar:
         raise NoMatch("a constant that differs by position enters", depth=1)
     first = value.ravel()[0]
     return Scalar(bool(first) if value.dtype == bool else float(first), op.result.dtype)
+
+
+def _detail(op: Op) -> str | None:
+    """What else there is to know of an operation: the direction of a comparison; whether a conversion comes at once.
+
+    XLA drops the rounding of a value that is widened at once, but not where a change of layout stands between; one
+    follows every product of more than two dimensions.
+    """
+    if op.name == "compare":
+        return op.text("comparison_direction")
+    made = op.operands[0].op
+    if op.name != "convert" or made is None or made.name in LAYOUT:
+        return None
+    return None if made.name == "dot_general" and len(made.result.shape) != 2 else "adjacent"
 
 
 def _describe(op: Op) -> str:

@@ -5,14 +5,17 @@ columns):
 
     |w_i·x − w̃_i·x| ≤ min(‖e_i‖₂ ‖x‖₂,  Σ_blocks ‖e_ib‖₂ ‖x_b‖₂)
 
-With the rounding of the float32 sums on both sides added, ``u_i = z̃_i + ε_i`` is an upper bound of every logit that
-the dense program could compute. The winners are proven when no excluded u_i reaches the last of them; that is
-*counted*, not read off the selection, so it holds for approximate forms of top-k too. The counts of shards add up.
+With the rounding of the float32 sums on both sides added, and what flushing small numbers to zero may lose,
+``z̃_i ± ε_i`` encloses every logit that the dense program could compute. The author's code between the logits and what
+is compared carries these bounds on (``enclosure.py``). The winners are proven when no excluded row reaches the last of
+them; that is *counted*, not read off the selection, so it holds for approximate forms of top-k too. The counts of
+shards add up.
+
+Every comparison is written so that NaN fails the proof.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -22,10 +25,10 @@ from jax import lax
 from hire_compiler.runtime.quantized import Arrays
 from hire_compiler.runtime.target import Target, dot_of_few
 
-# The program's own increasing code, from logits and its vectors to the values that it compares.
-Values = Callable[[jax.Array, Sequence[jax.Array]], jax.Array]
-
 BLOCK = 32  # columns in a block of the finer bound
+_FLUSHED = 2.0**-125  # a flushed operand, product or sum loses less than the smallest normal number, 2⁻¹²⁶
+_SMALL = 2.0**-120  # keeps a bound from being flushed itself
+_LARGEST = 2.0**60  # norms above it might let a sum overflow: nothing is proven of such rows and inputs
 
 
 def gamma(d: int) -> float:
@@ -51,7 +54,8 @@ def prepare_bound(rows: jax.Array, quantized: Arrays) -> Arrays:
     blocks = jnp.pad(difference, ((0, 0), (0, -d % BLOCK))).reshape(n, -1, BLOCK)
     blocks = _norm(blocks, axis=2) * (1 + 2**-7) + jnp.finfo(jnp.bfloat16).tiny
     bound = error * (1 + gamma(d)) + _rounding(norm, error, d)
-    return {"bound": bound, "norm": norm, "blocks": blocks.astype(jnp.bfloat16)}
+    usual = norm < _LARGEST  # false for NaN too
+    return {"bound": jnp.where(usual, bound + _SMALL, jnp.inf), "norm": norm, "blocks": blocks.astype(jnp.bfloat16)}
 
 
 def _rounding(norm: jax.Array, error: jax.Array, d: int) -> jax.Array:
@@ -59,24 +63,42 @@ def _rounding(norm: jax.Array, error: jax.Array, d: int) -> jax.Array:
     return (2 * gamma(d) + 8 * float(jnp.finfo(jnp.float32).eps)) * (norm + error)
 
 
+def room(bound: jax.Array, x: jax.Array) -> jax.Array:
+    """ε_i of every row by its norm: ``[b, n]`` float32, from x ``[b, d]``; infinite where nothing is known."""
+    return _times_length(bound, x)
+
+
 def upper_bounds(scores: jax.Array, bound: jax.Array, x: jax.Array) -> jax.Array:
     """``u_i`` of every row by its norm: ``[b, n]`` float32, from scores ``[b, n]`` and x ``[b, d]``."""
-    return scores + bound * _length(x)
+    return scores + room(bound, x)
 
 
-def finer_upper_bounds(scores: jax.Array, bounds: Arrays, x: jax.Array, target: Target) -> jax.Array:
-    """``u_i`` of every row by the better of both bounds; reads ``blocks`` too."""
+def finer_room(bounds: Arrays, x: jax.Array, target: Target) -> jax.Array:
+    """ε_i of every row by the better of both bounds; reads ``blocks`` too."""
     batch, d = x.shape
     parts = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, -d % BLOCK))).reshape(batch, -1, BLOCK)
     lengths = _norm(parts, axis=2) * (1 + gamma(d))
     by_blocks = dot_of_few(lengths, bounds["blocks"], target)
-    by_blocks += _rounding(bounds["norm"], bounds["bound"], d) * _length(x)
-    return scores + jnp.minimum(by_blocks, bounds["bound"] * _length(x))
+    by_blocks += _times_length(_rounding(bounds["norm"], bounds["bound"], d), x)
+    by_norms = _times_length(bounds["bound"], x)
+    return jnp.where(by_blocks < by_norms, by_blocks, by_norms)
 
 
 def rounding_slack(norm: jax.Array, x: jax.Array) -> jax.Array:
-    """γ_d ‖w‖ ‖x‖: how far a float32 logit can be from the real number. ``[b, k]`` from norms ``[b, k]``."""
-    return gamma(x.shape[1]) * norm * _length(x)
+    """How far a float32 logit can be from the real number, γ_d ‖w‖ ‖x‖: ``[b, k]`` from norms ``[b, k]``."""
+    return _times_length(gamma(x.shape[1]) * norm + _SMALL, x)
+
+
+def _times_length(bound: jax.Array, x: jax.Array) -> jax.Array:
+    """A bound for ‖x‖ = 1 (``[n]`` or ``[b, n]``), for this x, with what may be flushed to zero on the way.
+
+    Flushing loses an entry of w (times one of x, together 2⁻¹²⁶ √d ‖x‖), an entry of x (2⁻¹²⁶ √d ‖w‖, and ‖w‖ is less
+    than 2²⁴ bounds), a product, or a partial sum.
+    """
+    d = x.shape[1]
+    length = _norm(x.astype(jnp.float32), axis=1)[:, None]
+    reach = bound * (length * (1 + 2.0**-20) + d**0.5 * 2.0**-100) + _FLUSHED * (d + d**0.5 * length)
+    return jnp.where(length < _LARGEST, reach, jnp.inf)  # so for NaN too
 
 
 @dataclass(frozen=True)
@@ -101,39 +123,27 @@ class Winners:
 
 
 def best_candidates(
-    exact: jax.Array,
-    slack: jax.Array,
-    ids: jax.Array | None,
-    values: Values,
-    vectors: Sequence[jax.Array],
-    k: int,
-    *,
-    strict: bool,
+    center: jax.Array, low: jax.Array, high: jax.Array, ids: jax.Array, k: int, *, strict: bool
 ) -> Winners:
-    """The winners among the candidates.
+    """The winners among the candidates, by what the program compares.
 
     Args:
-      exact: logits of the candidates, ``[b, c]``.
-      slack: how far they may be from dense's, ``[b, c]``.
-      ids: the candidates, ``[b, c]``, ascending; None for all rows.
-      values: what the program compares.
-      vectors: its vocabulary vectors (or noise) for all rows, ``[n]`` or ``[b, n]`` each.
-      strict: be sure of the indices and their order in dense, which may round every logit by its slack. Otherwise
-        values that are closer than that may change places.
+      center: the candidates' values as computed here, ``[b, c]``.
+      low, high: between what dense's values lie, ``[b, c]``.
+      ids: the candidates, ``[b, c]``, ascending.
+      strict: be sure of the indices and their order in dense. Otherwise values that are closer than the roundings of
+        both sides may change places.
     """
-    own = [take_entries(vector, ids) for vector in vectors]
-    center = values(exact, own)
     at = lax.top_k(center, k)[1]
-    sure = jnp.isfinite(exact).all(axis=1)
-    everything = jnp.broadcast_to(jnp.arange(exact.shape[1], dtype=jnp.int32), exact.shape)
-    ids = everything if ids is None else ids
     winners = jnp.take_along_axis(ids, at, axis=1)
-    lows, highs = (values(exact - slack, own), values(exact + slack, own)) if strict else (center, center)
-    low = jnp.take_along_axis(lows, at, axis=1)
-    threshold, last = low[:, -1:], winners[:, -1:]
-    sure &= jnp.isfinite(threshold[:, 0])
+    known = ~(jnp.isnan(center) | jnp.isnan(low) | jnp.isnan(high)).any(axis=1)
+    lows, highs = (low, high) if strict else (center, center)
+    best = jnp.take_along_axis(lows, at, axis=1)
+    threshold, last = best[:, -1:], winners[:, -1:]
+    sure = known & jnp.isfinite(jnp.take_along_axis(low, at, axis=1)).all(axis=1)
+    sure &= jnp.isfinite(jnp.take_along_axis(high, at, axis=1)).all(axis=1)
     if strict:
-        sure &= in_order(low, jnp.take_along_axis(highs, at, axis=1), winners)
+        sure &= in_order(best, jnp.take_along_axis(highs, at, axis=1), winners)
         others = reaches(highs, ids, threshold, last).at[jnp.arange(len(at))[:, None], at].set(False)
         sure &= ~others.any(axis=1)
     return Winners(at, threshold, last, sure, lows, highs)
@@ -141,25 +151,26 @@ def best_candidates(
 
 def in_order(low: jax.Array, high: jax.Array, ids: jax.Array) -> jax.Array:
     """Whether values between ``low`` and ``high`` (``[b, k]``) can only stand in this order: ``[b]``."""
-    above = (low[:, :-1] > high[:, 1:]) | ((low[:, :-1] == high[:, 1:]) & (ids[:, :-1] < ids[:, 1:]))
-    return above.all(axis=1)
+    tie = (low[:, :-1] == high[:, 1:]) & (ids[:, :-1] < ids[:, 1:]) & (low[:, :-1] != 0)
+    return ((low[:, :-1] > high[:, 1:]) | tie).all(axis=1)
 
 
 def reaches(values: jax.Array, ids: jax.Array, threshold: jax.Array, last: jax.Array) -> jax.Array:
-    """Whether values ``[b, n]`` of rows ``ids`` (``[b, n]`` or ``[n]``) could push the last winner out."""
-    return (values > threshold) | ((values == threshold) & (ids <= last))
+    """Whether values ``[b, n]`` of rows ``ids`` (``[b, n]`` or ``[n]``) could push the last winner out.
+
+    A NaN could. So could a zero that ties: a top-k may order zeros by their sign.
+    """
+    below = (values < threshold) | ((values == threshold) & (ids > last) & (threshold != 0))
+    return jnp.logical_not(below)
 
 
-def excluded_that_reach(
-    upper: jax.Array, ids: jax.Array, winners: Winners, values: Values, vectors: Sequence[jax.Array]
-) -> jax.Array:
+def excluded_that_reach(values: jax.Array, ids: jax.Array, winners: Winners) -> jax.Array:
     """How many rows outside the candidates ``ids`` could be among the winners: int32 ``[b]``.
 
     Args:
-      upper: upper bounds of all logits, ``[b, n]``.
+      values: upper bounds of what the program compares, of all rows, ``[b, n]``.
     """
-    compared = values(upper, vectors)
-    reach = reaches(compared, jnp.arange(upper.shape[1], dtype=jnp.int32), winners.threshold, winners.last)
+    reach = reaches(values, jnp.arange(values.shape[1], dtype=jnp.int32), winners.threshold, winners.last)
     inside = jnp.take_along_axis(reach, ids, axis=1)
     return jnp.sum(reach, axis=1, dtype=jnp.int32) - jnp.sum(inside, axis=1, dtype=jnp.int32)
 
@@ -169,10 +180,6 @@ def take_entries(vector: jax.Array, ids: jax.Array | None) -> jax.Array:
     if ids is None:
         return vector
     return vector[ids] if vector.ndim == 1 else jnp.take_along_axis(vector, ids, axis=1)
-
-
-def _length(x: jax.Array) -> jax.Array:
-    return _norm(x.astype(jnp.float32), axis=1)[:, None]
 
 
 def _norm(array: jax.Array, axis: int) -> jax.Array:

@@ -36,18 +36,22 @@ def repair(
     steps = [size for size in sizes if size <= batch]
     order = jnp.argsort(proven, stable=True)  # the unproven first
 
-    def branch(size: int) -> Callable[[], Results]:
+    def branch(size: int) -> Callable[[], tuple[Results, jax.Array]]:
         at = order[:size]
 
-        def run() -> Results:
+        def run() -> tuple[Results, jax.Array]:
             new, settled = some(at)
             merged = [old.at[at].set(values) for old, values in zip(results, new, strict=True)]
-            return lax.cond((settled | proven[at]).all(), lambda: merged, whole)
+            return merged, (settled | proven[at]).all()
 
         return run
 
     failed = jnp.sum(~proven, dtype=jnp.int32)
     index = sum((failed > size).astype(jnp.int32) for size in (0, *steps))
     index = jnp.where(hopeless.any(), len(steps) + 1, index)
-    repaired: Results = lax.switch(index, [lambda: results, *(branch(size) for size in steps), whole])
-    return repaired
+    nothing_settled = (results, jnp.zeros((), bool))
+    branches = [lambda: (results, jnp.ones((), bool)), *(branch(size) for size in steps), lambda: nothing_settled]
+    repaired, settled = lax.switch(index, branches)
+    # The whole product stands in one branch only: it is by far the largest program.
+    whole_or_repaired: Results = lax.cond(settled, lambda: repaired, whole)
+    return whole_or_repaired

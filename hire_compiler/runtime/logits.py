@@ -8,24 +8,25 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler.runtime.predictors import Arrays, is_cascade, predict, refine
-from hire_compiler.runtime.target import Target, own_rows_dot
+from hire_compiler.runtime.stored import StoredRows
+from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import Compare, bucket_winners, compared_candidates
 
 Compared = Sequence[Compare]
 
 
-def exact_logits(x: jax.Array, rows: jax.Array, ids: jax.Array, target: Target, *, precise: bool = False) -> jax.Array:
+def exact_logits(x: jax.Array, rows: StoredRows, ids: jax.Array, *, precise: bool = False) -> jax.Array:
     """Logits of some rows only.
 
     Args:
       x: ``[b, d]``.
-      rows: the output matrix, ``[n, d]``.
+      rows: the output matrix.
       ids: int32 ``[b, k]``.
 
     Returns:
       ``[b, k]`` float32.
     """
-    return own_rows_dot(x, rows, ids, target, precise=precise)
+    return rows.chosen_products(x, ids, precise=precise)
 
 
 def select_candidates(
@@ -62,7 +63,7 @@ def select_candidates(
 
 def candidate_logits(
     x: jax.Array,
-    rows: jax.Array,
+    rows: StoredRows,
     prepared: Arrays,
     k: int,
     target: Target,
@@ -73,12 +74,12 @@ def candidate_logits(
 ) -> tuple[jax.Array, jax.Array]:
     """The ``k`` most promising rows and their exact logits: ``(ids [b, k] ascending, logits [b, k])``."""
     ids, _ = select_candidates(x, prepared, k, target, compared=compared, survivors=survivors)
-    return ids, exact_logits(x, rows, ids, target, precise=precise)
+    return ids, exact_logits(x, rows, ids, precise=precise)
 
 
 def sparse_logits(
     x: jax.Array,
-    rows: jax.Array,
+    rows: StoredRows,
     prepared: Arrays,
     k: int,
     tail: str,
@@ -98,7 +99,7 @@ def sparse_logits(
       ``[b, n]`` float32.
     """
     ids, scores = select_candidates(x, prepared, k, target, compared=compared, survivors=survivors)
-    return fill_tail(scores, ids, exact_logits(x, rows, ids, target, precise=precise), tail)
+    return fill_tail(scores, ids, exact_logits(x, rows, ids, precise=precise), tail)
 
 
 def fill_tail(scores: jax.Array, ids: jax.Array, exact: jax.Array, tail: str) -> jax.Array:

@@ -38,6 +38,9 @@ class Target:
       fused_vector: below this length of the vector, narrow rows are converted on the way to a matrix-vector product.
       gathered_rows: how many gathered rows a product takes at a time (None: all); a larger temporary leaves the cache,
         and above 32 MiB costs ten times as much.
+      elementwise_error: how much larger the errors of elementwise float32 operations are taken to be than those
+        measured on the CPU. Nothing was measured on the other platforms, so for them this is an assumption.
+      keeps_rounding: where the author reads a bfloat16 value as such, it has been rounded; False: nobody knows.
     """
 
     platform: str
@@ -51,6 +54,8 @@ class Target:
     top_k_recall: float
     fused_vector: int
     gathered_rows: int | None
+    elementwise_error: int
+    keeps_rounding: bool
 
 
 _TARGETS = {
@@ -66,6 +71,8 @@ _TARGETS = {
         top_k_recall=1.0,
         fused_vector=4096,
         gathered_rows=256,
+        elementwise_error=1,
+        keeps_rounding=True,
     ),
     "gpu": Target(
         "gpu",
@@ -79,6 +86,8 @@ _TARGETS = {
         top_k_recall=1.0,
         fused_vector=0,
         gathered_rows=None,
+        elementwise_error=8,
+        keeps_rounding=False,
     ),
     "tpu": Target(
         "tpu",
@@ -92,6 +101,8 @@ _TARGETS = {
         top_k_recall=0.95,
         fused_vector=0,
         gathered_rows=None,
+        elementwise_error=8,
+        keeps_rounding=False,
     ),
 }
 

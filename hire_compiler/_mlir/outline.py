@@ -1,0 +1,124 @@
+"""Outline: a copy of the operations between some values and some others, as a function of its own.
+
+So a replacement can run exactly what the author wrote, in a branch, where its own shortcut does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import func
+
+from hire_compiler._mlir.functions import call, every_operation
+
+# Copied although they do not follow from the start: cheap operations, which the author's compiler would fuse.
+_CHEAP = frozenset(
+    f"stablehlo.{name}"
+    for name in (
+        "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "negate", "abs", "sign", "exponential",
+        "exponential_minus_one", "log", "log_plus_one", "logistic", "tanh", "sqrt", "rsqrt", "cbrt", "floor", "ceil",
+        "and", "or", "not", "clamp", "select", "compare", "convert", "constant", "iota", "is_finite", "remainder",
+        "reduce_precision", "bitcast_convert", "broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice",
+        "concatenate", "pad", "reverse", "optimization_barrier",
+    )
+)  # fmt: skip
+
+
+@dataclass
+class Outlined:
+    """A function that was made.
+
+    Attributes:
+      name: of the private function.
+      inputs: the values that it takes, in order.
+    """
+
+    name: str
+    inputs: tuple[Any, ...]
+    type: Any
+
+
+def outline(module: Any, name: str, results: Sequence[Any], following: Sequence[Any], stops: Sequence[Any]) -> Outlined:
+    """Copy what leads to ``results`` into a private function.
+
+    Args:
+      module: gets the function.
+      results: values of one block, which the function returns.
+      following: operations that are copied whatever they are.
+      stops: values that the function takes, whatever made them.
+    """
+    found = _Slice({op.results[0] for op in following}, set(stops))
+    for value in results:
+        found.visit(value)
+    function_type = ir.FunctionType.get([value.type for value in found.inputs], [value.type for value in results])
+    with ir.InsertionPoint(module.body), ir.Location.unknown(module.context):
+        function = func.FuncOp(name, function_type, visibility="private")
+        block = function.add_entry_block()
+        copies = dict(zip(found.inputs, block.arguments, strict=True))
+        with ir.InsertionPoint(block):
+            for op in found.operations:
+                _copy(op, copies)
+            func.ReturnOp([copies[value] for value in results])
+    return Outlined(name, tuple(found.inputs), function_type)
+
+
+def call_outlined(module: Any, target: str, outlined: Outlined) -> None:
+    """Let every custom call of a name call the function instead."""
+    for op in list(every_operation(module.operation)):
+        if op.name != "stablehlo.custom_call" or ir.StringAttr(op.attributes["call_target_name"]).value != target:
+            continue
+        with ir.InsertionPoint(op), op.location:
+            made = call(outlined.name, outlined.type, list(op.operands))
+        for old, new in zip(op.results, made, strict=True):
+            old.replace_all_uses_with(new)
+        op.erase()
+
+
+@dataclass
+class _Slice:
+    following: set[Any]
+    stops: set[Any]
+    inputs: list[Any] = field(default_factory=list)
+    operations: list[Any] = field(default_factory=list)
+    _seen: set[Any] = field(default_factory=set)
+
+    def visit(self, value: Any) -> None:
+        """Depth first, without recursion: a region may be thousands of operations long."""
+        stack = [(value, False)]
+        while stack:
+            top, ready = stack.pop()
+            owner = None if isinstance(top.owner, ir.Block) else top.owner
+            key = top if owner is None else owner.results[0]
+            if ready:
+                self.operations.append(owner)
+            elif top in self.stops or owner is None or not (key in self.following or owner.name in _CHEAP):
+                if top not in self._seen:
+                    self._seen.add(top)
+                    self.inputs.append(top)
+            elif key not in self._seen:
+                self._seen.add(key)
+                stack.append((top, True))
+                stack += [(operand, False) for operand in reversed(list(_read_by(owner)))]
+
+
+def _read_by(op: Any) -> Iterator[Any]:
+    """The values from outside that an operation reads, in its regions too."""
+    yield from op.operands
+    inner = list(every_operation(op))
+    own = {result for other in inner for result in other.results}
+    own |= {argument for other in (op, *inner) for r in other.regions for b in r.blocks for argument in b.arguments}
+    for other in inner:
+        yield from (operand for operand in other.operands if operand not in own)
+
+
+def _copy(op: Any, copies: dict[Any, Any]) -> None:
+    new = op.clone()
+    for other in (new, *every_operation(new)):
+        for position, operand in enumerate(other.operands):
+            if operand in copies:
+                other.operands[position] = copies[operand]
+    for old, made in zip(op.results, new.results, strict=True):
+        copies[old] = made
