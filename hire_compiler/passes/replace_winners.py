@@ -211,9 +211,10 @@ class _Head:
         middle = (bounds.low + bounds.high) / 2
         center = jnp.where(jnp.isfinite(middle), middle, bounds.low) if self.strict else self.ranked(exact, own)
         best = best_candidates(center, bounds.low, bounds.high, ids, self.most, strict=self.strict)
-        dtype = self.match.dot.result.dtype
-        storage = 0.0 if dtype == "float32" else float(jnp.finfo(dtype).eps)
-        apart = bounds.high - bounds.low + storage * jnp.abs(center)
+        apart = bounds.high - bounds.low
+        if self.match.dot.result.dtype != "float32":
+            storage = jnp.finfo(self.match.dot.result.dtype)
+            apart += float(storage.eps) * jnp.abs(center) + float(storage.tiny)
         sure = best.sure & jnp.isfinite(slack).all(axis=1) & jnp.isfinite(exact).all(axis=1)
         return center, Winners(best.at, best.threshold, best.last, sure, best.low, best.high), apart
 
