@@ -43,6 +43,8 @@ def site_facts(
 def _uncertifiable(match: Match, target: Target) -> str:
     """Why the winners of a head, or the zeros of a feed-forward block, cannot be proven; or ''."""
     if isinstance(match, FfnMatch):
+        if match.givens and match.activation.gate_bias is None:
+            return "an adapter adds to its gate, beside a bias or another adapter"
         if match.activation.selection or match.activation.name not in EXACT_ZEROS:
             return f"no bound of a neuron proves {match.activation.selection or match.activation.name} to be zero"
         first_product = match.products[match.activation.gate]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.calibration import Calibration
@@ -12,6 +13,7 @@ from hire_compiler.passes.replacement import (
     Replacement,
     argument_views,
     canonical_input,
+    digest,
     held_matrices,
     make_preparation,
     predictor_arrays,
@@ -21,7 +23,7 @@ from hire_compiler.passes.replacement import (
 )
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.ffn import FfnMatch
-from hire_compiler.runtime.ffn import CommonPath, Form, select_groups, sparse_ffn
+from hire_compiler.runtime.ffn import CommonPath, Form, PerRow, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.skip import certified_ffn, exact_ffn
 from hire_compiler.runtime.target import Target
@@ -39,10 +41,14 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)
 
-    def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array, *layers: jax.Array) -> list[jax.Array]:
-        layer = layers[0].reshape(()) if stacked else None
+    def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array, *more: jax.Array) -> list[jax.Array]:
+        layer = more[0].reshape(()) if stacked else None
         rows = canonical_input(x, up)
-        biases = [prepared[f"vector{i}"] for i in range(len(vectors))]
+        biases: list[jax.Array | PerRow] = [
+            PerRow(_given(value, index, order, layer))
+            for value, (_, index) in zip(more[stacked:], match.givens, strict=True)
+        ]
+        biases += [prepared[f"vector{i}"] for i in range(len(vectors))]
         *inputs, down = (
             held_matrices(weights, prepared, views, target)
             if order is None
@@ -69,7 +75,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         groups = select_groups(
             rows,
             predictor_arrays(prepared),
-            None if activation.gate_bias is None else biases[activation.gate_bias][..., plan.common :],
+            None if activation.gate_bias is None else _predicted_part(biases[activation.gate_bias], plan.common),
             activation.name,
             plan.group,
             budget,
@@ -82,7 +88,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
 
     return Replacement(
         preparation=preparation,
-        values=(match.x, match.layer) if match.layer is not None else (match.x,),
+        values=(match.x, *(() if match.layer is None else (match.layer,)), *(value for value, _ in match.givens)),
         views=argument_views(weights, target) if order is None else (),
         step=step,
         results=(match.down.result,),
@@ -92,6 +98,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
             activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
             match.down.rows_first, len(vectors), up.precise, match.down.precise,
             [(w.shape, w.layers, w.is_view) for w in weights],
+            [(value.shape, value.dtype, digest(index)) for value, index in match.givens],
         )),
         measure="proof" if isinstance(plan.predictor, Exact) or plan.certify else "",
     )  # fmt: skip
@@ -104,6 +111,19 @@ def _order(match: FfnMatch, plan: SitePlan, calibration: Calibration | None) -> 
     activity = calibration.activity(site_activity_key(match)) if calibration else None
     assert activity is not None, "a common path is planned from what a calibration knows"
     return common_order(activity, plan.group, plan.common)
+
+
+def _given(value: jax.Array, index: np.ndarray, order: np.ndarray | None, layer: jax.Array | None) -> jax.Array:
+    """What an adapter adds to each neuron ``[b, m]``, in the order in which the rows are laid out."""
+    whole = np.array_equal(index, np.arange(value.size).reshape(index.shape)) if value.size == index.size else False
+    given = value.reshape(index.shape) if whole else value.reshape(-1)[index]
+    if order is None:
+        return given
+    return given[:, order] if order.ndim == 1 else jnp.take(given, jnp.asarray(order)[layer], axis=1)
+
+
+def _predicted_part(bias: jax.Array | PerRow, common: int) -> jax.Array | PerRow:
+    return PerRow(bias.values[:, common:]) if isinstance(bias, PerRow) else bias[..., common:]
 
 
 def _common_path(prepared: Arrays, plan: SitePlan, matrices: int) -> CommonPath | None:

@@ -237,10 +237,10 @@ def make_preparation(
             prepared[f"vector{i}"] = in_order(entries[..., None], order)[..., 0]
         return {name: array if name.startswith("vector") else store(array, target) for name, array in prepared.items()}
 
-    parts = [predicted.key, *(w.key for w in matrices), *(f"{v.key}@{_digest(i)}" for v, i in vectors)]
+    parts = [predicted.key, *(w.key for w in matrices), *(f"{v.key}@{digest(i)}" for v, i in vectors)]
     learned = calibration.digest if mean is not None and calibration else ""
     options = f"{predictor}{'+bound' if plan.certify else ''}"
-    options += "" if order is None else f"+{common} common@{_digest(order)}"
+    options += "" if order is None else f"+{common} common@{digest(order)}"
     key = "|".join([plan.site.kind, options, learned, target.platform, *parts])
     bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if order is None and _as_bits(w, target))
     return Preparation(key, tuple(used), build, bits, vectors=frozenset(used) - held)
@@ -290,7 +290,8 @@ def _array(moment: np.ndarray | jax.Array | None) -> jax.Array | None:
     return None if moment is None else jnp.asarray(moment)
 
 
-def _digest(index: np.ndarray) -> str:
+def digest(index: np.ndarray) -> str:
+    """A name for an array of whole numbers, the same in every process."""
     # Not Python's ``hash``: it differs from process to process, and keys are saved with the weights.
     return hashlib.sha256(np.ascontiguousarray(index, np.int64).tobytes()).hexdigest()[:16]
 

@@ -93,6 +93,8 @@ class Placement:
                 "its weights are split over the model's width (FSDP?), so every device has to gather them, as the "
                 "program does"
             )
+        if match.givens:
+            raise NotLocal("an adapter adds to its products, which is not followed over devices yet")
         if len(splits) > 1:
             raise NotLocal("its matrices are split differently, so no device holds all parts of a neuron")
         ((rows, _),) = splits

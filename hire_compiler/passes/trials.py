@@ -59,7 +59,7 @@ def candidates_for_trial(
     found: dict[str, Candidate] = {}
     for site, match, fact in zip(sites, matches, facts, strict=True):
         rule = first_rule(site, config)
-        if rule is None or not isinstance(match, FfnMatch) or match.region.expression.sums_rows:
+        if rule is None or not isinstance(match, FfnMatch) or match.givens or match.region.expression.sums_rows:
             continue
         if isinstance(rule.predictor, (LowRank, Quantized)) and not rule.certify:
             found.setdefault(site_activity_key(match), Candidate(site, fact, match, rule))

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hire_compiler.expression import Expression, Instruction
+from hire_compiler.graph import Value
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Origin
 from hire_compiler.patterns.terms import (
+    Given,
     Joined,
     Node,
     Parameter,
@@ -31,16 +33,18 @@ class Region:
     """A region in canonical coordinates ``[batch, columns]``.
 
     Attributes:
-      expression: computes the value; inputs are the streams, then the parameters.
+      expression: computes the value; inputs are the streams, then what is given, then the parameters.
       streams: the dots below, with the weight row of every column.
       batch_rows: the row of canonical x behind every row of the region.
       parameters: vectors and the position of every column in them.
+      givens: values that are taken as they come, and which of its elements each element ``[batch, columns]`` is.
     """
 
     expression: Expression
     streams: tuple[tuple[WeightDot, np.ndarray], ...]
     batch_rows: np.ndarray
     parameters: tuple[tuple[Origin, np.ndarray], ...]
+    givens: tuple[tuple[Value, np.ndarray], ...] = ()
 
     @property
     def products(self) -> tuple[WeightDot, ...]:
@@ -80,6 +84,7 @@ class _Resolver:
     def __init__(self) -> None:
         self._streams: list[tuple[WeightDot, np.ndarray]] = []
         self._parameters: list[tuple[Origin, np.ndarray]] = []
+        self._givens: list[tuple[Value, np.ndarray]] = []
         self._batch_rows: np.ndarray | None = None
         self._instructions: list[tuple[Instruction, tuple[_Number, ...]]] = []
         self._number: dict[int, _Number] = {}
@@ -98,13 +103,14 @@ class _Resolver:
 
     def region(self, output: _Number) -> Region:
         assert self._batch_rows is not None
-        first = {"stream": 0, "parameter": len(self._streams), "value": len(self._streams) + len(self._parameters)}
+        counts = (len(self._streams), len(self._givens), len(self._parameters))
+        first = {"stream": 0, "given": counts[0], "parameter": sum(counts[:2]), "value": sum(counts)}
         instructions = tuple(
             Instruction(i.op, tuple(first[kind] + at for kind, at in args), i.dtype, i.value)
             for i, args in self._instructions
         )
         expression = Expression(first["value"], instructions, first[output[0]] + output[1])
-        return Region(expression, tuple(self._streams), self._batch_rows, tuple(self._parameters))
+        return Region(expression, tuple(self._streams), self._batch_rows, tuple(self._parameters), tuple(self._givens))
 
     def _place(self, term: Term, canonical: Canonical) -> _Number:
         match term:
@@ -115,6 +121,8 @@ class _Resolver:
             case Parameter(origin, index):
                 columns = _constant_along(canonical(index), 0, "a parameter that depends on the batch row enters")
                 return "parameter", _slot(self._parameters, (origin, columns))
+            case Given(value, index):
+                return "given", _slot(self._givens, (value, canonical(index)))
             case Scalar(value, dtype):
                 return self._emit(Instruction("constant", (), dtype, value), ())
             case RowNumber():
@@ -162,7 +170,7 @@ def _constant_along(index: np.ndarray, axis: int, reason: str) -> np.ndarray:
 
 def _slot(found: list, entry: tuple) -> int:  # type: ignore[type-arg]
     for position, (source, index) in enumerate(found):
-        same = source == entry[0]
+        same = source is entry[0] or (isinstance(source, Origin) and source == entry[0])
         if isinstance(source, WeightDot):
             same = source.op is entry[0].op and source.weight == entry[0].weight
         if same and np.array_equal(index, entry[1]):

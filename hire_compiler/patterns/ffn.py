@@ -22,6 +22,7 @@ import numpy as np
 from hire_compiler.expression import Stages
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.activations import Activation
+from hire_compiler.patterns.adapters import is_narrow
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.dots import WeightDot, contracted_size, read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
@@ -43,6 +44,7 @@ class FfnMatch:
       region: from the streams (and biases) to h.
       activation: what the region computes.
       biases: parameter vectors of the region, one entry per neuron, with their positions.
+      givens: what adapters add, with the element of each neuron in each batch row; inputs of the region before biases.
     """
 
     down: WeightDot
@@ -51,6 +53,7 @@ class FfnMatch:
     region: Region
     activation: Activation
     biases: tuple[tuple[Origin, np.ndarray], ...]
+    givens: tuple[tuple[Value, np.ndarray], ...] = ()
 
     @property
     def x(self) -> Value:
@@ -77,7 +80,7 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
     """
     down = read_weight_dot(down_op, provenance)
     try:
-        region = reader.read(down.x, down.x_contracting)
+        region = reader.read(down.x, down.x_contracting, adapters=True)
     except NoMatch as no:
         if any(op.result.size > contracted_size(op) * down.batch for op in no.involved):  # it has more rows than inputs
             raise
@@ -95,6 +98,8 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
 def _match_region(down: WeightDot, region: Region) -> FfnMatch:
     products = region.products
     _check_same_input(products)
+    if not all(is_narrow(value, products[0]) for value, _ in region.givens):
+        raise NoMatch("a product whose weight is no parameter as it stands enters", depth=3)
     if not np.array_equal(region.batch_rows, np.arange(down.batch)):
         raise NoMatch("its input rows are a reordering or a part of the block's input rows", depth=3)
     activation = recognise(region.expression, len(products))
@@ -109,7 +114,7 @@ def _match_region(down: WeightDot, region: Region) -> FfnMatch:
     if any(weight.argument == down.weight.argument and weight.steps == down.columns.steps for weight in matrices):
         raise NoMatch("both products read the same parameter (attention to a memory, not a feed-forward)", depth=4)
     _check_layers(down, products, region)
-    return FfnMatch(down, products, matrices, region, activation, region.parameters)
+    return FfnMatch(down, products, matrices, region, activation, region.parameters, region.givens)
 
 
 def _is_residual(region: Region) -> bool:

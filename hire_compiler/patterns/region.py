@@ -13,6 +13,7 @@ import numpy as np
 
 from hire_compiler.expression import OPERATIONS
 from hire_compiler.graph import Op, Value
+from hire_compiler.patterns.adapters import is_adapter
 from hire_compiler.patterns.canonical import Region, canonical_form, not_taken_apart, resolve
 from hire_compiler.patterns.dots import read_weight_dot
 from hire_compiler.patterns.group_topk import GROUP_TOPK, read_group_topk
@@ -21,7 +22,7 @@ from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.rows import ROW_OPERATIONS, read_row_operation
-from hire_compiler.patterns.terms import Joined, Node, Parameter, Scalar, Stream, Term, map_indices, products_of
+from hire_compiler.patterns.terms import Given, Joined, Node, Parameter, Scalar, Stream, Term, map_indices, products_of
 
 _MAX_OPERATIONS = 2000  # a region longer than this is a whole network, not an activation
 
@@ -38,14 +39,22 @@ class RegionReader:
         self._provenance = provenance
         self._terms: dict[int, Term | NoMatch] = {}
 
-    def read(self, value: Value, columns: tuple[int, ...]) -> Region:
+    def read(self, value: Value, columns: tuple[int, ...], *, adapters: bool = False) -> Region:
         """Read the region above ``value``, whose dimensions ``columns`` (in that order) hold the neurons.
+
+        Args:
+          value: the end of the region.
+          columns: its dimensions that hold the neurons.
+          adapters: whether values may be given that are not read further: what a low-rank adapter adds.
 
         Raises:
           NoMatch: something in the region is neither elementwise nor drawn from all neurons of a row; the reason
             names the operation and its scope.
         """
-        return resolve(self.term(value), canonical_form(value.shape, columns))
+        region = resolve(self.term(value), canonical_form(value.shape, columns))
+        if not adapters and region.givens:
+            raise NoMatch("an adapter adds to it (a low-rank product)", depth=3)
+        return region
 
     def term(self, value: Value) -> Term:
         """The region above a value as a tree (with shared nodes)."""
@@ -93,6 +102,8 @@ class RegionReader:
         return self._node(op, value)
 
     def _product(self, op: Op) -> Term:
+        if is_adapter(op, self._provenance):
+            return _given(op.result)
         joined = read_joined_product(op, self._provenance)
         if joined is not None:
             return joined
@@ -108,6 +119,11 @@ class RegionReader:
         return Stream(dot, dot.row_index(), dot.batch_index())
 
     def _node(self, op: Op, value: Value) -> Term:
+        before = [self._terms[id(operand)] for operand in op.operands]
+        if any(isinstance(term, Given) for term in before) and not any(
+            products_of(term) for term in before if not isinstance(term, NoMatch)
+        ):
+            return _given(value)  # an adapter's part, scaled
         args = tuple(self._operands(op))
         if op.name == "convert" and isinstance(args[0], Parameter):
             return self._parameter(value)
@@ -195,6 +211,10 @@ def _read_operands(value: Value) -> tuple[Value, ...]:
     if op.name in LAYOUT or op.name in ROW_OPERATIONS:
         return op.operands[:1]
     return op.operands
+
+
+def _given(value: Value) -> Given:
+    return Given(value, np.arange(value.size).reshape(value.shape))
 
 
 def _scalar(op: Op) -> Scalar:

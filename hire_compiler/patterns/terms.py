@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hire_compiler.graph import Value
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.provenance import Origin
 
@@ -29,6 +30,14 @@ class Parameter:
     """Elements of a parameter vector broadcast over the batch: a bias, a scale."""
 
     origin: Origin
+    index: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Elements of a value that is taken as it comes: what an adapter adds to a product."""
+
+    value: Value
     index: np.ndarray
 
 
@@ -96,7 +105,7 @@ class Joined:
     what: str
 
 
-Term = Stream | Parameter | Scalar | Node | RowNumber | Joined
+Term = Stream | Parameter | Given | Scalar | Node | RowNumber | Joined
 
 
 def map_indices(term: Term, apply: Callable[[np.ndarray], np.ndarray]) -> Term:
@@ -113,6 +122,8 @@ def _mapped(term: Term, apply: Callable[[np.ndarray], np.ndarray], done: dict[in
             return Stream(dot, apply(rows), apply(batch))
         case Parameter(origin, index):
             return Parameter(origin, apply(index))
+        case Given(value, index):
+            return Given(value, apply(index))
         case Node(op, args, dtype, value, size):
             return Node(op, tuple(done[id(arg)] for arg in args), dtype, value, size)
         case RowNumber(op, arg, shape, columns, dtype, batch, rank):

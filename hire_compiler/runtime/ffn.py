@@ -18,7 +18,7 @@ from hire_compiler.runtime.topk import top_groups
 def select_groups(
     x: jax.Array,
     prepared: Arrays,
-    bias: jax.Array | None,
+    bias: jax.Array | PerRow | None,
     activation: str,
     group: int,
     k: int,
@@ -36,7 +36,9 @@ def select_groups(
       by: what a group counts with: ``max`` or ``l2``; see :func:`hire_compiler.runtime.topk.group_scores`.
     """
     z = predict(x, prepared, target, layer)
-    if bias is not None:
+    if isinstance(bias, PerRow):
+        z = unfused(z, target) + bias.values
+    elif bias is not None:
         z = unfused(z, target) + (bias if layer is None else lax.dynamic_index_in_dim(bias, layer, keepdims=False))
     return top_groups(relevance(z, activation), group, k, by)
 
@@ -59,6 +61,13 @@ _SIZES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     "identity": jnp.abs,
 }
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """A vector that differs by batch row, ``[b, m]``, where others are ``[m]`` or stacked: what an adapter adds."""
+
+    values: jax.Array
 
 
 @dataclass(frozen=True)
@@ -121,13 +130,18 @@ class Form:
         """The last product with all rows: ``[b, d_out]`` float32."""
         return columns_dot(h, self.whole(stack, 2), precise=self.down_precise, target=self.target)
 
-    def take_vector(self, stack: jax.Array, groups: jax.Array) -> jax.Array:
-        """The entries of the chosen groups of a vector: ``[k · group]``."""
+    def take_vector(self, stack: jax.Array | PerRow, groups: jax.Array) -> jax.Array:
+        """The entries of the chosen groups of a vector: ``[k · group]``, or ``[b, k · group]``."""
+        if isinstance(stack, PerRow):
+            b = stack.values.shape[0]
+            return stack.values.reshape(b, -1, self.group)[:, groups].reshape(b, -1)
         entries, index = self._flat(stack[..., None], groups)
         return take_rows(entries.reshape(-1, self.group), index, self.target).reshape(-1)
 
-    def whole(self, stack: jax.Array, rank: int) -> jax.Array:
+    def whole(self, stack: jax.Array | PerRow, rank: int) -> jax.Array:
         """All rows of the layer."""
+        if isinstance(stack, PerRow):
+            return stack.values
         one = stack if stack.ndim == rank else lax.dynamic_index_in_dim(stack, self.layer, keepdims=False)
         return load(one)
 
@@ -144,7 +158,7 @@ def sparse_ffn(
     x: jax.Array,
     matrices: Sequence[jax.Array],
     down: jax.Array,
-    biases: Sequence[jax.Array],
+    biases: Sequence[jax.Array | PerRow],
     groups: jax.Array,
     form: Form,
     common: CommonPath | None = None,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.runtime.certify import upper_bounds
-from hire_compiler.runtime.ffn import Form
+from hire_compiler.runtime.ffn import Form, PerRow
 from hire_compiler.runtime.predictors import Arrays, predict
 
 Numbered = dict[int, jax.Array]
@@ -38,7 +38,7 @@ def exact_ffn(
     x: jax.Array,
     matrices: Sequence[jax.Array],
     down: jax.Array,
-    vectors: Sequence[jax.Array],
+    vectors: Sequence[jax.Array | PerRow],
     gate: int,
     budgets: Sequence[int],
     form: Form,
@@ -86,7 +86,7 @@ def certified_ffn(
     x: jax.Array,
     matrices: Sequence[jax.Array],
     down: jax.Array,
-    vectors: Sequence[jax.Array],
+    vectors: Sequence[jax.Array | PerRow],
     gate: int,
     gate_bias: int | None,
     prepared: Arrays,
