@@ -6,14 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hire_compiler.cli.parser import make_parser
-from hire_compiler.cli.supervise import supervised
-from hire_compiler.errors import HireError
+# Nothing else is imported up here: an interrupt is caught only from command_line on.
 
 
 def command_line() -> int:
     """The entry point: :func:`main` in a child process that may crash."""
-    return supervised(main)
+    try:
+        from hire_compiler.cli.supervise import supervised
+
+        return supervised(main)
+    except KeyboardInterrupt:
+        print("hire-compiler: interrupted; no file is half-written", file=sys.stderr)
+        return 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,22 +25,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0; 1 if a verification failed; 2 after a one-line error.
+
+    Raises:
+      KeyboardInterrupt: somebody interrupts it.
     """
+    from hire_compiler.cli.parser import make_parser
+
     options = make_parser().parse_args(argv)
     import jax
 
     from hire_compiler.cli import verbs
+    from hire_compiler.errors import HireError
 
     if "JAX_PLATFORMS" not in os.environ:  # nothing here needs an accelerator, and looking must not grab one
         jax.config.update("jax_platforms", "cpu")
 
     try:
-        return int(getattr(verbs, options.verb)(options))
+        code = int(getattr(verbs, options.verb)(options))
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was changed", 130)
     except (HireError, OSError) as error:
         return _fail(_one_line(error))
     except MemoryError:
@@ -47,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{type(error).__name__}: {_one_line(error)} (HIRE_TRACEBACK=1 shows where)")
 
 
-def _fail(message: str, code: int = 2) -> int:
+def _fail(message: str) -> int:
     print(f"hire-compiler: {message}", file=sys.stderr)
-    return code
+    return 2
 
 
 def _one_line(error: Exception) -> str:
