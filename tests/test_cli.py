@@ -84,7 +84,7 @@ def test_results_are_written_as_npz_where_they_are_called_so(
         np.testing.assert_array_equal(read(tmp_path / name)["result['token']"], step(parameters(), *inputs())["token"])
 
 
-VERBS = ("inspect", "calibrate", "rewrite", "prepare", "run", "verify", "estimate", "report")
+VERBS = ("inspect", "calibrate", "rewrite", "prepare", "upgrade", "run", "verify", "estimate", "report")
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

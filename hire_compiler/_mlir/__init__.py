@@ -42,6 +42,7 @@ from hire_compiler._mlir.functions import (
 from hire_compiler._mlir.modules import (
     check_strings,
     check_version,
+    custom_call_targets,
     deserialize_export,
     fresh_context,
     parse,
@@ -50,6 +51,7 @@ from hire_compiler._mlir.modules import (
     resources,
     run_passes,
     silence,
+    stablehlo_version,
     to_bytecode,
     to_text,
 )
@@ -105,6 +107,7 @@ __all__ = [
     "collective_groups",
     "composite_integer",
     "constant",
+    "custom_call_targets",
     "debugging_values",
     "deserialize_export",
     "dimension_variables",
@@ -155,6 +158,7 @@ __all__ = [
     "scope",
     "set_main_signature",
     "silence",
+    "stablehlo_version",
     "take_shardings",
     "tensor_type",
     "text",

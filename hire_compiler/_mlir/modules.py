@@ -64,6 +64,16 @@ def check_version(artifact: bytes) -> None:
         raise HireError(f"{said} from {oldest} on: export it again")
 
 
+def stablehlo_version() -> str:
+    """The version of StableHLO that this jaxlib writes."""
+    return str(hlo.get_current_version())
+
+
+def custom_call_targets(module: bytes) -> set[str]:
+    """The targets of all custom calls (kernels, library routines) in a module."""
+    return set(re.findall(r"stablehlo\.custom_call @([\w.$]+|\"[^\"]+\")\(", to_text(module)))
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
@@ -82,6 +92,8 @@ def check_strings(module: Any) -> None:
       HireError: there is one; only a corrupted file has them.
     """
     printed = module.operation.get_asm(enable_debug_info=True, large_elements_limit=16, binary=True)
+    # What a kernel is told may be any bytes, and nothing here reads it.
+    printed = re.sub(rb'backend_config = "(?:[^"\\]|\\.)*"', b"", printed)
     for run in re.findall(rb"(?:\\[0-9A-F]{2})+", printed):  # the printer escapes whatever is not plain ASCII
         try:
             bytes.fromhex(run.replace(b"\\", b"").decode()).decode()

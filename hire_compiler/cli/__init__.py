@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 # Nothing else is imported up here: an interrupt is caught only from command_line on.
 
@@ -35,13 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     import jax
 
     from hire_compiler.cli import verbs
-    from hire_compiler.errors import HireError
+    from hire_compiler.errors import HireError, HireWarning
 
     if "JAX_PLATFORMS" not in os.environ:  # nothing here needs an accelerator, and looking must not grab one
         jax.config.update("jax_platforms", "cpu")
 
     try:
-        code = int(getattr(verbs, options.verb)(options))
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line_warning
+            warnings.simplefilter("always", HireWarning)
+            code = int(getattr(verbs, options.verb)(options))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader (head, less) has seen enough
@@ -57,8 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{type(error).__name__}: {_one_line(error)} (HIRE_TRACEBACK=1 shows where)")
 
 
+def _one_line_warning(message: Warning | str, category: type[Warning], *_where: Any, **_how: Any) -> None:
+    if category.__name__ == "HireWarning":  # what others warn of is for who writes programs
+        from hire_compiler.cli.words import on_the_command_line
+
+        print(f"hire-compiler: note: {on_the_command_line(' '.join(str(message).split()))}", file=sys.stderr)
+
+
 def _fail(message: str) -> int:
-    print(f"hire-compiler: {message}", file=sys.stderr)
+    from hire_compiler.cli.words import on_the_command_line
+
+    print(f"hire-compiler: {on_the_command_line(message)}", file=sys.stderr)
     return 2
 
 

@@ -23,6 +23,10 @@ EXAMPLES = {
         "model.hire --weights model.safetensors",
         "model.hire --weights finetuned.safetensors --new-weights -o finetuned.hire",
     ),
+    "upgrade": (
+        "model.hire",
+        "model.hire -o renewed.hire",
+    ),
     "run": (
         "model.hire",
         "model.hire --inputs inputs.npz -o outputs.npz --repeat 20",

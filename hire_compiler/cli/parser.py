@@ -55,6 +55,7 @@ def make_parser() -> Parser:
     _calibrate(verbs)
     _rewrite(verbs)
     _prepare(verbs)
+    _upgrade(verbs)
     _run(verbs)
     _verify(verbs)
     _estimate(verbs)
@@ -91,7 +92,12 @@ def _calibrate(verbs: Any) -> None:
     )
     _add_model(verb)
     verb.add_argument(
-        "--inputs", type=Path, nargs="+", required=True, metavar="FILE", help="of one call each; npz, safetensors"
+        "--inputs",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="each holds the inputs of one call: npz or safetensors",
     )
     verb.add_argument("--kind", choices=("head", "ffn"), help="probe only these sites")
     verb.add_argument("--rules", type=Path, metavar="TOML", help="try the predictors of these rules on the inputs")
@@ -144,6 +150,19 @@ def _prepare(verbs: Any) -> None:
     _add_weights(verb, required=True)
     verb.add_argument("-o", "--output", type=Path, metavar="PATH", help="write a new artifact, leave this one")
     verb.add_argument("--new-weights", action="store_true", help="accept other numbers than it was first prepared from")
+    verb.add_argument("--force", action="store_true", help="replace an artifact that stands at --output")
+
+
+def _upgrade(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "upgrade",
+        "write an artifact's programs anew for this JAX",
+        "Export the programs of an artifact anew, from the portable StableHLO that it keeps: JAX loads its own exports "
+        "for six months, the portable form for five years. Weights, plan and report stay as they are.",
+    )
+    _add_artifact(verb)
+    verb.add_argument("-o", "--output", type=Path, metavar="PATH", help="write a new artifact, leave this one")
     verb.add_argument("--force", action="store_true", help="replace an artifact that stands at --output")
 
 

@@ -14,11 +14,13 @@ import numpy as np
 
 import hire_compiler as hire
 from hire_compiler.cli.show import artifact_lines, progress, table, verification_lines
-from hire_compiler.errors import ConfigError, HireError
+from hire_compiler.cli.words import on_the_command_line
+from hire_compiler.errors import ConfigError
 from hire_compiler.offline.artifact import Artifact
-from hire_compiler.offline.atomic import new_file
+from hire_compiler.offline.atomic import check_destination, new_file
 from hire_compiler.offline.calibrate import calibrate_export, load_calibration, save_calibration
 from hire_compiler.offline.inputs import inputs_from, random_inputs
+from hire_compiler.offline.save import replacing
 from hire_compiler.offline.tensor_files import TensorWriter
 from hire_compiler.offline.tensors import open_tensors, spec_of
 from hire_compiler.offline.verify import export_original
@@ -36,7 +38,7 @@ def inspect(options: Namespace) -> int:
 
 def calibrate(options: Namespace) -> int:
     """What predictors and plans need, into a file."""
-    _refuse_existing(options.output)
+    _check_output(options.output)
     with progress() as tell:
         learned = calibrate_export(
             options.file,
@@ -60,6 +62,7 @@ def calibrate(options: Namespace) -> int:
 
 def rewrite(options: Namespace) -> int:
     """A model into an artifact."""
+    check_destination(options.output, replacing(options.force))
     rules = read_rules(options.rules) if options.rules else RulesFile(hire.Config(), {})
     calibration = load_calibration(options.calibration) if options.calibration else None
     with progress() as tell:
@@ -83,8 +86,19 @@ def prepare(options: Namespace) -> int:
     """The model's weights into an artifact."""
     artifact = hire.load(options.artifact).with_weights(options.weights, dict(options.map))
     output, force = (options.output, options.force) if options.output else (options.artifact, True)
+    check_destination(output, replacing(force))
     with progress() as tell:
         artifact.save(output, overwrite=force, new=options.new_weights, progress=tell)
+    return _describe(options, hire.load(output))
+
+
+def upgrade(options: Namespace) -> int:
+    """An artifact's programs, anew on this JAX."""
+    artifact = hire.load(options.artifact)
+    output, force = (options.output, options.force) if options.output else (options.artifact, True)
+    check_destination(output, replacing(force))
+    with progress() as tell:
+        artifact.upgrade(output, overwrite=force, progress=tell)
     return _describe(options, hire.load(output))
 
 
@@ -92,7 +106,7 @@ def run(options: Namespace) -> int:
     """The step of an artifact on given or random inputs."""
     artifact = hire.load(options.artifact)
     if options.output:
-        _refuse_existing(options.output)
+        _check_output(options.output)
         _refuse_bfloat16(options.output, artifact)
     names = [entry.name for entry in artifact.manifest.inputs]
     specs = [entry.spec for entry in artifact.manifest.inputs]
@@ -182,7 +196,7 @@ def _describe(options: Namespace, artifact: Artifact) -> int:
 
 
 def _print(options: Namespace, content: Any, text: str) -> None:
-    print(json.dumps(content, indent=2) if options.json else text)
+    print(json.dumps(content, indent=2) if options.json else on_the_command_line(text))
 
 
 def _dims(options: Namespace) -> dict[str, int]:
@@ -202,11 +216,10 @@ def _sampling(options: Namespace) -> hire.Sampling | None:
     return hire.Sampling(options.sampler, options.logits, options.k, temperature, options.position)
 
 
-def _refuse_existing(path: Path) -> None:
+def _check_output(path: Path) -> None:
     if path.is_dir():
         raise ConfigError(f"{path} is a directory: name a file")
-    if not path.absolute().parent.is_dir():
-        raise HireError(f"{path.absolute().parent} is no directory: make it first")
+    check_destination(path)
 
 
 def _refuse_bfloat16(path: Path, artifact: Artifact) -> None:

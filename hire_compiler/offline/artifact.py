@@ -15,12 +15,13 @@ from typing import Any
 
 import jax
 
+from hire_compiler.errors import ArtifactError
 from hire_compiler.offline.contents import Contents
 from hire_compiler.offline.devices import put
 from hire_compiler.offline.naming import assign_names
 from hire_compiler.offline.prepare import originals, prepared_tensors, stored_weights, weight_places
 from hire_compiler.offline.progress import Progress, no_progress
-from hire_compiler.offline.save import save
+from hire_compiler.offline.save import save, save_upgraded
 from hire_compiler.offline.tensors import open_tensors
 
 
@@ -107,4 +108,20 @@ class Artifact(Contents):
           HireError: the path exists and may not be replaced.
         """
         save(self, Path(path), overwrite=overwrite, new=new, progress=progress)
+        return Path(path)
+
+    def upgrade(self, path: Any, *, overwrite: bool = False, progress: Progress = no_progress) -> Path:
+        """Write the artifact again with its programs exported anew on this JAX, from their portable forms.
+
+        Args:
+          path: as for :meth:`save`; with ``overwrite`` its own path.
+          overwrite, progress: as for :meth:`save`.
+
+        Raises:
+          ArtifactError: it was not loaded from a file.
+          HireError: this JAX does not read a portable form, or the path may not be replaced.
+        """
+        if self.stored is None:
+            raise ArtifactError(f"{self.where} was made on this JAX: only one that was loaded can be upgraded")
+        save_upgraded(self, Path(path), overwrite=overwrite, progress=progress)
         return Path(path)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform as python_platform
 import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -21,17 +19,19 @@ from hire_compiler.hoist import hoist_constants
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.contents import PLAN, REPORT
 from hire_compiler.offline.devices import Devices
-from hire_compiler.offline.manifest import Input, Manifest, Platform, Preparation
+from hire_compiler.offline.manifest import Input, Manifest, Platform, Portable, Preparation
+from hire_compiler.offline.portable import allowed_calls
 from hire_compiler.offline.progress import Progress
 from hire_compiler.offline.promise import promised
 from hire_compiler.offline.signature import Signature
 from hire_compiler.offline.source import Source
 from hire_compiler.offline.tensor_files import digest
 from hire_compiler.offline.tensors import Spec, Tensors, spec_of
+from hire_compiler.offline.trees import leaf_paths
+from hire_compiler.offline.versions import versions_here
 from hire_compiler.passes.pipeline import Rewritten
 from hire_compiler.passes.splice import Spliced
 from hire_compiler.program import Program, identifier
-from hire_compiler.version import __version__
 
 PREPARE_ON = ("cpu", "cuda", "tpu")
 
@@ -89,12 +89,7 @@ def assemble(
     manifest = Manifest(
         name=source.name,
         source=source.digest,
-        versions={
-            "hire_compiler": __version__,
-            "jax": jax.__version__,
-            "jaxlib": metadata.version("jaxlib"),
-            "python": python_platform.python_version(),
-        },
+        versions=versions_here(),
         inputs=tuple(
             Input(source.names[i], path, Spec(*source.types[i]), source.donated[i])
             for i, path in zip(signature.inputs, signature.paths, strict=True)
@@ -106,6 +101,7 @@ def assemble(
         platforms=entries,
         mesh=dict(first.devices.mesh),
         refused=refused,
+        portable=files.portable,
     )
     named = None if tensors is None else tensors.renamed({source.names[i]: tensor for i, tensor in given.items()})
     return Artifact(manifest, files.blobs, files.constants(), named, check_weights=config.check_weights)
@@ -116,18 +112,27 @@ class _Files:
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
+        self.portable: dict[str, Portable] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self._programs: dict[str, str] = {}
 
     def add_program(self, kind: str, exported: Any) -> str:
         """File an export; an equal one is filed once."""
         data = bytes(exported.serialize())
-        key = hashlib.sha256(exported.mlir_module_serialized).hexdigest()
+        module = bytes(exported.mlir_module_serialized)
+        key = hashlib.sha256(module + ",".join(exported.platforms).encode()).hexdigest()
         if key not in self._programs:
             if not kind.startswith(("step", "check")):
                 kind = f"{kind}.{len(self._programs)}"
             name = self._programs[key] = f"{kind}.jax_export"
             self.blobs[name] = data
+            self.blobs[f"{kind}.vhlo"] = module
+            self.portable[name] = Portable(
+                file=f"{kind}.vhlo",
+                platforms=tuple(exported.platforms),
+                kept=tuple(exported.module_kept_var_idx),
+                results=tuple(leaf_paths(exported.out_tree)),
+            )
         return self._programs[key]
 
     def add_constant(self, name: str, array: Any) -> str:
@@ -163,7 +168,8 @@ def _export(source: Source, signature: Signature, platform: str, built: Built, f
         if counted and not any(counter.measure == "proof" for counter in spliced.counters):
             continue
         exported[kind] = files.add_program(
-            f"{kind}.{platform}", _export_step(step, signature, structs, devices, platform, counted, program.name)
+            f"{kind}.{platform}",
+            _export_step(step, signature, structs, devices, platform, counted, program.name, program.module),
         )
     preparations = tuple(_export_preparation(key, signature, built, names, files) for key in spliced.preparations)
     promise = promised(built.outcome.report, [spec_of(aval) for aval in program.out_avals])
@@ -202,6 +208,7 @@ def _export_step(
     platform: str,
     counted: bool,
     name: str,
+    module: bytes,
 ) -> Any:
     def call(weights: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return step(counted, weights, args, kwargs)
@@ -212,7 +219,8 @@ def _export_step(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
         jitted = jax.jit(call, donate_argnums=donated)
-        return jax.export.export(jitted, platforms=[platform])(structs, *args, **kwargs)
+        checks = allowed_calls(module)
+        return jax.export.export(jitted, platforms=[platform], disabled_checks=checks)(structs, *args, **kwargs)
 
 
 def _export_preparation(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.export
 
-from hire_compiler.errors import ArtifactError
+from hire_compiler.errors import ArtifactError, HireWarning
 from hire_compiler.offline.manifest import Manifest, Platform
+from hire_compiler.offline.portable import call_of, check_role, nested_inputs, renew
 from hire_compiler.offline.stored import Stored
 from hire_compiler.offline.tensors import Tensors
-from hire_compiler.offline.trees import nest
+from hire_compiler.offline.versions import check_export_version
+from hire_compiler.program import identifier
 
 CONSTANTS = "constants.safetensors"
 PLAN, REPORT = "plan.json", "report.json"
@@ -60,21 +63,57 @@ class Contents:
         return self.manifest.platforms[alias]
 
     def program(self, file: str) -> Any:
-        """One of its programs as a ``jax.export.Exported``.
+        """One of its programs as a ``jax.export.Exported``; made anew from its portable form if JAX refuses the blob.
 
         Raises:
-          ArtifactError: this JAX cannot read it.
+          ArtifactError: it is another program than the manifest says, or this JAX reads neither form.
         """
         if file not in self._programs:
             try:
-                self._programs[file] = jax.export.deserialize(bytearray(self.blobs[file]))
-            except Exception as error:
-                ours, theirs = jax.__version__, self.manifest.versions.get("jax")
-                raise ArtifactError(
-                    f"{self.where}/{file} was written by jax {theirs} and cannot be read by jax {ours}: "
-                    f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
-                ) from None
+                self._programs[file] = self._exported(file)
+            except ArtifactError as error:
+                raise ArtifactError(f"{self.where}/{file} {error}") from None
         return self._programs[file]
+
+    def _exported(self, file: str) -> Any:
+        portable = self.manifest.portable.get(file)
+        if portable is None or portable.file not in self.blobs:
+            raise ArtifactError("has no portable form, which every program of an artifact has")
+        call = call_of(file, self.manifest, self.constants.specs)
+        try:
+            exported = jax.export.deserialize(bytearray(self.blobs[file]))
+            check_export_version(exported)
+        except Exception as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return self._renewed(file, why)
+        check_role(exported, portable, call)
+        return exported
+
+    def _renewed(self, file: str, why: str) -> Any:
+        ours, theirs = jax.__version__, self.manifest.versions.get("jax")
+        refused = f"was written by jax {theirs} and cannot be read by jax {ours} ({why})"
+        try:
+            exported = self.renewed(file)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ArtifactError(f"{refused}, and its portable form {reason}") from None
+        warnings.warn(
+            f"{self.where}/{file} {refused}: its portable form is used; hire-compiler upgrade writes it anew",
+            HireWarning,
+            stacklevel=4,
+        )
+        return exported
+
+    def renewed(self, file: str) -> Any:
+        """A program exported anew from its portable form, on this JAX.
+
+        Raises:
+          HireError: this JAX does not read that, or it is another program than the manifest says.
+        """
+        portable = self.manifest.portable[file]
+        call = call_of(file, self.manifest, self.constants.specs)
+        name = f"hire_{identifier(self.manifest.name)}"
+        return renew(self.blobs[portable.file], name, portable, call, dict(self.manifest.mesh))
 
     def report(self) -> dict[str, Any]:
         """The report of every platform, as written at rewrite."""
@@ -87,9 +126,4 @@ class Contents:
 
     def inputs(self, values: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Values in the order of ``manifest.inputs`` as positional and keyword arguments."""
-        sides = []
-        for side in (0, 1):
-            chosen = [i for i, entry in enumerate(self.manifest.inputs) if entry.path[0] == side]
-            paths = [self.manifest.inputs[i].path[1:] for i in chosen]
-            sides.append(nest(paths, [values[i] for i in chosen]) if chosen else None)
-        return sides[0] or (), sides[1] or {}
+        return nested_inputs(self.manifest, values)

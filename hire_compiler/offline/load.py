@@ -9,6 +9,7 @@ from hire_compiler.errors import ArtifactError, WeightError
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.contents import CONSTANTS
 from hire_compiler.offline.manifest import MANIFEST, File, Manifest, read_manifest
+from hire_compiler.offline.manifest_check import impossible
 from hire_compiler.offline.stored import Member, find_stored
 from hire_compiler.offline.tensor_files import read_tensors
 from hire_compiler.offline.tensor_header import read_header
@@ -24,11 +25,11 @@ def load(path: Any) -> Artifact:
     stored = find_stored(Path(path))
     listing = stored.member(MANIFEST)
     manifest = read_manifest(listing.read(), listing.name)
+    if why := impossible(manifest):
+        raise ArtifactError(f"{listing.name} is damaged: {why}")
     blobs: dict[str, bytes] = {}
     weights = {entry.stored for entry in manifest.platforms.values()}
     for name, expected in manifest.files.items():
-        if Path(name).name != name:
-            raise ArtifactError(f"{listing.name} lists a file outside of the artifact: {name!r}")
         member = stored.member(name)
         if name in weights:
             _check_weights_belong(member, expected, manifest)
@@ -36,10 +37,12 @@ def load(path: Any) -> Artifact:
         member.check(expected)
         if name != CONSTANTS:
             blobs[name] = member.read()
-    named = {f for e in manifest.platforms.values() for f in (e.step, *(p.program for p in e.preparations))}
-    if missing := sorted(named - set(blobs)):
-        raise ArtifactError(f"{listing.name} lists no file {missing[0]}")
     constants = read_tensors(stored.member(CONSTANTS)) if CONSTANTS in manifest.files else from_tree({})
+    known = set(manifest.sources) | set(constants.specs)
+    taken = {n for e in manifest.platforms.values() for p in e.preparations for n in (*p.inputs, *p.constants)}
+    taken |= {name for entry in manifest.platforms.values() for name in entry.originals}
+    if missing := taken - known:
+        raise ArtifactError(f"{listing.name} is damaged: nothing holds {min(missing)!r}, which its programs take")
     return Artifact(manifest, blobs, constants, stored=stored)
 
 

@@ -83,6 +83,23 @@ class Platform:
 
 
 @dataclass(frozen=True)
+class Portable:
+    """A program of the artifact as a portable StableHLO artifact, and what else its ``jax.export`` blob says.
+
+    Attributes:
+      file: of the portable artifact.
+      platforms: that the program was exported for, in order.
+      kept: which of its leaves ``@main`` takes.
+      results: where every result stands.
+    """
+
+    file: str
+    platforms: tuple[str, ...]
+    kept: tuple[int, ...]
+    results: tuple[tuple[str | int, ...], ...]
+
+
+@dataclass(frozen=True)
 class File:
     """Size and hash of a file of the artifact."""
 
@@ -97,7 +114,8 @@ class Manifest:
     Attributes:
       name: of the model.
       source: hash of the module that was rewritten.
-      versions: of the packages that wrote it.
+      versions: of the packages that wrote it, of StableHLO and of the calling convention of ``jax.export``, and until
+        when JAX promises to load it.
       inputs, results: what the step takes beside the weights, and types of what it returns.
       sampling: the sampler that was folded in, if any.
       donate: positions of the step's arguments whose buffers the author gave away.
@@ -106,6 +124,7 @@ class Manifest:
       mesh: names and sizes of the axes of the mesh that its programs run on; empty for one device.
       platforms: by name.
       files: every other file of the artifact.
+      portable: by the file of a program, the same in a form that outlives JAX's promise for ``jax.export``.
       refused: by platform that was asked for and has no program, why not.
     """
 
@@ -122,6 +141,7 @@ class Manifest:
     hashes: dict[str, str] = field(default_factory=dict)
     mesh: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    portable: dict[str, Portable] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

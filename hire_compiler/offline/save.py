@@ -17,9 +17,10 @@ from hire_compiler.offline.contents import CONSTANTS, Contents
 from hire_compiler.offline.manifest import FORMAT, MANIFEST, File, Manifest, Platform
 from hire_compiler.offline.prepare import originals, prepared_tensors
 from hire_compiler.offline.progress import Progress
-from hire_compiler.offline.stored import find_stored
+from hire_compiler.offline.stored import Member, find_stored
 from hire_compiler.offline.tensor_files import TensorWriter
 from hire_compiler.offline.tensors import Spec
+from hire_compiler.offline.versions import versions_here
 
 Open = Callable[[str], AbstractContextManager[BinaryIO]]  # a member of the artifact, by name, to write
 FILE_SUFFIX = ".hire"
@@ -40,13 +41,39 @@ def save(contents: Contents, path: Path, *, overwrite: bool, new: bool, progress
         _write(create, MANIFEST, manifest.to_bytes())
 
 
+def save_upgraded(contents: Contents, path: Path, *, overwrite: bool, progress: Progress) -> None:
+    """Write a stored artifact with its programs exported anew, and everything else as it is.
+
+    Raises:
+      HireError: a program cannot be exported anew, or the path may not be replaced.
+      ArtifactError: a stored file is damaged.
+    """
+    assert contents.stored is not None
+    blobs = dict(contents.blobs)
+    for done, file in enumerate(contents.manifest.portable):
+        progress("exporting anew", done, len(contents.manifest.portable))
+        blobs[file] = bytes(contents.renewed(file).serialize())
+    with _destination(path, overwrite) as create:
+        files = {name: _write(create, name, data) for name, data in blobs.items()}
+        for name, expected in contents.manifest.files.items():
+            if name not in blobs:
+                files[name] = _copy(create, contents.stored.member(name), name, expected)
+        versions = versions_here() | {"first_written_by": contents.manifest.versions.get("jax", "")}
+        _write(create, MANIFEST, replace(contents.manifest, files=files, versions=versions).to_bytes())
+
+
+def _copy(create: Open, member: Member, name: str, expected: File) -> File:
+    member.check(expected)
+    with create(name) as file:
+        for data in member.chunks():
+            file.write(data)
+    return expected
+
+
 @contextmanager
 def _destination(path: Path, overwrite: bool) -> Iterator[Open]:
     """What takes the members: a file or a directory, of the form of the artifact that it replaces, if any."""
-
-    def replaces(old: Path) -> bool:
-        return overwrite and _is_artifact(old)
-
+    replaces = replacing(overwrite)
     one_file = path.is_file() if replaces(path) else path.suffix == FILE_SUFFIX
     if not one_file:
         with new_directory(path, replaces=replaces) as directory:
@@ -58,6 +85,11 @@ def _destination(path: Path, overwrite: bool) -> Iterator[Open]:
             yield writer.open
         finally:
             writer.close()
+
+
+def replacing(overwrite: bool) -> Callable[[Path], bool]:
+    """Whether what stands at a path may be replaced: an artifact, if that was said; nothing else ever."""
+    return lambda old: overwrite and _is_artifact(old)
 
 
 def _save_weights(

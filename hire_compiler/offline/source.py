@@ -22,6 +22,7 @@ from hire_compiler.offline.archive import BEGINNING as ARCHIVE
 from hire_compiler.offline.kinds import kind_of
 from hire_compiler.offline.tensor_files import digest
 from hire_compiler.offline.trees import Path, leaf_paths
+from hire_compiler.offline.versions import check_export_version
 from hire_compiler.passes.settle import settle
 from hire_compiler.program import Argument, Program
 from hire_compiler.sampler import Sampling
@@ -165,19 +166,10 @@ def source_from_bytes(data: bytes, name: str, dims: Mapping[str, int]) -> Source
 
 
 def _check_versions(exported: Any, name: str) -> None:
-    oldest = jax.export.minimum_supported_calling_convention_version
-    newest = jax.export.maximum_supported_calling_convention_version
-    version = exported.calling_convention_version
-    if not oldest <= version <= newest:
-        remedy = "install a newer jax" if version > newest else "export it again"
-        raise HireError(
-            f"{name} was exported with calling convention {version}, and jax {jax.__version__} knows {oldest} to "
-            f"{newest}: {remedy}"
-        )
     try:
-        _mlir.check_version(exported.mlir_module_serialized)
+        check_export_version(exported)
     except HireError as error:
-        raise HireError(f"{name}: {error}") from None
+        raise HireError(f"{name} {error}" if str(error).startswith("was ") else f"{name}: {error}") from None
 
 
 def _from_exported(exported: Any, name: str, dims: Mapping[str, int]) -> Source:
