@@ -1,6 +1,6 @@
 """Artifacts of each release, kept to see that every later one still loads them.
 
-``python -m tests.golden_artifacts`` makes those of the version that runs, in ``tests/golden/artifacts/VERSION``: do so
+``python -m tests.golden_artifacts`` makes those of the version that runs, in ``tests/artifacts/VERSION``: do so
 once, right before a release. What an earlier release wrote is never made again.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 import hire_compiler as hire
 
-FOLDER = Path(__file__).parent / "golden" / "artifacts"
+FOLDER = Path(__file__).parent / "artifacts"
 D, WIDTH, ROWS, BATCH = 8, 32, 64, 2
 
 
