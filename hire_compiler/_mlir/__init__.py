@@ -55,7 +55,7 @@ from hire_compiler._mlir.modules import (
     to_bytecode,
     to_text,
 )
-from hire_compiler._mlir.outline import Outlined, call_outlined, outline
+from hire_compiler._mlir.outline import Outlined, call_outlined, outline, scatter_into
 from hire_compiler._mlir.private import (
     dimension_variables,
     evaluate_dimension,
@@ -155,6 +155,7 @@ __all__ = [
     "run_passes",
     "scalar",
     "scan_arity",
+    "scatter_into",
     "scope",
     "set_main_signature",
     "silence",

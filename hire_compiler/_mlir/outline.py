@@ -65,6 +65,18 @@ def outline(module: Any, name: str, results: Sequence[Any], following: Sequence[
     return Outlined(name, tuple(found.inputs), function_type)
 
 
+def scatter_into(op: Any, base: float, before: Any) -> Any:
+    """What a scatter writes into an array of one number, computed in front of an operation."""
+    type_ = op.results[0].type
+    element = ir.RankedTensorType(type_).element_type
+    with ir.InsertionPoint(before), op.location:
+        value = ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(element, base))
+        splat = ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": value}).results[0]
+        new = op.clone()
+    new.operands[0] = splat
+    return new.results[0]
+
+
 def call_outlined(module: Any, target: str, outlined: Outlined) -> None:
     """Let every custom call of a name call the function instead."""
     for op in list(every_operation(module.operation)):

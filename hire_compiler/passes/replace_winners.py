@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from hire_compiler.calibration import Calibration
@@ -23,6 +24,7 @@ from hire_compiler.passes.replacement import (
     take_batch_rows,
 )
 from hire_compiler.passes.site_plan import SitePlan
+from hire_compiler.patterns.canonical import Outside
 from hire_compiler.patterns.logits import HeadMatch, Winner
 from hire_compiler.runtime.certify import (
     Winners,
@@ -31,6 +33,7 @@ from hire_compiler.runtime.certify import (
     finer_room,
     room,
     rounding_slack,
+    take_batch,
     take_entries,
 )
 from hire_compiler.runtime.collectives import NUMBERS, Numbering, on_every_shard, order_shards
@@ -60,6 +63,7 @@ def replace_winners(
     vectors = [(origin.weight, index) for origin, index in first.region.parameters]
     preparation = make_preparation(match, plan, dot.weight, vectors, calibration, target, matrices=weights)
     noisy = 0 if first.noise is None else 1
+    captured = first.region.captured
     replaced = tuple(value for winner in match.winners for value in winner.op.results)
     author = AuthorsCode(dot.op, tuple(w.op for w in match.winners), dot.x) if strict and not local else None
 
@@ -79,7 +83,11 @@ def replace_winners(
             target=target,
             rows=StoredRows(kept, target, by_columns),
             everything=canonical_input(x, dot),
-            vectors=(*own, *(array.reshape(len(match.rows), dot.rows) for array in more[:noisy])),
+            vectors=(
+                *own,
+                *(_in_place(array, entry) for array, entry in zip(more[noisy:], captured, strict=True)),
+                *(array.reshape(len(match.rows), first.width) for array in more[:noisy]),
+            ),
             run_author=run_author,
         )
         results, measured = head.proven(prepared) if plan.certify else (head.likely(prepared), None)
@@ -98,8 +106,16 @@ def replace_winners(
         before=min((winner.op for winner in match.winners), key=lambda op: op.position),
         signature=repr(("head", id(match))),
         measure="proof" if plan.certify else "",
+        captured=captured,
         author=author,
     )
+
+
+def _in_place(array: jax.Array, entry: Outside) -> jax.Array:
+    """A captured value as ``[b, n]``, where 1 stands for any length."""
+    if np.array_equal(entry.index.ravel(), np.arange(array.size)):
+        return array.reshape(entry.index.shape)
+    return array.reshape(-1)[entry.index]
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ class _Head:
     Attributes:
       rows: the output matrix.
       everything: the inputs of all batch rows of the product; only ``match.rows`` of them are read.
-      vectors: parameters ``[n]``, then the noise ``[b, n]`` if there is any.
+      vectors: parameters ``[n]``, captured values ``[b, n]`` (1 stands for any length), then the noise ``[b, n]``.
       run_author: the author's own code, from the product to the results of all readers; None where it is not at hand.
     """
 
@@ -136,11 +152,25 @@ class _Head:
         """The most winners that any reader asks for."""
         return max(winner.k for winner in self.match.winners)
 
+    @property
+    def width(self) -> int:
+        """How many rows of the matrix are compared, from the first."""
+        return self.match.winners[0].width
+
+    def everyone(self, x: jax.Array) -> jax.Array:
+        """The logits of all rows that are compared, ``[b, n]``."""
+        return self.rows.products(x)[:, : self.width]
+
     def likely(self, prepared: Arrays) -> list[jax.Array]:
         """The winners among the candidates."""
 
         def compare(scores: jax.Array, ids: jax.Array | None) -> jax.Array:
-            return self.ranked(scores, [take_entries(vector, ids) for vector in self.vectors])
+            if ids is not None:
+                values = self.ranked(scores, [take_entries(vector, ids) for vector in self.vectors])
+                return jnp.where(ids < self.width, values, -jnp.inf)
+            values = self.ranked(scores[:, : self.width], self.vectors)
+            padding = scores.shape[1] - self.width
+            return jnp.pad(values, ((0, 0), (0, padding)), constant_values=-jnp.inf) if padding else values
 
         ids, exact = candidate_logits(
             self.inputs,
@@ -157,17 +187,18 @@ class _Head:
     def proven(self, prepared: Arrays) -> tuple[list[jax.Array], jax.Array]:
         """The winners of dense, and ``[rows proven, the largest slack τ]``."""
         x = self.inputs
-        scores = predict(x, predictor_arrays(prepared), self.target)
+        scores = predict(x, predictor_arrays(prepared), self.target)[:, : self.width]
+        bounds = {name: prepared[name][: self.width] for name in ("bound", "norm", "blocks")}
 
         def reached(away: jax.Array) -> jax.Array:
             """Upper bounds of what is compared, for logits so far from their predictions."""
             return self.bounds(around(scores, away), self.vectors, rounded=self.strict).high
 
-        upper = reached(room(prepared["bound"], x))
+        upper = reached(room(bounds["bound"], x))
         ids = top_candidates(upper, self.plan.candidates, self.target)
         exact = exact_logits(x, self.rows, ids, precise=self.match.dot.precise)
         # Two roundings lie between what is computed here and what dense computes: each side's own.
-        slack = 2 * rounding_slack(prepared["norm"][ids], x)
+        slack = 2 * rounding_slack(bounds["norm"][ids], x)
         own = [take_entries(vector, ids) for vector in self.vectors]
         center, best, apart = self.best(exact, slack, own, ids)
         axes = self.plan.axes
@@ -178,19 +209,19 @@ class _Head:
         excluded = lax.cond(
             (~best.sure | (by_norms == 0)).all(),
             lambda: by_norms,
-            lambda: excluded_that_reach(reached(finer_room(prepared, x, self.target)), ids, best),
+            lambda: excluded_that_reach(reached(finer_room(bounds, x, self.target)), ids, best),
         )
         proven = best.sure & (excluded == 0)
         if axes:
             proven = on_every_shard(proven, axes)
 
         def some(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-            own = [vector if vector.ndim == 1 else vector[at] for vector in self.vectors]
-            logits = self.rows.products(x[at])
+            own = [take_batch(vector, at) for vector in self.vectors]
+            logits = self.everyone(x[at])
             if not self.strict:
                 return self.pick(logits, None, own), jnp.ones(len(at), bool)
             everyone = jnp.broadcast_to(jnp.arange(logits.shape[1], dtype=jnp.int32), logits.shape)
-            center, again, _ = self.best(logits, 2 * rounding_slack(prepared["norm"][None], x[at]), own, everyone)
+            center, again, _ = self.best(logits, 2 * rounding_slack(bounds["norm"][None], x[at]), own, everyone)
             return self.chosen(center, everyone, again.at), again.sure
 
         # Between shards nothing but the author's own product settles an order.
@@ -221,9 +252,9 @@ class _Head:
     def _dense(self) -> list[jax.Array]:
         """The results of all batch rows: by the author's own code where strictness asks for it."""
         if not self.strict:
-            return self.pick(self.rows.products(self.inputs), None, self.vectors)
+            return self.pick(self.everyone(self.inputs), None, self.vectors)
         if self.run_author is not None:
-            like = jax.eval_shape(lambda: self.pick(self.rows.products(self.inputs), None, self.vectors))
+            like = jax.eval_shape(lambda: self.pick(self.everyone(self.inputs), None, self.vectors))
             return [a.reshape(b.shape).astype(b.dtype) for a, b in zip(self.run_author(), like, strict=True)]
         dot = self.match.dot
         logits = self.rows.as_written(
@@ -245,7 +276,11 @@ class _Head:
         return enclose(code if rounded else code.widened, inputs, dtypes, arithmetic_for(self.target))
 
     def _known(self, vector: jax.Array, number: int) -> Enclosure:
-        if number < len(self.match.winners[0].region.parameters):
+        region = self.match.winners[0].region
+        outside = number - len(region.parameters)
+        if outside < 0 or not jnp.issubdtype(vector.dtype, jnp.floating):
+            return point(vector)
+        if outside < len(region.captured) and not _computed(region.captured[outside]):
             return point(vector)
         wide = vector.astype(jnp.float32)
         return around(wide, (jnp.abs(wide) + 1) * _NOISE)
@@ -272,6 +307,11 @@ class _Head:
         narrow = logits.astype(jnp.dtype(self.match.dot.result.dtype))
         values = self.match.winners[0].compared.evaluate([narrow, *own], exact=True)
         return [part for winner in self.match.winners for part in _winners_of(winner, values, ids)]
+
+
+def _computed(entry: Outside) -> bool:
+    """Whether a captured value may come out otherwise where the compiler fuses what makes it with other code."""
+    return entry.value.op is not None and entry.base is None and entry.value.op.name != "constant"
 
 
 def _winners_of(winner: Winner, values: jax.Array, ids: jax.Array | None) -> tuple[jax.Array, ...]:

@@ -21,6 +21,7 @@ from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
 from hire_compiler.passes.detect import Match
 from hire_compiler.passes.site_plan import SitePlan
+from hire_compiler.patterns.canonical import Outside
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.runtime.certify import prepare_bound
@@ -118,6 +119,7 @@ class Replacement:
       measure: what one more value of the step measures, if not ``""``. ``"proof"``: batch rows proven [, largest
         slack]. ``"tail"``: the error of the predicted logits on the candidates: mean squares, summed over batch
         rows, and the largest.
+      captured: values of the author's program that the step takes after ``values``.
       author: code that ``step`` can run by calling its keyword ``run_author``, which gives the values of ``results``.
     """
 
@@ -129,6 +131,7 @@ class Replacement:
     before: Op
     signature: str
     measure: str = ""
+    captured: tuple[Outside, ...] = ()
     author: AuthorsCode | None = None
 
 

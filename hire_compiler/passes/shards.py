@@ -65,6 +65,7 @@ class Placement:
         specs = tuple((i, self.argument(i)) for i in used)
         plain = SiteLayout(self.mesh, (), (), False, specs)
         try:
+            self._check_tail(match)
             rows, turned = self._rows(match, plain)
             specs = tuple((dict(specs) | self._vector_specs(match, plain, rows)).items())
         except NotLocal as no:
@@ -105,6 +106,19 @@ class Placement:
         if rows and match.region.expression.rowwise:
             raise NotLocal("its activation compares the neurons of all devices")
         return rows
+
+    @staticmethod
+    def _check_tail(match: Match) -> None:
+        """Refuse tails that a shard cannot repeat by itself."""
+        if not isinstance(match, HeadMatch) or not match.winners:
+            return
+        first = match.winners[0]
+        if first.region.captured:
+            raise NotLocal(
+                "values of the request (a mask, a penalty, a temperature) stand between its logits and the winner"
+            )
+        if first.width != match.dot.rows:
+            raise NotLocal("its vocabulary is padded, and the padding is cut off after the product")
 
     def _vector_specs(self, match: Match, plain: SiteLayout, rows: Axes) -> dict[int, Spec]:
         """How the vectors of a site are to be split: as its rows are, also where every device holds them whole."""

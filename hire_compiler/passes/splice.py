@@ -17,6 +17,7 @@ import jax.export
 from hire_compiler import _mlir
 from hire_compiler.graph import Op
 from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement
+from hire_compiler.patterns.canonical import Outside
 from hire_compiler.runtime.target import Target, lowering_platform
 from hire_compiler.sharding import Spec
 
@@ -140,6 +141,7 @@ def _call_replacement(
     types = [shapes[key][name] for name in names]
     types += [_struct(*arguments[i]) for i in replacement.views]
     types += [_struct(value.shape, value.dtype) for value in replacement.values]
+    types += [_struct(entry.value.shape, entry.value.dtype) for entry in replacement.captured]
     author = None
     if replacement.author is not None:
         author = _outline_author(module, replacement.author, f"hire_author_{len(lowered)}")
@@ -156,12 +158,21 @@ def _call_replacement(
     operands = [added[key, name] for name in names]
     operands += [block.arguments[i] for i in replacement.views]
     operands += [value.ir for value in replacement.values]
+    operands += [_captured(entry, replacement.before) for entry in replacement.captured]
     operands += [] if author is None else author.inputs
     with _mlir.ir.InsertionPoint(replacement.before.ir), replacement.before.ir.location:
         results = _mlir.call(*known, operands)
     for old, new in zip(replacement.results, results, strict=False):
         old.ir.replace_all_uses_with(new)
     return results[-1] if replacement.measure else None
+
+
+def _captured(entry: Outside, before: Op) -> Any:
+    """A value of the author's program; or what its scatter writes into an array of one number."""
+    if entry.base is None:
+        return entry.value.ir
+    assert entry.value.op is not None
+    return _mlir.scatter_into(entry.value.op.ir, entry.base, before.ir)
 
 
 _AUTHOR = "hire_author"  # stands for the author's code while a replacement is lowered
@@ -192,7 +203,7 @@ def _lower(
     module: Any, replacement: Replacement, names: list[str], types: list[Any], target: Target
 ) -> tuple[str, Any]:
     first, second = len(names), len(names) + len(replacement.views)
-    third = second + len(replacement.values)
+    third = second + len(replacement.values) + len(replacement.captured)
     made = [_struct(value.shape, value.dtype) for value in replacement.results]
 
     def flat(*values: jax.Array) -> list[jax.Array]:

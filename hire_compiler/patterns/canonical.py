@@ -13,6 +13,7 @@ from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Origin
 from hire_compiler.patterns.terms import (
+    Captured,
     Given,
     Joined,
     Node,
@@ -28,6 +29,27 @@ from hire_compiler.patterns.terms import (
 Canonical = Callable[[np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True, eq=False)
+class Outside:
+    """A captured value in canonical coordinates.
+
+    Attributes:
+      value: of any shape.
+      index: for every entry of ``[batch, columns]`` its position in the flat value; a dimension along which it does not
+        change has length 1.
+      base: as in :class:`~hire_compiler.patterns.terms.Captured`.
+    """
+
+    value: Value
+    index: np.ndarray
+    base: float | None
+
+    def same(self, other: Outside) -> bool:
+        """Whether both are the same numbers."""
+        alike = self.value is other.value and self.base == other.base
+        return alike and np.array_equal(self.index, other.index)
+
+
 @dataclass(frozen=True)
 class Region:
     """A region in canonical coordinates ``[batch, columns]``.
@@ -38,6 +60,7 @@ class Region:
       batch_rows: the row of canonical x behind every row of the region.
       parameters: vectors and the position of every column in them.
       givens: values that are taken as they come, and which of its elements each element ``[batch, columns]`` is.
+      captured: values that are handed over as they are.
     """
 
     expression: Expression
@@ -45,6 +68,7 @@ class Region:
     batch_rows: np.ndarray
     parameters: tuple[tuple[Origin, np.ndarray], ...]
     givens: tuple[tuple[Value, np.ndarray], ...] = ()
+    captured: tuple[Outside, ...] = ()
 
     @property
     def products(self) -> tuple[WeightDot, ...]:
@@ -85,6 +109,7 @@ class _Resolver:
         self._streams: list[tuple[WeightDot, np.ndarray]] = []
         self._parameters: list[tuple[Origin, np.ndarray]] = []
         self._givens: list[tuple[Value, np.ndarray]] = []
+        self._captured: list[Outside] = []
         self._batch_rows: np.ndarray | None = None
         self._instructions: list[tuple[Instruction, tuple[_Number, ...]]] = []
         self._number: dict[int, _Number] = {}
@@ -103,14 +128,22 @@ class _Resolver:
 
     def region(self, output: _Number) -> Region:
         assert self._batch_rows is not None
-        counts = (len(self._streams), len(self._givens), len(self._parameters))
-        first = {"stream": 0, "given": counts[0], "parameter": sum(counts[:2]), "value": sum(counts)}
+        counts = (len(self._streams), len(self._givens), len(self._parameters), len(self._captured))
+        kinds = ("stream", "given", "parameter", "captured", "value")
+        first = {kind: sum(counts[:i]) for i, kind in enumerate(kinds)}
         instructions = tuple(
             Instruction(i.op, tuple(first[kind] + at for kind, at in args), i.dtype, i.value)
             for i, args in self._instructions
         )
         expression = Expression(first["value"], instructions, first[output[0]] + output[1])
-        return Region(expression, tuple(self._streams), self._batch_rows, tuple(self._parameters), tuple(self._givens))
+        return Region(
+            expression,
+            tuple(self._streams),
+            self._batch_rows,
+            tuple(self._parameters),
+            tuple(self._givens),
+            tuple(self._captured),
+        )
 
     def _place(self, term: Term, canonical: Canonical) -> _Number:
         match term:
@@ -123,6 +156,8 @@ class _Resolver:
                 return "parameter", _slot(self._parameters, (origin, columns))
             case Given(value, index):
                 return "given", _slot(self._givens, (value, canonical(index)))
+            case Captured(outside, index, base):
+                return self._capture(Outside(outside, _shrunk(canonical(index)), base))
             case Scalar(value, dtype):
                 return self._emit(Instruction("constant", (), dtype, value), ())
             case RowNumber():
@@ -131,6 +166,12 @@ class _Resolver:
                 return self._emit(Instruction(op, (), dtype, value), tuple(self._number[id(arg)] for arg in args))
             case Joined():
                 raise not_taken_apart(term)
+
+    def _capture(self, entry: Outside) -> _Number:
+        known = next((i for i, other in enumerate(self._captured) if entry.same(other)), None)
+        if known is None:
+            self._captured.append(entry)
+        return "captured", len(self._captured) - 1 if known is None else known
 
     def _row_number(self, term: RowNumber, canonical: Canonical) -> _Number:
         self._check_batch(term.batch, canonical)
@@ -157,6 +198,19 @@ class _Resolver:
 
 
 _Number = tuple[str, int]  # which list, and the position there
+
+
+_REORDERED = 1 << 16
+
+
+def _shrunk(index: np.ndarray) -> np.ndarray:
+    """An index without the dimensions along which it does not change."""
+    for axis in (0, 1):
+        first = np.expand_dims(index.take(0, axis=axis), axis)
+        index = first if index.shape[axis] > 1 and (index == first).all() else index
+    if index.size > _REORDERED and not np.array_equal(index.ravel(), np.arange(index.size)):
+        raise NoMatch("a large value enters in another order than the logits", depth=2)
+    return index
 
 
 def _constant_along(index: np.ndarray, axis: int, reason: str) -> np.ndarray:

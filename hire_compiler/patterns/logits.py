@@ -22,13 +22,14 @@ import numpy as np
 from hire_compiler.expression import Expression
 from hire_compiler.graph import Op, Value
 from hire_compiler.monotone import is_decreasing
-from hire_compiler.patterns.canonical import Region
+from hire_compiler.patterns.canonical import Outside, Region
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.readers import Readers
 from hire_compiler.patterns.region import RegionReader
+from hire_compiler.patterns.tail import TailReader
 
 LOGIT_READERS = frozenset({
     "argmax", "top_k", "approx_top_k", "beam_search", "softmax", "log_softmax", "sort", "sampling", "returned",
@@ -55,6 +56,11 @@ class Winner:
     region: Region
     k: int
     noise: Value | None = None
+
+    @property
+    def width(self) -> int:
+        """How many rows of the vocabulary it compares, from the first; the rest is padding."""
+        return len(self.region.streams[0][1])
 
     @property
     def compared(self) -> Expression:
@@ -114,7 +120,7 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
         raise NoMatch("it stands in a loop over layers, or over a vocabulary in blocks", depth=2)
-    winners = _winners(readers, reader, dot) if kinds <= {"argmax", "top_k", "sampling", "max"} else ()
+    winners = _winners(readers, reader, dot, provenance) if kinds <= {"argmax", "top_k", "sampling", "max"} else ()
     logits, read = _part_that_is_read(reader, dot)
     return HeadMatch(
         dot,
@@ -144,18 +150,17 @@ def _part_that_is_read(reader: RegionReader, dot: WeightDot) -> tuple[Value, np.
     return best, rows
 
 
-def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Winner, ...]:
-    winners = []
+def _winners(readers: Readers, reader: RegionReader, dot: WeightDot, provenance: Provenance) -> tuple[Winner, ...]:
+    winners: list[Winner] = []
+    tails: TailReader | None = None
     for kind, op, axis in readers.winners:
-        value, noise = op.operands[0], None
-        if readers.is_noisy(value):
-            value, noise = _without_noise(value, readers)
-        try:
-            region = reader.read(value, (axis,))
-        except NoMatch:
-            return ()
-        whole = len(region.streams) == 1 and np.array_equal(region.streams[0][1], np.arange(dot.rows))
-        if not whole or axis != len(value.shape) - 1 or region.expression.rowwise:
+        value = op.operands[0]
+        bare, noise = _without_noise(value, readers) if readers.is_noisy(value) else (value, None)
+        region = _tail(reader, bare, axis, dot)
+        if region is None:
+            tails = TailReader(provenance, readers.follows) if tails is None else tails
+            region, noise = _tail(tails, value, axis, dot), None
+        if region is None or axis != len(value.shape) - 1:
             return ()
         k = op.results[0].shape[-1] if kind == "top_k" else 1
         if noise is not None and not np.array_equal(region.batch_rows, np.arange(len(region.batch_rows))):
@@ -169,6 +174,18 @@ def _winners(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[Wi
         for winner in winners
     )
     return tuple(winners) if together and alike else ()
+
+
+def _tail(reader: RegionReader, value: Value, axis: int, dot: WeightDot) -> Region | None:
+    """The region from the product to what is compared, if it keeps the vocabulary, or all but padding at its end."""
+    try:
+        region = reader.read(value, (axis,))
+    except NoMatch:
+        return None
+    if len(region.streams) != 1 or region.streams[0][0].op is not dot.op or region.expression.rowwise:
+        return None
+    rows = region.streams[0][1]
+    return region if np.array_equal(rows, np.arange(len(rows))) else None
 
 
 def _without_noise(value: Value, readers: Readers) -> tuple[Value, Value | None]:
@@ -197,9 +214,14 @@ def _compared(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[R
 
 def _same(one: Region, other: Region) -> bool:
     """Whether two regions compute the same numbers from the logits."""
-    return one.expression == other.expression and all(
-        a.weight == b.weight and np.array_equal(i, j)
-        for (a, i), (b, j) in zip(one.parameters, other.parameters, strict=True)
+    captured = len(one.captured) == len(other.captured) and all(map(Outside.same, one.captured, other.captured))
+    return (
+        captured
+        and one.expression == other.expression
+        and all(
+            a.weight == b.weight and np.array_equal(i, j)
+            for (a, i), (b, j) in zip(one.parameters, other.parameters, strict=True)
+        )
     )
 
 

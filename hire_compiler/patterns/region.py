@@ -65,7 +65,7 @@ class RegionReader:
             if id(top) in self._terms:
                 stack.pop()
                 continue
-            missing = [v for v in _read_operands(top) if id(v) not in self._terms]
+            missing = [v for v in self._read_operands(top) if id(v) not in self._terms]
             if missing:
                 stack += missing
                 continue
@@ -78,6 +78,9 @@ class RegionReader:
         if isinstance(known, NoMatch):
             raise known
         return known
+
+    def _read_operands(self, value: Value) -> tuple[Value, ...]:
+        return _read_operands(value)
 
     def _read(self, value: Value) -> Term:
         op = value.op

@@ -105,7 +105,20 @@ class Joined:
     what: str
 
 
-Term = Stream | Parameter | Given | Scalar | Node | RowNumber | Joined
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """Elements of a value that is handed to the replacement as it is.
+
+    Attributes:
+      base: None for the value itself; a number for what the scatter that makes it writes into an array of that number.
+    """
+
+    value: Value
+    index: np.ndarray
+    base: float | None = None
+
+
+Term = Stream | Parameter | Given | Scalar | Node | RowNumber | Joined | Captured
 
 
 def map_indices(term: Term, apply: Callable[[np.ndarray], np.ndarray]) -> Term:
@@ -124,6 +137,8 @@ def _mapped(term: Term, apply: Callable[[np.ndarray], np.ndarray], done: dict[in
             return Parameter(origin, apply(index))
         case Given(value, index):
             return Given(value, apply(index))
+        case Captured(value, index, base):
+            return Captured(value, apply(index), base)
         case Node(op, args, dtype, value, size):
             return Node(op, tuple(done[id(arg)] for arg in args), dtype, value, size)
         case RowNumber(op, arg, shape, columns, dtype, batch, rank):

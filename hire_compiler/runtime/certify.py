@@ -176,10 +176,17 @@ def excluded_that_reach(values: jax.Array, ids: jax.Array, winners: Winners) -> 
 
 
 def take_entries(vector: jax.Array, ids: jax.Array | None) -> jax.Array:
-    """Entries ``ids [b, c]`` (None: all) of a vector ``[n]``, or of one for every batch row, ``[b, n]``."""
-    if ids is None:
+    """Entries ``ids [b, c]`` (None: all) of a vector ``[n]``, or of ``[b, n]``, where 1 stands for any length."""
+    if ids is None or vector.shape[-1] == 1:
         return vector
-    return vector[ids] if vector.ndim == 1 else jnp.take_along_axis(vector, ids, axis=1)
+    if vector.ndim == 1 or vector.shape[0] == 1:
+        return vector.reshape(-1)[ids]
+    return jnp.take_along_axis(vector, ids, axis=1)
+
+
+def take_batch(vector: jax.Array, at: jax.Array) -> jax.Array:
+    """Batch rows of a vector ``[n]`` or ``[b, n]``, where a length of 1 stands for any."""
+    return vector if vector.ndim == 1 or vector.shape[0] == 1 else vector[at]
 
 
 def _norm(array: jax.Array, axis: int) -> jax.Array:
