@@ -49,7 +49,7 @@ def _uncertifiable(match: Match, target: Target) -> str:
             return f"no bound of a neuron proves {match.activation.selection or match.activation.name} to be zero"
         first_product = match.products[match.activation.gate]
         return "" if target.platform == "cpu" or first_product.precise else _rounds(target)
-    unknown = why_unbounded(match.winners[0].compared)
+    unknown = next(filter(None, (why_unbounded(winner.compared) for winner in match.winners)), "")
     if unknown:
         return f"no bounds are known of {unknown}, which stands between the logits and what is compared"
     # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.

@@ -18,7 +18,7 @@ from hire_compiler.errors import HireError
 from hire_compiler.passes.detect import Match
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.ffn import FfnMatch
-from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.patterns.logits import HeadMatch, grouped
 from hire_compiler.patterns.provenance import Origin
 from hire_compiler.program import Argument
 from hire_compiler.sharding import Axes, MeshShape, NotLocal, SiteLayout, Spec, localize
@@ -113,6 +113,8 @@ class Placement:
         if not isinstance(match, HeadMatch) or not match.winners:
             return
         first = match.winners[0]
+        if len(grouped(match.winners)) > 1:
+            raise NotLocal("several winners of different values are read")
         if first.region.captured:
             raise NotLocal(
                 "values of the request (a mask, a penalty, a temperature) stand between its logits and the winner"

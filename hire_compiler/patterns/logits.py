@@ -15,12 +15,13 @@ outputs), routers with fewer rows than inputs, fused projections that are cut in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hire_compiler.expression import Expression
-from hire_compiler.graph import Op, Value
+from hire_compiler.graph import Block, Op, Value
 from hire_compiler.monotone import is_decreasing
 from hire_compiler.patterns.canonical import Outside, Region
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
@@ -79,7 +80,7 @@ class HeadMatch:
         that is all that anybody reads (the last position of a prompt).
       rows: which batch rows of the product are read, int ``[r]``.
       consumers: names of the readers.
-      winners: the readers, when all of them keep only the best of the same values; else empty.
+      winners: the readers, when all of them keep only the best; those of the same values together; else empty.
       compared: from the product to what its readers compare, in coordinates ``[batch, vocabulary]``; without
         repetitions, and without those that are not elementwise.
     """
@@ -167,13 +168,46 @@ def _winners(readers: Readers, reader: RegionReader, dot: WeightDot, provenance:
             return ()
         winners.append(Winner(kind, op, region, k, noise))
     together = len({id(winner.op.block) for winner in winners}) == 1
-    alike = all(
-        _same(winner.region, winners[0].region)
-        and winner.noise is winners[0].noise
-        and np.array_equal(winner.region.batch_rows, winners[0].region.batch_rows)
-        for winner in winners
-    )
-    return tuple(winners) if together and alike else ()
+    alike = all(np.array_equal(winner.region.batch_rows, winners[0].region.batch_rows) for winner in winners)
+    if not (together and alike):
+        return ()
+    in_order = tuple(winner for group in grouped(winners) for winner in group)
+    return in_order if replaced_before(in_order) is not None else ()
+
+
+def grouped(winners: Sequence[Winner]) -> list[list[Winner]]:
+    """The winners, those of the same values together: a greedy token and a sampled one are two groups."""
+    groups: list[list[Winner]] = []
+    for winner in winners:
+        known = next((g for g in groups if _same(g[0].region, winner.region) and g[0].noise is winner.noise), None)
+        if known is None:
+            groups.append([winner])
+        else:
+            known.append(winner)
+    return groups
+
+
+def replaced_before(winners: Sequence[Winner]) -> Op | None:
+    """In front of which operation all winners can be replaced at once: all that they read stands before it.
+
+    Winners of the same values go in front of the first of them. Others need what the last of them reads; None if
+    somebody reads one before that.
+    """
+    first = min((winner.op for winner in winners), key=lambda op: op.position)
+    last = max((winner.op for winner in winners), key=lambda op: op.position)
+    if len(grouped(winners)) == 1:
+        return first
+    readers = [op for winner in winners for result in winner.op.results for op, _ in result.uses]
+    return last if all(_place(op, first.block) > last.position for op in readers) else None
+
+
+def _place(op: Op, block: Block) -> int:
+    """Where an operation, or the one that holds it, stands in a block; before everything if it does not."""
+    while op.block is not block:
+        if op.block.owner is None:
+            return -1
+        op = op.block.owner
+    return op.position
 
 
 def _tail(reader: RegionReader, value: Value, axis: int, dot: WeightDot) -> Region | None:

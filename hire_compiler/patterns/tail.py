@@ -36,7 +36,7 @@ class TailReader(RegionReader):
         if self._follows(value):
             op = value.op
             return op.operands[:1] if op is not None and op.name == "scatter" else super()._read_operands(value)
-        return value.op.operands[:1] if value.op is not None and value.op.name in LAYOUT else ()
+        return value.op.operands[:1] if value.op is not None and value.op.name in (*LAYOUT, "convert") else ()
 
     def _read(self, value: Value) -> Term:
         op = value.op
@@ -46,6 +46,10 @@ class TailReader(RegionReader):
             constant = op.constant()
             if constant is not None and (constant == constant.ravel()[:1]).all():
                 return super()._read(value)
+        if op is not None and op.name == "convert":
+            term = self.term(op.operands[0])
+            if isinstance(term, Scalar) and value.dtype in _FLOATS:
+                return Scalar(term.value, value.dtype)
         if op is not None and op.name in LAYOUT:
             term = self.term(op.operands[0])
             if isinstance(term, Scalar):
