@@ -216,7 +216,7 @@ def _tail(reader: RegionReader, value: Value, axis: int, dot: WeightDot) -> Regi
         region = reader.read(value, (axis,))
     except NoMatch:
         return None
-    if len(region.streams) != 1 or region.streams[0][0].op is not dot.op or region.expression.rowwise:
+    if len(region.streams) != 1 or region.givens or region.streams[0][0].op is not dot.op or region.expression.rowwise:
         return None
     rows = region.streams[0][1]
     return region if np.array_equal(rows, np.arange(len(rows))) else None
