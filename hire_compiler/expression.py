@@ -24,7 +24,7 @@ class Instruction:
       op: StableHLO name; ``chlo.`` prefixes kept.
       args: indices of earlier values, the inputs counted first.
       dtype: of the result.
-      value: of a ``constant``; direction of a ``compare``.
+      value: of a ``constant``; direction of a ``compare``; "exponent/mantissa" bits of a ``reduce_precision``.
     """
 
     op: str
@@ -135,13 +135,13 @@ class Stages:
             i.op in ROW_OPERATIONS and not early for i, early in zip(self.expression.instructions, late, strict=True)
         )
 
-    def first(self, inputs: dict[int, Any]) -> dict[int, Any]:
-        """The known values that the second stage reads, computed by JAX from the early inputs."""
-        values = dict(inputs)
+    def first(self, inputs: dict[int, Any], *, exact: bool = True) -> dict[int, Any]:
+        """The known values that the second stage reads, from the early inputs; computed as :meth:`evaluate` does."""
+        values, compute = dict(inputs), _jax if exact else _numpy
         code = list(enumerate(self.expression.instructions, start=self.expression.inputs))
         for at, instruction in code:
             if self.known[at]:
-                values[at] = _jax(instruction, [values[i] for i in instruction.args])
+                values[at] = compute(instruction, [values[i] for i in instruction.args])
         read = {i for at, instruction in code if not self.known[at] for i in instruction.args if self.known[i]}
         read |= {self.expression.output} if self.known[self.expression.output] else set()
         return {i: values[i] for i in read}
@@ -213,6 +213,8 @@ _TABLE: dict[str, tuple[Callable[..., Any], str]] = {
     "sine": (np.sin, "sin"),
     "cosine": (np.cos, "cos"),
     "floor": (np.floor, "floor"),
+    "round_nearest_even": (np.round, ""),  # its function of jax.lax takes more than operands
+    "round_nearest_afz": (lambda x: np.sign(x) * np.floor(np.abs(x) + 0.5), ""),
     "ceil": (np.ceil, "ceil"),
     "remainder": (np.fmod, "rem"),
     "atan2": (np.arctan2, "atan2"),
@@ -222,9 +224,11 @@ _TABLE: dict[str, tuple[Callable[..., Any], str]] = {
     "chlo.asinh": (np.arcsinh, "asinh"),
 }
 
+_ROUNDING = {"round_nearest_even": "TO_NEAREST_EVEN", "round_nearest_afz": "AWAY_FROM_ZERO"}
+
 _INTEGERS = re.compile(r"u?int")
 
-OPERATIONS = frozenset(_TABLE) | {"compare", "convert", "constant"}
+OPERATIONS = frozenset(_TABLE) | {"compare", "convert", "constant", "reduce_precision"}
 
 # Numbers drawn from all neurons of a row, as a column: of ``row_sum`` the value is how many neurons the author
 # summed, of ``row_rank`` which share of them is larger.
@@ -285,6 +289,10 @@ def _numpy(instruction: Instruction, operands: Sequence[Any]) -> Any:
         return _numpy_row(instruction, operands[0])
     if instruction.op == "compare":
         return _COMPARE[str(instruction.value)](*operands)
+    if instruction.op == "reduce_precision":
+        fraction, exponent = np.frexp(operands[0])
+        bits = int(str(instruction.value).split("/")[1]) + 1
+        return np.ldexp(np.round(np.ldexp(fraction, bits)), exponent - bits)
     with np.errstate(all="ignore"):
         return _TABLE[instruction.op][0](*operands)
 
@@ -303,4 +311,8 @@ def _jax(instruction: Instruction, operands: Sequence[Any]) -> Any:
     operands = [jnp.broadcast_to(operand, shape) for operand in operands]
     if instruction.op == "compare":
         return _COMPARE[str(instruction.value)](*operands)
+    if instruction.op == "reduce_precision":
+        return lax.reduce_precision(operands[0], *map(int, str(instruction.value).split("/")))
+    if instruction.op in _ROUNDING:
+        return lax.round(operands[0], getattr(lax.RoundingMethod, _ROUNDING[instruction.op]))
     return getattr(lax, _TABLE[instruction.op][1])(*operands)

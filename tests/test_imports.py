@@ -28,6 +28,7 @@ FLOORS = {
     "expression": 2,
     "monotone": 3,
     "enclosure": 3,
+    "zeros": 3,
     "config": 1,
     "report": 1,
     "sampler": 1,

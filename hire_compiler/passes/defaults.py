@@ -7,6 +7,7 @@ from hire_compiler.passes.budgets import worth_skipping
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
+UNPROVEN = "its zeros do not follow from one product alone, so none can be skipped exactly"
 CHOICE_BYTES = 4 << 20  # what could be read in the time that choosing candidates takes, for each row of a batch
 
 
@@ -58,6 +59,8 @@ def why_no_rule(site: Site, facts: SiteFacts) -> str:
             return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
         if not facts.choice.by_gate:
             return f"its {site.selection} reads both products, so none can be skipped exactly, and no rule predicts it"
+    if site.kind == "ffn" and facts.unproven_zeros:
+        return f"{UNPROVEN}, and no rule asks to approximate it"
     if site.kind == "ffn" and not facts.exact_zeros:
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
     if site.kind == "ffn" and not worth_skipping(facts):

@@ -20,11 +20,12 @@ from hire_compiler.passes.replacement import (
     site_moment_key,
 )
 from hire_compiler.passes.site_plan import Choice, SiteFacts
-from hire_compiler.patterns.activations import EXACT_ZEROS, sample
+from hire_compiler.patterns.activations import sample
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.elsewhere import read_elsewhere
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.patterns.sparsity import zero_where_negative
 from hire_compiler.runtime.target import Target
 
 
@@ -45,7 +46,7 @@ def _uncertifiable(match: Match, target: Target) -> str:
     if isinstance(match, FfnMatch):
         if match.givens and match.activation.gate_bias is None:
             return "an adapter adds to its gate, beside a bias or another adapter"
-        if match.activation.selection or match.activation.name not in EXACT_ZEROS:
+        if match.activation.selection or not zero_where_negative(match.negative_gate, len(match.products)):
             return f"no bound of a neuron proves {match.activation.selection or match.activation.name} to be zero"
         first_product = match.products[match.activation.gate]
         return "" if target.platform == "cpu" or first_product.precise else _rounds(target)
@@ -64,18 +65,23 @@ def _rounds(target: Target) -> str:
 
 
 def gives_zeros(match: FfnMatch) -> bool:
-    """Whether a good part of all inputs gives exactly zero: ReLUs, shifted ones among them, and explicit choices."""
-    if match.activation.selection or match.activation.name in EXACT_ZEROS:
+    """Whether a good part of random inputs gives zero: what is worth counting, and no proof of anything."""
+    if match.activation.selection:
         return True
     samples = sample(match.region.expression, len(match.products), 320)
     return bool(np.mean(samples.result == 0) > 0.3)
+
+
+def skips_exactly(match: FfnMatch) -> bool:
+    """Whether one product alone is likely to prove enough neurons zero."""
+    return max(match.zero_shares) > (0.05 if match.activation.selection else 0.3)
 
 
 def _choice(match: Match) -> Choice | None:
     if not isinstance(match, FfnMatch) or not match.activation.selection:
         return None
     code, width = match.region.expression, match.down.d
-    by_gate = not match.gate_stages.rowwise_late
+    by_gate = skips_exactly(match) and not match.gate_stages.rowwise_late
     return Choice(code.kept(width), match.activation.share, code.kept_group, by_gate, code.sums_rows)
 
 
@@ -108,7 +114,8 @@ def _facts(
         unpacked_by_row=target.rows_one_by_one and not target.has_int4,
         activity=_activity(match, calibration),
         trials=calibration.trials_of(site_activity_key(match)) if calibration and isinstance(match, FfnMatch) else {},
-        exact_zeros=isinstance(match, FfnMatch) and gives_zeros(match),
+        exact_zeros=isinstance(match, FfnMatch) and skips_exactly(match),
+        unproven_zeros=isinstance(match, FfnMatch) and gives_zeros(match) and not skips_exactly(match),
         choice=_choice(match),
         drops=not isinstance(match, HeadMatch) or all(_keeps_minus_infinity(r) for r in match.compared),
     )

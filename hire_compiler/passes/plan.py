@@ -8,9 +8,9 @@ from math import ceil
 
 from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
 from hire_compiler.errors import ConfigError
-from hire_compiler.passes.defaults import exact_rule, why_no_rule
+from hire_compiler.passes.defaults import UNPROVEN, exact_rule, why_no_rule
 from hire_compiler.passes.neurons import common_neurons, no_common_path, union_densities
-from hire_compiler.passes.predictor_bytes import bound_bytes, read_bytes, stored_bytes
+from hire_compiler.passes.predictor_bytes import bound_bytes, limit_bytes, read_bytes, stored_bytes
 from hire_compiler.passes.settle_rule import settle_rule
 from hire_compiler.passes.site_plan import Choice, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Decision, Site
@@ -192,6 +192,8 @@ def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int
         )
     if rule.certify and facts.uncertifiable:
         raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
+    if isinstance(rule.predictor, Exact) and facts.unproven_zeros and facts.choice is None:
+        raise ConfigError(f"{where}: Exact() is impossible: {UNPROVEN}; use a predictor, or leave the site dense")
     if isinstance(rule.predictor, Exact) and not facts.exact_zeros and facts.choice is None:
         raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
 
@@ -202,13 +204,14 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: in
     dense = sum(facts.weight_bytes)
     if isinstance(rule.predictor, Exact):
         gate = facts.weight_bytes[0]  # or the only up-projection: read whole
-        return gate + (dense - gate) * candidates // site.width + facts.running_bytes, facts.copied_bytes
+        read = gate + (dense - gate) * candidates // site.width + facts.running_bytes
+        return read + limit_bytes(rule, site), facts.copied_bytes + limit_bytes(rule, site) * site.repeat
     predicted = replace(site, width=site.width - common)
     stored = stored_bytes(rule.predictor, predicted, where) if predicted.width else 0
     read = read_bytes(rule.predictor, stored, candidates, site, where)
     if rule.certify:
-        read += bound_bytes(site, always=True)
-        stored += bound_bytes(site)
+        read += bound_bytes(site, always=True) + limit_bytes(rule, site)
+        stored += bound_bytes(site) + limit_bytes(rule, site)
     copied = dense * site.repeat if common else facts.copied_bytes  # their rows stand in another order
     if rule.certify == "strict" and facts.by_columns:
         copied = 0  # read where it lies: the author's own product needs it there anyway

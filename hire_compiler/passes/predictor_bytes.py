@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from hire_compiler.config import Cascade, Exact, Predictor, Quantized
+from hire_compiler.config import Cascade, Exact, Predictor, Quantized, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.report import Site
 from hire_compiler.runtime.certify import BLOCK
@@ -68,3 +68,10 @@ def bound_bytes(site: Site, *, always: bool = False) -> int:
     """
     more = 0 if always or site.kind != "head" else 4 + 2 * ceil(site.d / BLOCK)
     return site.width * (4 + more)
+
+
+def limit_bytes(rule: Rule, site: Site) -> int:
+    """Bytes of the norms of a block's rows, which say that no skipped product is anything but finite."""
+    if site.kind != "ffn":
+        return 0
+    return 4 * site.width * (1 + (site.gated and bool(rule.certify)))

@@ -35,6 +35,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
     weights = site_matrices(match)
     vectors = [(origin.weight, index) for origin, index in match.biases]
     gate = match.matrices[activation.gate]
+    negative = match.negative_gate if plan.certify else None
     order = _order(match, plan, calibration)
     preparation = make_preparation(match, plan, gate, vectors, calibration, target, order)
     stacked = match.layer is not None
@@ -66,11 +67,10 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
         budget = (plan.candidates - plan.common) // plan.group
         if isinstance(plan.predictor, Exact):
             budgets = [size // plan.group for size in (*plan.budgets, plan.candidates)]
-            y, held = exact_ffn(rows, inputs, down, biases, activation.gate, budgets, form, match.gate_stages)
+            y, held = exact_ffn(rows, inputs, down, biases, prepared, match.zero_gate, budgets, form, match.gate_stages)
             return [restore_result(y, match.down), held]
-        if plan.certify:
-            bias = activation.gate_bias
-            y, held = certified_ffn(rows, inputs, down, biases, activation.gate, bias, prepared, budget, form)
+        if negative is not None:
+            y, held = certified_ffn(rows, inputs, down, biases, prepared, activation.gate, budget, form, negative)
             return [restore_result(y, match.down), held]
         groups = select_groups(
             rows,

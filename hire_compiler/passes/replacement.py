@@ -33,7 +33,7 @@ from hire_compiler.runtime.predictors import (
     prepare_low_rank,
     prepare_quantized,
 )
-from hire_compiler.runtime.skip import trusted_bound
+from hire_compiler.runtime.skip import row_limits, trusted_bound
 from hire_compiler.runtime.target import Target, bits_of, store
 from hire_compiler.runtime.weights import materialize, view
 from hire_compiler.sharding import Axes, MeshShape, Spec
@@ -228,6 +228,10 @@ def make_preparation(
         prepared = kept_for(made, predicted.shape[1], target)
         if plan.certify:
             prepared |= _prepare_bound(rows, prepared, plan.site.kind, stacked=predicted.layers is not None)
+        if isinstance(match, FfnMatch) and (plan.certify or isinstance(predictor, Exact)):
+            down = materialize(matrices[-1], given[matrices[-1].argument])
+            for i in match.limited(certified=bool(plan.certify)):
+                prepared[f"limit{i}"] = row_limits(materialize(matrices[i], given[matrices[i].argument]), down)
         for i, w in enumerate(matrices):
             if order is not None:
                 whole = in_order(materialize(w, given[w.argument]), order)

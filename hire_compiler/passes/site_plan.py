@@ -45,7 +45,8 @@ class SiteFacts:
       uncertifiable: why a head's winners cannot be proven, or ''.
       calibrated: a second moment of the site's input is at hand.
       counted: a calibration counted how often each of its rows won, or was active.
-      exact_zeros: the activation makes neurons exactly zero.
+      exact_zeros: one product alone proves neurons exactly zero.
+      unproven_zeros: neurons are often zero, but no product alone proves it.
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
       devices: over how many devices the program's arguments are spread.
@@ -63,6 +64,7 @@ class SiteFacts:
     counted: bool = False
     devices: int = 1
     exact_zeros: bool = False
+    unproven_zeros: bool = False
     drops: bool = True
     choice: Choice | None = None
     running_bytes: int = 0

@@ -36,8 +36,6 @@ ACTIVATIONS: dict[str, Definition] = {
     "identity": lambda z: z,
 }
 
-EXACT_ZEROS = frozenset({"relu", "relu2", "relu3", "relu6"})  # z ≤ 0 gives exactly zero
-
 CUSTOM = "custom"  # elementwise, zero at zero, and none of the table
 
 TOLERANCE = 2e-3  # constants rounded to bfloat16 move a GELU by 3e-4; its neighbours are 2e-2 away

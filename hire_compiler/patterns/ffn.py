@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hire_compiler.expression import Stages
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.activations import Activation
 from hire_compiler.patterns.adapters import is_narrow
@@ -30,7 +29,9 @@ from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Origin, Provenance
 from hire_compiler.patterns.recognise import recognise
 from hire_compiler.patterns.region import RegionReader
+from hire_compiler.patterns.sparsity import gate_stages, zero_shares
 from hire_compiler.weights import Weight
+from hire_compiler.zeros import GateStages, NegativeGate, negative_gate
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +62,32 @@ class FfnMatch:
         return self.products[0].x
 
     @property
-    def gate_stages(self) -> Stages:
+    def zero_gate(self) -> int:
+        """The product that alone proves most neurons zero; where none proves any, that of the activation."""
+        shares = self.zero_shares
+        return max(range(len(shares)), key=lambda i: (shares[i], i == self.activation.gate))
+
+    @property
+    def zero_shares(self) -> tuple[float, ...]:
+        """For every product, what share of random neurons it alone proves to be exactly zero."""
+        return zero_shares(self.region.expression, len(self.products))
+
+    def limited(self, *, certified: bool) -> tuple[int, ...]:
+        """The products whose size a skip of zeros has to know: those not computed whole; a single one in any case."""
+        streams = range(len(self.products))
+        return tuple(i for i in streams if certified or len(streams) == 1 or i != self.zero_gate)
+
+    @property
+    def gate_stages(self) -> GateStages:
         """The activation, cut into what follows from the gate and the parameters alone, and the rest."""
-        inputs, streams = self.region.expression.inputs, len(self.products)
-        return self.region.expression.stages(frozenset({self.activation.gate, *range(streams, inputs)}))
+        return gate_stages(self.region.expression, len(self.products), self.zero_gate)
+
+    @property
+    def negative_gate(self) -> NegativeGate:
+        """The activation, and where its gate with its bias stands in it."""
+        bias = self.activation.gate_bias
+        number = None if bias is None else len(self.products) + bias
+        return negative_gate(self.region.expression, self.activation.gate, number)
 
     @property
     def layer(self) -> Value | None:

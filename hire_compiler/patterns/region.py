@@ -203,6 +203,13 @@ class RegionReader:
         return _in_order(dot.op for term in terms if isinstance(term, Term) for dot in products_of(term))
 
 
+def _detail(op: Op) -> str | None:
+    """What an elementwise operation says beside its name: the direction of a comparison, the bits of a rounding."""
+    if op.name == "compare":
+        return op.text("comparison_direction")
+    return f"{op.int('exponent_bits')}/{op.int('mantissa_bits')}" if op.name == "reduce_precision" else None
+
+
 def _in_order(operations: Iterable[Op]) -> tuple[Op, ...]:
     return tuple(sorted(set(operations), key=lambda op: op.position))
 

@@ -33,12 +33,31 @@ class Stages(Protocol):
     def second(self, known: Numbered, inputs: Numbered) -> jax.Array:
         """h, from that and the other product; on all neurons or on some."""
 
+    def zero(self, known: Numbered, limits: Numbered) -> jax.Array:
+        """Where h is certainly zero, whatever the other product is, as long as it does not exceed these limits."""
+
+
+class Negative(Protocol):
+    """The author's elementwise code, and what follows where its gate is proven negative."""
+
+    @property
+    def bias(self) -> int | None:
+        """The number of the vector that is added to the gate's product, or None."""
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Types that the sum and its parts pass through."""
+
+    def zero(self, negative: jax.Array, limit: jax.Array, limits: Numbered, vectors: Numbered) -> jax.Array:
+        """Where h is certainly zero: where the sum is negative, of at most that size, the products within theirs."""
+
 
 def exact_ffn(
     x: jax.Array,
     matrices: Sequence[jax.Array],
     down: jax.Array,
     vectors: Sequence[jax.Array | PerRow],
+    prepared: Arrays,
     gate: int,
     budgets: Sequence[int],
     form: Form,
@@ -52,6 +71,7 @@ def exact_ffn(
     Args:
       x: ``[b, d]``.
       matrices: rows ``[m, d]`` of up, or of gate and up; or stacked.
+      prepared: the :func:`row_limits` of every matrix that is not computed whole; of a single one, its own.
       gate: which of the matrices is computed whole.
       budgets: numbers of groups, ascending. The smallest in which the active ones fit is computed; where more are
         active than the last holds, the dense block runs.
@@ -64,9 +84,9 @@ def exact_ffn(
     inputs = {gate: z} | {len(matrices) + i: form.whole(vector, 1) for i, vector in enumerate(vectors)}
     known = stages.first(inputs)
     others = [i for i in range(len(matrices)) if i != gate]
-    # Zero whatever the other product is. Two values of it, because a bias there could cancel one.
-    probes = [stages.second(known, {i: jnp.full_like(z, value) for i in others}) for value in (1.0, -0.734375)]
-    nonzero = probes[0] != 0 if not others else jnp.logical_or(probes[0] != 0, probes[1] != 0)  # NaN is not zero
+    largest = [product_limit(x, prepared[f"limit{i}"], form) for i in others or [gate]]
+    zero = stages.zero(known, dict(zip(others, largest, strict=False)))
+    needed = jnp.logical_not(jnp.broadcast_to(zero & jnp.isfinite(largest[0]), z.shape))
 
     def finish(take: Callable[[jax.Array], jax.Array], product: Callable[[jax.Array], jax.Array]) -> jax.Array:
         some = {i: take(value) if value.ndim and value.shape[-1] == width else value for i, value in known.items()}
@@ -79,7 +99,7 @@ def exact_ffn(
     def dense() -> jax.Array:
         return finish(lambda value: value, lambda matrix: form.product(x, matrix))
 
-    return _sparse_or_dense(nonzero, budgets, down, form, sparse, dense)
+    return _sparse_or_dense(needed, budgets, down, form, sparse, dense)
 
 
 def certified_ffn(
@@ -87,23 +107,29 @@ def certified_ffn(
     matrices: Sequence[jax.Array],
     down: jax.Array,
     vectors: Sequence[jax.Array | PerRow],
-    gate: int,
-    gate_bias: int | None,
     prepared: Arrays,
+    gate: int,
     budget: int,
     form: Form,
+    code: Negative,
 ) -> tuple[jax.Array, jax.Array]:
-    """A ReLU-like block that skips the neurons whose gate is *proven* not to be positive.
+    """A block that skips the neurons whose gate is *proven* to be negative, where its code is zero then.
 
     Args:
-      gate: the matrix that ``prepared`` (an int8 copy with its bound) predicts.
-      gate_bias: which of the vectors is added to its product.
+      prepared: an int8 copy of the gate with its bound, and the :func:`row_limits` of every matrix.
+      gate: which of the matrices that is.
 
     Returns:
       As :func:`exact_ffn`.
     """
-    bias = jnp.zeros(()) if gate_bias is None else form.whole(vectors[gate_bias], 1)
-    zero = proven_zero(x, bias, prepared, form)
+    whole = {len(matrices) + i: form.whole(vector, 1) for i, vector in enumerate(vectors)}
+    bias = jnp.zeros(()) if code.bias is None else whole[code.bias].astype(jnp.float32)
+    limits = {i: product_limit(x, prepared[f"limit{i}"], form) for i in range(len(matrices))}
+    negative = proven_negative(x, bias, prepared, form, code.dtypes)
+    sums = _fitting(limits[gate] + 2 * jnp.abs(bias), code.dtypes)
+    zero = code.zero(negative, sums, limits, whole)
+    finite = jnp.stack([jnp.isfinite(limit) for limit in limits.values()]).all(axis=0)
+    zero = jnp.broadcast_to(zero & finite, finite.shape)
 
     def sparse(groups: jax.Array) -> jax.Array:
         products = [form.chosen_product(x, matrix, groups) for matrix in matrices]
@@ -116,17 +142,21 @@ def certified_ffn(
     return _sparse_or_dense(jnp.logical_not(zero), (budget,), down, form, sparse, dense)
 
 
-def proven_zero(x: jax.Array, bias: jax.Array, prepared: Arrays, form: Form) -> jax.Array:
-    """Which neurons a ReLU after ``x · gate + bias`` certainly makes zero: bool ``[b, m]``.
+def proven_negative(
+    x: jax.Array, bias: jax.Array, prepared: Arrays, form: Form, dtypes: Sequence[str] = ()
+) -> jax.Array:
+    """Which neurons certainly have ``x · gate + bias`` below −1e-12: bool ``[b, m]``.
 
-    For the int8 copy of a row and its bound, u = z̃ + ε + bias is an upper limit of what the dense program can
-    compute before its ReLU; u < 0 proves the neuron exactly zero.
+    For the int8 copy of a row and its bound, z̃ + ε + bias is an upper limit of what the dense program can compute.
+
+    Args:
+      dtypes: types through which the author passes the product, the bias and their sum, beside that of the product.
     """
     scores = predict(x, {name: prepared[name] for name in ("q", "scale")}, form.target, form.layer)
     upper = upper_bounds(scores, form.whole(prepared["bound"], 1), x)
-    bias = bias.astype(jnp.float32)
     # The author may round the product, and its sum with the bias, to a narrow type.
-    rounding = 4 * float(jnp.finfo(form.product_dtype).eps) * (jnp.abs(scores) + (upper - scores) + jnp.abs(bias))
+    coarsest = max(float(jnp.finfo(dtype).eps) for dtype in ("float32", form.product_dtype, *dtypes))
+    rounding = 4 * coarsest * (jnp.abs(scores) + (upper - scores) + jnp.abs(bias))
     largest = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=1, keepdims=True)
     usual = (largest > SMALLEST) & (largest < LARGEST)  # elsewhere norms and products may under- or overflow
     return (upper + bias + rounding < -SMALLEST) & usual
@@ -139,6 +169,38 @@ def trusted_bound(rows: jax.Array, bound: jax.Array) -> jax.Array:
     """The bounds of rows ``[m, d]``, infinite for those whose size is unusual: these are never proven."""
     largest = jnp.max(jnp.abs(rows.astype(jnp.float32)), axis=1)
     return jnp.where((largest > SMALLEST) & (largest < LARGEST), bound, jnp.inf)
+
+
+def row_limits(rows: jax.Array, down: jax.Array) -> jax.Array:
+    """What ``|row · x|`` does not exceed for ‖x‖ = 1, and infinity where the neuron may not be skipped: ``[…, m]``.
+
+    Dense multiplies the zeros, too: by an entry that is NaN or infinite they become NaN.
+
+    Args:
+      rows: of one of the first matrices, ``[…, m, d]``.
+      down: rows of the last one, ``[…, m, d_out]``. If any of them is not finite, none of a layer may be skipped.
+    """
+    norm = jnp.sqrt(jnp.sum(jnp.square(rows.astype(jnp.float32)), axis=-1)) + _UNDERFLOW
+    usable = jnp.isfinite(down).all(axis=(-2, -1))[..., None] & jnp.isfinite(norm)
+    return jnp.where(usable, norm, jnp.inf)
+
+
+_UNDERFLOW = 1e-16  # more than what is lost of a norm whose squares underflow
+
+
+def product_limit(x: jax.Array, limit: jax.Array, form: Form) -> jax.Array:
+    """What no product of a row of ``x [b, d]`` exceeds, ``[b, m]``; infinite where it may overflow in its type.
+
+    Twice the product of the norms: room for what dense rounds, of the operands too.
+    """
+    norm = jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1, keepdims=True)) + _UNDERFLOW
+    return _fitting(2 * norm * form.whole(limit, 1), (form.product_dtype,))
+
+
+def _fitting(size: jax.Array, dtypes: Sequence[str]) -> jax.Array:
+    """A limit that is infinite where a number of that size may overflow in one of these types."""
+    largest = min(float(jnp.finfo(dtype).max) for dtype in ("float32", *dtypes))
+    return jnp.where(size < largest / 2, size, jnp.inf)  # NaN is not smaller
 
 
 def _sparse_or_dense(
