@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hire_compiler.graph import Block, Op, Value
+from hire_compiler.patterns.reducers import reducer
 
 _MAX_TRIPS = 4096
 _MAX_ELEMENTS = 4096
@@ -192,7 +193,7 @@ def _gather_one(op: Op, operands: list[np.ndarray]) -> np.ndarray:
 
 def _reduce(op: Op, operands: list[np.ndarray]) -> np.ndarray:
     """The bounds check of a gather: ``and`` over the index's components."""
-    if len(op.results) != 1 or op.blocks[0].ops[0].name != "and":
+    if len(op.results) != 1 or reducer(op) != "and":
         raise _Unknown
     return np.asarray(operands[0].all(axis=op.ints("dimensions")))
 

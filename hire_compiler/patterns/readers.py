@@ -15,7 +15,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.dots import WeightDot
-from hire_compiler.patterns.reducers import is_argmax
+from hire_compiler.patterns.reducers import is_argmax, reducer
 
 _ELEMENTWISE = frozenset({
     "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "negate", "exponential", "log", "tanh",
@@ -211,7 +211,7 @@ def _row_number(op: Op, axis: int) -> str | None:
     """What a reduction over the vocabulary yields for every batch row: its ``max`` or its ``sum``."""
     if op.ints("dimensions") != (axis,) or len(op.results) != 1:
         return None
-    return {"maximum": "max", "add": "sum"}.get(op.blocks[0].ops[0].name)
+    return {"maximum": "max", "add": "sum"}.get(reducer(op) or "")
 
 
 def _row_axis(dot: WeightDot) -> int | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from hire_compiler.graph import Op
 from hire_compiler.patterns.match import NoMatch
+from hire_compiler.patterns.reducers import reducer, sorts_down
 from hire_compiler.patterns.terms import RowNumber, Stream, Term, topological
 
 ROW_OPERATIONS = frozenset({"reduce", "chlo.top_k", "sort"})
@@ -40,7 +41,10 @@ def read_row_operation(op: Op, index: int, term: Term) -> Term:
     count, length = op.results[0].shape[axis], shape[axis]
     rank = np.arange(count)
     if op.name == "sort":
-        rank = rank if _is_descending(op) else length - 1 - rank
+        down = sorts_down(op)
+        if down is None:
+            raise NoMatch("a sort in an unusual order stands between the matrix products", depth=2)
+        rank = rank if down else length - 1 - rank
     along = [-1 if i == axis else 1 for i in range(len(shape))]
     result = op.results[0].shape
     batch = np.broadcast_to(np.expand_dims(batch, axis), result)
@@ -50,12 +54,12 @@ def read_row_operation(op: Op, index: int, term: Term) -> Term:
 
 def _reduction(op: Op, term: Term, shape: tuple[int, ...]) -> Term:
     dims = op.ints("dimensions")
-    reducer = _REDUCERS.get(op.blocks[0].ops[0].name) if len(op.results) == 1 else None
-    if reducer is None:
+    kind = _REDUCERS.get(reducer(op) or "")
+    if kind is None:
         raise NoMatch("a reduction other than sum, maximum or minimum stands between the matrix products", depth=2)
     if isinstance(term, RowNumber) and term.op == "row_rank":
         # min over the top k is the k-th largest
-        pick = {"row_max": np.min, "row_min": np.max}.get(reducer)
+        pick = {"row_max": np.min, "row_min": np.max}.get(kind)
         if pick is None:
             raise NoMatch("the largest neurons are summed", depth=3)
         batch = _drop(term.batch, dims)
@@ -66,7 +70,7 @@ def _reduction(op: Op, term: Term, shape: tuple[int, ...]) -> Term:
             return RowNumber(term.op, term.arg, term.shape, term.columns, term.dtype, *dropped)
         raise NoMatch("a number of each batch row is reduced again", depth=3)
     batch = _batch_rows(term, shape, dims)
-    return RowNumber(reducer, term, shape, dims, op.result.dtype, batch, np.zeros(batch.shape, np.int64))
+    return RowNumber(kind, term, shape, dims, op.result.dtype, batch, np.zeros(batch.shape, np.int64))
 
 
 def _drop(index: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
@@ -98,13 +102,3 @@ def _check_whole(stream: Stream, shape: tuple[int, ...], dims: tuple[int, ...]) 
     first = rows[tuple(slice(None) if i in dims else 0 for i in range(len(shape)))]
     if not (rows == np.expand_dims(first, kept)).all():
         raise NoMatch("a reduction over a part of the neurons (a normalisation in groups) stands between", depth=2)
-
-
-def _is_descending(op: Op) -> bool:
-    directions = [inner.text("comparison_direction") for inner in op.blocks[0].ops if inner.name == "compare"]
-    if not directions or len(set(directions)) != 1 or directions[0] not in ("GT", "LT", "GE", "LE"):
-        # JAX's own total order: the last comparison is LT of keys.
-        directions = directions[-1:]
-    if not directions or directions[0] not in ("GT", "LT", "GE", "LE"):
-        raise NoMatch("a sort in an unusual order stands between the matrix products", depth=2)
-    return directions[0].startswith("G")
