@@ -106,6 +106,15 @@ class Expression:
         return Expression(self.inputs + 1, (*code, last), self.inputs + 1 + len(code))
 
     @property
+    def unrounded(self) -> Expression:
+        """The same code without the roundings that the author asks for: for naming what it computes."""
+
+        def plain(i: Instruction) -> Instruction:
+            return replace(i, op="convert", value=None) if i.op == "reduce_precision" else i
+
+        return replace(self, instructions=tuple(map(plain, self.instructions)))
+
+    @property
     def rowwise(self) -> bool:
         """Whether a number drawn from all neurons of a row enters: then no neuron can be computed alone."""
         return any(i.op in ROW_OPERATIONS for i in self.instructions)

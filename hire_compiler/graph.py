@@ -67,7 +67,10 @@ class Block:
 
 @dataclass(eq=False, slots=True, repr=False)
 class Op:
-    """One operation; ``name`` is without the dialect when that is ``stablehlo``."""
+    """One operation; ``name`` is without the dialect when that is ``stablehlo``.
+
+    Of what is computed from constants alone ``folded`` may hold the value of its only result.
+    """
 
     ir: Any
     name: str
@@ -76,6 +79,7 @@ class Op:
     operands: tuple[Value, ...] = ()
     results: tuple[Value, ...] = ()
     blocks: tuple[Block, ...] = ()
+    folded: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"<{self.name} at {self.position}>"
@@ -91,7 +95,9 @@ class Op:
         return _mlir.scope(self.ir)
 
     def constant(self) -> np.ndarray | None:
-        """Value of a constant (splats as 0-d arrays), or None for anything else."""
+        """Value of a constant, folded ones too (splats as 0-d arrays), or None for anything else."""
+        if self.folded is not None:
+            return self.folded
         return _mlir.constant(self.ir) if self.name == "constant" else None
 
     def ints(self, attribute: str) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from hire_compiler._mlir.attributes import (
     text,
 )
 from hire_compiler._mlir.editing import PointwiseWindow, pointwise_window, rebuild_while, replace_by_dot
+from hire_compiler._mlir.folding import evaluate, module_of
 from hire_compiler._mlir.functions import (
     append_result,
     argument_attribute,
@@ -113,6 +114,7 @@ __all__ = [
     "dimension_variables",
     "dot_dimensions",
     "drop_unused_arguments",
+    "evaluate",
     "evaluate_dimension",
     "find_function",
     "forwarded",
@@ -135,6 +137,7 @@ __all__ = [
     "merge_function",
     "meshes",
     "module_attribute",
+    "module_of",
     "number_channels",
     "operations_named",
     "outermost",

@@ -6,18 +6,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.errors import ConfigError
 from hire_compiler.fast_math import fast_math_reason
-from hire_compiler.graph import collection_paused, read_graph
+from hire_compiler.graph import Graph, collection_paused, read_graph
 from hire_compiler.passes.bodies import Inside, bodies, left_dense, on_devices
 from hire_compiler.passes.calibrated import calibration_notes, fit_calibration
 from hire_compiler.passes.detect import detect
 from hire_compiler.passes.facts import site_facts
+from hire_compiler.passes.fold import fold_constants
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.manual import rewrite_bodies
 from hire_compiler.passes.normalize import normalize
@@ -59,7 +60,7 @@ def inspect_program(program: Program) -> Report:
     with _mlir.fresh_context(), collection_paused():
         module = _mlir.parse(program.module)
         normalize(module)
-        graph = read_graph(module)
+        graph = _picture(module)
         found = detect(graph, program.arguments)
         inside = bodies(graph, module, program)
     report = Report(sites=found.sites, misses=found.misses)
@@ -96,7 +97,7 @@ def rewrite_program(
     with _mlir.fresh_context(), collection_paused():
         module = clock.time("parse", lambda: _mlir.parse(program.module))
         clock.time("normalize", lambda: normalize(module))
-        graph = clock.time("read", lambda: read_graph(module))
+        graph = clock.time("read", lambda: _picture(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments))
         inside = bodies(graph, module, program)
         check_rules(found.sites, config)
@@ -160,11 +161,18 @@ def _left_dense(body: Inside) -> Report:
     """The report of a ``shard_map`` that is read and not rewritten."""
     module = _mlir.parse(body.program.module)
     normalize(module)
-    graph = read_graph(module)
+    graph = _picture(module)
     why = body.why or f"it runs on {body.devices} devices, and the arguments lie on one: place them on its mesh"
     report = left_dense(detect(graph, body.program.arguments), why)
     report = _with_bodies(report, [_left_dense(inner) for inner in bodies(graph, module, body.program)])
     return on_devices(replace(report, notes=(f"{why[0].upper()}{why[1:]}",) if body.why else ()), body)
+
+
+def _picture(module: Any) -> Graph:
+    """The graph of a normalized module, with the numbers in it that follow from constants."""
+    graph = read_graph(module)
+    fold_constants(graph)
+    return graph
 
 
 def _with_bodies(report: Report, inner: Sequence[Report]) -> Report:
@@ -211,7 +219,7 @@ def instrument_program(
     with _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
-        found = detect(read_graph(module), program.arguments)
+        found = detect(_picture(module), program.arguments)
         target, wanted = target_for(platform), [kind in (None, site.kind) for site in found.sites]
         matches = [match for match, probed in zip(found.matches, wanted, strict=True) if probed]
         facts = site_facts(found.matches, None, target, 1)

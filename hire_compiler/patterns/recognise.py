@@ -33,6 +33,7 @@ def recognise(expression: Expression, streams: int) -> Activation:
     parameters = expression.inputs - streams
     if parameters > 4:
         raise NoMatch(f"{parameters} parameter vectors enter the activation, expected at most 4", depth=3)
+    expression = expression.unrounded
     if expression.rowwise:
         return recognise_selection(expression, streams)
     samples = sample(expression, streams, 160)

@@ -86,10 +86,10 @@ class RegionReader:
         op = value.op
         if op is None:
             return self._parameter(value)
+        if op.name == "constant" or op.folded is not None:
+            return _scalar(op)
         if op.name == "dot_general":
             return self._product(op)
-        if op.name == "constant":
-            return _scalar(op)
         if op.name in LAYOUT:
             return self._layout(op)
         if op.name in ROW_OPERATIONS:
@@ -216,7 +216,7 @@ def _in_order(operations: Iterable[Op]) -> tuple[Op, ...]:
 
 def _read_operands(value: Value) -> tuple[Value, ...]:
     op = value.op
-    if op is None or op.name in ("dot_general", "constant"):
+    if op is None or op.name in ("dot_general", "constant") or op.folded is not None:
         return ()
     if op.name in LAYOUT or op.name in ROW_OPERATIONS:
         return op.operands[:1]
