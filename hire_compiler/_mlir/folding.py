@@ -12,6 +12,7 @@ from jaxlib.mlir import ir
 from hire_compiler._mlir.attributes import text
 from hire_compiler._mlir.modules import to_bytecode
 from hire_compiler._mlir.running import run_module
+from hire_compiler._mlir.settings import own_settings
 
 
 def module_of(operations: Sequence[Any], results: Sequence[Any]) -> bytes | None:
@@ -74,7 +75,7 @@ def evaluate(module: bytes, types: Sequence[tuple[tuple[int, ...], str]]) -> lis
     """What a module that takes nothing returns, of these shapes and types."""
     results = tuple(jax.core.ShapedArray(shape, jax.numpy.dtype(dtype)) for shape, dtype in types)
     # Now, even while the caller's own function is being traced.
-    with jax.core.eval_context(), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.core.eval_context(), own_settings(x64=True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         run = jax.jit(lambda: run_module(module, results, ())).lower().compile()
         return [np.asarray(result) for result in run()]
 
