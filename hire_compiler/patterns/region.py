@@ -203,13 +203,6 @@ class RegionReader:
         return _in_order(dot.op for term in terms if isinstance(term, Term) for dot in products_of(term))
 
 
-def _detail(op: Op) -> str | None:
-    """What an elementwise operation says beside its name: the direction of a comparison, the bits of a rounding."""
-    if op.name == "compare":
-        return op.text("comparison_direction")
-    return f"{op.int('exponent_bits')}/{op.int('mantissa_bits')}" if op.name == "reduce_precision" else None
-
-
 def _in_order(operations: Iterable[Op]) -> tuple[Op, ...]:
     return tuple(sorted(set(operations), key=lambda op: op.position))
 
@@ -236,13 +229,15 @@ def _scalar(op: Op) -> Scalar:
 
 
 def _detail(op: Op) -> str | None:
-    """What else there is to know of an operation: the direction of a comparison; whether a conversion comes at once.
+    """What else there is to know: a comparison's direction, a rounding's bits; whether a conversion comes at once.
 
     XLA drops the rounding of a value that is widened at once, but not where a change of layout stands between; one
     follows every product of more than two dimensions.
     """
     if op.name == "compare":
         return op.text("comparison_direction")
+    if op.name == "reduce_precision":
+        return f"{op.int('exponent_bits')}/{op.int('mantissa_bits')}"
     made = op.operands[0].op
     if op.name != "convert" or made is None or made.name in LAYOUT:
         return None
