@@ -82,7 +82,8 @@ def _one_row_columns_dot(h: jax.Array, matrix: jax.Array, index: jax.Array, grou
     else:
         lanes, weights = (values.reshape(_LANES, -1) for values in (lanes, weights))
     partial = jnp.zeros((lanes.shape[1], matrix.shape[1]), jnp.float32)
-    for own, factors in zip(lanes, weights, strict=True):
+    for lane in range(len(lanes)):  # not an iteration over arrays, which JAX's releases lower in different orders
+        own, factors = (lax.index_in_dim(values, lane, keepdims=False) for values in (lanes, weights))
         partial += take_rows(matrix, own, target).astype(jnp.float32) * factors[:, None]
     return columns_dot(jnp.ones((1, len(partial)), jnp.float32), partial)
 
