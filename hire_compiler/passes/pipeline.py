@@ -57,7 +57,7 @@ def inspect_program(program: Program) -> Report:
     """Sites and misses of a program, nothing decided."""
     if program.refusal:
         return Report(notes=(f"{program.name} cannot be rewritten: {program.refusal}",))
-    with _mlir.fresh_context(), collection_paused():
+    with _mlir.own_settings(), _mlir.fresh_context(), collection_paused():
         module = _mlir.parse(program.module)
         normalize(module)
         graph = _picture(module)
@@ -94,7 +94,7 @@ def rewrite_program(
     if storable:
         target = replace(target, has_int4=False)
     clock = _Clock()
-    with _mlir.fresh_context(), collection_paused():
+    with _mlir.own_settings(), _mlir.fresh_context(), collection_paused():
         module = clock.time("parse", lambda: _mlir.parse(program.module))
         clock.time("normalize", lambda: normalize(module))
         graph = clock.time("read", lambda: _picture(module))
@@ -216,7 +216,7 @@ def instrument_program(
     program: Program, kind: str | None, platform: str, strongest: float, config: Config | None = None
 ) -> Instrumented:
     """The program with probes at its sites (of one kind, or all); see :func:`hire_compiler.calibrate`."""
-    with _mlir.fresh_context():
+    with _mlir.own_settings(), _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
         found = detect(_picture(module), program.arguments)
