@@ -40,8 +40,8 @@ def gaussian(rng: np.random.Generator, dtype: str) -> jax.Array:
     return jnp.asarray(rng.normal(size=(V, D)), dtype)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("batch", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [near_ties, gaussian], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_tokens_are_those_of_dense(
