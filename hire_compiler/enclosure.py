@@ -5,7 +5,7 @@ program computes lies inside, whatever the compiler makes of the code: fused or 
 divided, rounded to a narrow type on the way or, where XLA may drop that, not. So functions that only *should* rise
 (XLA's tanh falls by an ulp between many neighbouring numbers) need no trust.
 
-A number that is NaN, or may be, comes out with a NaN among its bounds. Comparisons of bounds have to be written so that
+A number that is NaN, or may be, comes out with NaN for both bounds. Comparisons of bounds have to be written so that
 NaN fails the proof.
 """
 
@@ -81,8 +81,8 @@ def point(value: Any) -> Enclosure:
 
 
 def around(value: Any, slack: Any) -> Enclosure:
-    """A value and how far it may be off."""
-    return Enclosure(value - slack, value + slack)
+    """A value and how far it may be off; where that is not finite, it may be anything, NaN too."""
+    return _unless(jnp.logical_not(jnp.isfinite(slack)), Enclosure(value - slack, value + slack))
 
 
 def enclose(
@@ -103,9 +103,19 @@ def enclose(
 
 def why_unbounded(expression: Expression) -> str:
     """The first operation that :func:`enclose` has no bounds for; or ''."""
+    # Of every value: whether it follows from the logits (the first input), and its type, where that is known.
+    values: list[tuple[bool, str]] = [(i == 0, "") for i in range(expression.inputs)]
     for instruction in expression.instructions:
-        if not (instruction.op in _RULES or instruction.op in ("constant", "compare", "convert")):
-            return instruction.op
+        op, args = instruction.op, [values[i] for i in instruction.args]
+        if not (op in _RULES or op in ("constant", "compare", "convert")):
+            return op
+        uncertain = any(follows for follows, _ in args)
+        whole = instruction.dtype not in _FLOATS and instruction.dtype != "bool"
+        if uncertain and whole and op != "select" and not (op == "convert" and args[0][1] == "bool"):
+            return f"{op} of whole numbers"
+        if uncertain and op == "convert" and instruction.dtype == "bool" and args[0][1] != "bool":
+            return "convert to bool"
+        values.append((uncertain, instruction.dtype))
     return ""
 
 
@@ -142,7 +152,8 @@ class _Evaluation:
         if op == "compare":
             return _Value(_compare(str(instruction.value), *map(self._rounded, args)), dtype, False)
         bounds = [self._rounded(arg) for arg in args]
-        if dtype not in _FLOATS and op not in ("and", "or", "not", "is_finite", "select"):
+        logical = op == "select" or (dtype == "bool" and op in ("and", "or", "not", "is_finite"))
+        if dtype not in _FLOATS and not logical:
             if not _known(*bounds):
                 raise Unbounded(op)
             return _Value(point(evaluate_instruction(instruction, [b.low for b in bounds])), dtype, False)
@@ -163,14 +174,15 @@ class _Evaluation:
         dtype = instruction.dtype
         if arg.dtype not in _FLOATS or dtype not in _FLOATS:
             bounds = self._rounded(arg)
-            if arg.dtype in _FLOATS and not _known(arg.bounds):
-                raise Unbounded("convert")
             if dtype not in _FLOATS:
-                return _Value(point(evaluate_instruction(instruction, [bounds.low])), dtype, False)
+                if arg.dtype != "bool" and not _known(arg.bounds):
+                    raise Unbounded("convert")  # whole numbers may wrap around
+                ends = _rising(lambda end: evaluate_instruction(instruction, [end]))(bounds)
+                return _Value(ends, dtype, False)
+            wide = _rising(lambda end: end.astype(jnp.float32))(bounds)
             if arg.dtype == "bool":
-                return _Value(Enclosure(bounds.low.astype(jnp.float32), bounds.high.astype(jnp.float32)), dtype, False)
-            wide = bounds.low.astype(jnp.float32)
-            return _Value(_widened(point(wide), _UNIT), dtype, dtype in NARROW)
+                return _Value(wide, dtype, False)
+            return _Value(_widened(wide, _UNIT), dtype, dtype in NARROW)
         if arg.rounds and instruction.value == "adjacent":
             if self._arithmetic.keeps_rounding and arg.dtype == "bfloat16":
                 return _Value(arg.bounds, dtype, dtype in NARROW)  # XLA drops the rounding in between
@@ -248,6 +260,29 @@ def _rising(function: Callable[..., Any]) -> Callable[..., Enclosure]:
     return rule
 
 
+def _unless(nan: Any, bounds: Enclosure) -> Enclosure:
+    """Bounds, but NaN where a number may be NaN: operations that follow could lose one bound of the two."""
+    return Enclosure(jnp.where(nan, jnp.nan, bounds.low), jnp.where(nan, jnp.nan, bounds.high))
+
+
+def _from_zero(rule: Callable[[Enclosure], Enclosure]) -> Callable[[Enclosure], Enclosure]:
+    """The rule of a function that is NaN below some number, for bounds that may stand on both sides of it."""
+
+    def made(arg: Enclosure) -> Enclosure:
+        bounds = rule(arg)
+        return bounds if _known(arg) else _unless(jnp.isnan(bounds.low) | jnp.isnan(bounds.high), bounds)
+
+    return made
+
+
+def _holds_zero(a: Enclosure) -> Any:
+    return jnp.logical_not((a.low > 0) | (a.high < 0))
+
+
+def _infinite(a: Enclosure) -> Any:
+    return jnp.isinf(a.low) | jnp.isinf(a.high)
+
+
 def _falling(function: Callable[..., Any]) -> Callable[..., Enclosure]:
     def rule(arg: Enclosure) -> Enclosure:
         low = function(arg.high)
@@ -264,25 +299,36 @@ def _corners(function: Callable[[Any, Any], Any], a: Enclosure, b: Enclosure) ->
 
 
 def _multiply(a: Enclosure, b: Enclosure) -> Enclosure:
-    return _corners(jnp.multiply, a, b)
+    made = _corners(jnp.multiply, a, b)
+    if _known(a, b):
+        return made
+    return _unless((_holds_zero(a) & _infinite(b)) | (_infinite(a) & _holds_zero(b)), made)
 
 
 def _divide(a: Enclosure, b: Enclosure) -> Enclosure:
     made = _corners(jnp.divide, a, b)
-    if _known(b):
+    if _known(a, b):
         return made
-    apart = (b.low > 0) | (b.high < 0)
-    return Enclosure(jnp.where(apart, made.low, -jnp.inf), jnp.where(apart, made.high, jnp.inf))
+    nan = _holds_zero(b) & _holds_zero(a) if _known(b) else _holds_zero(b)
+    return _unless(nan | (_infinite(a) & _infinite(b)), made)
 
 
 def _power(a: Enclosure, b: Enclosure) -> Enclosure:
     made = _corners(jnp.power, a, b)
     above = (a.low > 0) & jnp.isfinite(b.low) & jnp.isfinite(b.high)
-    return Enclosure(jnp.where(above, made.low, -jnp.inf), jnp.where(above, made.high, jnp.inf))
+    return _unless(jnp.logical_not(above), made)
+
+
+def _add(a: Enclosure, b: Enclosure) -> Enclosure:
+    made = _rising(jnp.add)(a, b)
+    if _known(a, b):
+        return made
+    opposite = ((a.low == -jnp.inf) & (b.high == jnp.inf)) | ((a.high == jnp.inf) & (b.low == -jnp.inf))
+    return _unless(opposite, made)
 
 
 def _subtract(a: Enclosure, b: Enclosure) -> Enclosure:
-    return Enclosure(a.low - b.high, a.high - b.low)
+    return _add(a, _falling(jnp.negative)(b))
 
 
 def _absolute(a: Enclosure) -> Enclosure:
@@ -327,7 +373,7 @@ def _compare(direction: str, a: Enclosure, b: Enclosure) -> Enclosure:
 
 
 _RULES: dict[str, Callable[..., Enclosure]] = {
-    "add": _rising(jnp.add),
+    "add": _add,
     "subtract": _subtract,
     "multiply": _multiply,
     "divide": _divide,
@@ -341,13 +387,13 @@ _RULES: dict[str, Callable[..., Enclosure]] = {
     "floor": _rising(jnp.floor),
     "ceil": _rising(jnp.ceil),
     "chlo.square": _square,
-    "sqrt": _rising(jnp.sqrt),
-    "rsqrt": _falling(lax.rsqrt),
+    "sqrt": _from_zero(_rising(jnp.sqrt)),
+    "rsqrt": _from_zero(_falling(lax.rsqrt)),
     "cbrt": _rising(jnp.cbrt),
     "exponential": _rising(jnp.exp),
     "exponential_minus_one": _rising(jnp.expm1),
-    "log": _rising(jnp.log),
-    "log_plus_one": _rising(jnp.log1p),
+    "log": _from_zero(_rising(jnp.log)),
+    "log_plus_one": _from_zero(_rising(jnp.log1p)),
     "logistic": _rising(lax.logistic),
     "tanh": _rising(jnp.tanh),
     "chlo.erf": _rising(lax.erf),

@@ -187,13 +187,14 @@ def _outline_author(module: Any, author: AuthorsCode, name: str) -> _mlir.Outlin
 
 
 def followers(first: Op, last: Sequence[Op]) -> list[Op]:
-    """Every operation of a block that follows from ``first``, up to the last of ``last``."""
-    end = max(op.position for op in last)
+    """Every operation that follows from ``first``, up to the last of ``last``, perhaps in a branch behind it."""
+    inner, end = last[0].block, max(op.position for op in last)
     found, queue = {id(first): first}, [first]
     while queue:
         for result in queue.pop().results:
             for op, _ in result.uses:
-                if op.block is first.block and op.position <= end and id(op) not in found:
+                between = op.position <= end if op.block is inner else op.block is first.block
+                if between and id(op) not in found:
                     found[id(op)] = op
                     queue.append(op)
     return list(found.values())

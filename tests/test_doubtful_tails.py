@@ -1,0 +1,76 @@
+"""Tails whose values may be NaN or depend on a comparison in doubt, or that stand in a branch: the tokens of dense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hire_compiler as hire
+
+V, D = 2048, 32
+
+INTEGERS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "a choice between whole numbers": lambda z: z + jnp.where(z < -15, 100, 0),
+    "a whole number made of a comparison": lambda z: z + (z < -15).astype(jnp.int32),
+    "arithmetic of whole numbers": lambda z: z + 100 * (z < -15).astype(jnp.int32),
+    "logits made whole numbers": lambda z: z + (z * 10).astype(jnp.int32),
+}
+NOT_A_NUMBER: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "a root": jnp.sqrt,
+    "a logarithm": jnp.log,
+    "a power, bounded": lambda z: jnp.minimum(jax.lax.pow(z, jnp.full_like(z, 0.5)), 3.0),
+}
+
+
+def step_of(tail: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    return lambda w, x: jnp.argmax(tail(x @ w.T), axis=-1)
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_whole_numbers_that_depend_on_logits(name: str, rng: np.random.Generator) -> None:
+    step = step_of(INTEGERS[name])
+    fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
+    w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
+    for _ in range(5):
+        x = jnp.asarray(rng.normal(size=(3, D)), jnp.float32)
+        np.testing.assert_array_equal(fast(w, x), dense(w, x))
+    rewritten = len(fast.report().rewritten)
+    assert rewritten == (name in ("a choice between whole numbers", "a whole number made of a comparison"))
+
+
+@pytest.mark.parametrize("name", NOT_A_NUMBER)
+def test_a_nan_just_below_zero_wins_as_in_dense(name: str, rng: np.random.Generator) -> None:
+    w, x = np.abs(rng.normal(size=(V, D))), np.abs(rng.normal(size=(1, D))) + 0.1
+    row = rng.normal(size=D)
+    w[700] = row - (row @ x[0] + 1e-4) / (x[0] @ x[0]) * x[0]  # its logit is -1e-4, and its bounds hold zero
+    weights, inputs = jnp.asarray(w, jnp.float32), jnp.asarray(x, jnp.float32)
+    step = step_of(NOT_A_NUMBER[name])
+    fast = hire.transform(jax.jit(step))
+    assert jax.jit(step)(weights, inputs).item() == 700
+    assert fast(weights, inputs).item() == 700
+    assert len(fast.report().rewritten) == 1
+
+
+def test_a_winner_in_a_branch_of_logits_made_before_it(rng: np.random.Generator) -> None:
+    def step(w: jax.Array, x: jax.Array, mask: jax.Array, greedy: Any) -> jax.Array:
+        z = x @ w.T
+        return jax.lax.cond(
+            greedy,
+            lambda: jnp.argmax(jnp.where(mask, z, -jnp.inf), axis=-1).astype(jnp.int32),
+            lambda: jnp.zeros(3, jnp.int32),
+        )
+
+    fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
+    w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32).at[5].set(0.0)
+    w = w.at[1900].set(w[3])
+    for scale in (1.0, 0.0):
+        for greedy in (True, False):
+            x = jnp.asarray(rng.normal(size=(3, D)) * scale, jnp.float32)
+            mask = jnp.asarray(rng.random((3, V)) < 0.5)
+            np.testing.assert_array_equal(fast(w, x, mask, greedy), dense(w, x, mask, greedy))
+    assert len(fast.report().rewritten) == 1
