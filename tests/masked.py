@@ -27,6 +27,7 @@ from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replace_head import comparison
+from hire_compiler.passes.replace_winners import entries
 from hire_compiler.passes.replacement import Replacement, canonical_input, predictor_arrays, site_activity_key
 from hire_compiler.passes.splice import splice
 from hire_compiler.patterns.ffn import FfnMatch
@@ -115,10 +116,13 @@ def _mask_head(match: HeadMatch, plan: Any, replacement: Replacement) -> Replace
     dot = match.dot
     assert all(winner.noise is None for winner in match.winners), "noise decides what is selected: not done here"
 
-    def step(prepared: Any, _views: Any, x: jax.Array, logits: jax.Array) -> list[jax.Array]:
+    parameters = match.winners[0].region.parameters if match.winners else ()
+
+    def step(prepared: Any, views: Any, x: jax.Array, logits: jax.Array) -> list[jax.Array]:
+        read = [entries(origin.weight, index, view) for (origin, index), view in zip(parameters, views, strict=True)]
         ids, scores = select_candidates(
             canonical_input(x, dot), predictor_arrays(prepared), plan.candidates, CPU,
-            compared=_compared(match, prepared), survivors=plan.survivors,
+            compared=_compared(match, prepared, read), survivors=plan.survivors,
         )  # fmt: skip
         free = len(dot.batch_shape)
         rows = logits if not dot.rows_first else jnp.moveaxis(logits, range(-free, 0), range(free)) if free else logits
@@ -130,16 +134,21 @@ def _mask_head(match: HeadMatch, plan: Any, replacement: Replacement) -> Replace
 
     following = dot.op.block.ops[dot.op.block.ops.index(dot.op) + 1]
     return replace(
-        replacement, values=(dot.x, dot.result), views=(), step=step, results=(_Uses(dot.op),), before=following,
-        measure="", signature=repr(id(match)),
+        replacement, values=(dot.x, dot.result), views=tuple(origin.weight.argument for origin, _ in parameters),
+        step=step, results=(_Uses(dot.op),), before=following, measure="", author=None, captured=(),
+        signature=repr(id(match)),
     )  # fmt: skip
 
 
-def _compared(match: HeadMatch, prepared: Any) -> list[Any]:
-    """What the readers compare: of winners the first one's values, they are all alike."""
+def _compared(match: HeadMatch, prepared: Any, read: list[jax.Array]) -> list[Any]:
+    """What the readers compare: of winners the first one's values, they are all alike.
+
+    Args:
+      read: the vectors of winners, which a step reads from their arguments.
+    """
     regions = [match.winners[0].region] if match.winners else list(match.compared)
     owners = np.cumsum([0, *(len(region.parameters) for region in regions)])
-    vectors = [prepared[f"vector{i}"] for i in range(owners[-1])]
+    vectors = read if match.winners else [prepared[f"vector{i}"] for i in range(owners[-1])]
     return [comparison(r, vectors[a:b]) for r, (a, b) in zip(regions, pairwise(owners), strict=True)]
 
 

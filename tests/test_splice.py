@@ -199,8 +199,8 @@ def test_the_key_of_a_preparation_is_the_same_in_every_process() -> None:
 import sys; sys.path.insert(0, "tests")
 import jax, jax.numpy as jnp, hire_compiler as hire
 from test_splice import splice, FULL
-step = lambda x, w, b: jnp.argmax(x @ w.T + b, axis=-1)
-shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 16), (512, 16), (512,))]
+step = lambda x, w, b, v: jax.nn.relu(x @ w + b) @ v
+shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 16), (16, 512), (512,), (512, 16))]
 print(sorted(splice(step, *shapes)[0].preparations))
 """
     keys = set()

@@ -24,6 +24,8 @@ def request(rng: np.random.Generator, batch: int) -> Request:
         "bits": jnp.asarray(rng.integers(-(2**31), 2**31, size=(batch, V // 32)), jnp.int32),
         "forbidden": jnp.asarray(rng.integers(0, V, size=8), jnp.int32),
         "bias": jnp.asarray(rng.normal(size=V) * 3, jnp.float32),
+        "biases": jnp.asarray(rng.normal(size=(batch, V)) * 3, jnp.float32),
+        "heat": jnp.asarray(rng.uniform(0.5, 2, size=batch), jnp.float32),
         "temperature": jnp.asarray(rng.choice([0.0, 0.7, 1.3], size=batch), jnp.float32),
         "key": jax.random.key(int(rng.integers(1 << 30))),
     }
@@ -64,6 +66,8 @@ TAILS: dict[str, Callable[[jax.Array, Request], Any]] = {
     "a padded vocabulary": lambda z, q: greedy(z[:, : V - 100]),
     "a padded vocabulary, masked": lambda z, q: greedy(jnp.where(q["allowed"][:, : V - 7], z[:, : V - 7], -jnp.inf)),
     "a temperature for each row": lambda z, q: greedy(z / (q["temperature"][:, None] + 0.5)),
+    "a temperature for each row, straight from its argument": lambda z, q: greedy(z / q["heat"][:, None]),
+    "a bias for each row": lambda z, q: greedy(z + q["biases"]),
     "sampling behind a penalty and a temperature": lambda z, q: sampled(penalised(z, q) / 0.8, q),
     "greedy and sampled rows in one batch": mixed,
     "greedy and sampled rows behind a mask": lambda z, q: mixed(jnp.where(q["allowed"], z, -jnp.inf), q),

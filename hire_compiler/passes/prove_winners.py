@@ -115,7 +115,7 @@ class HeadAtWork:
     @property
     def width(self) -> int:
         """How many rows of the matrix are compared, from the first."""
-        return self.winners[0].width
+        return min(self.winners[0].width, self.match.dot.rows)  # a shard's match says how many it holds
 
     def everyone(self, x: jax.Array) -> jax.Array:
         """The logits of all rows that are compared, ``[b, n]``."""

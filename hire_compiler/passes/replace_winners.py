@@ -67,7 +67,7 @@ def replace_winners(
         parameters = iter(
             [prepared[f"vector{i}"] for i in range(len(vectors))]
             if local
-            else [_entries(*vector, array) for vector, array in zip(vectors, read, strict=True)]
+            else [entries(*vector, array) for vector, array in zip(vectors, read, strict=True)]
         )
         outside = iter([_in_place(array, entry) for array, entry in zip(more[len(noises) :], captured, strict=True)])
         noise = iter(more[: len(noises)])
@@ -75,7 +75,9 @@ def replace_winners(
         for group in groups:
             own = [next(parameters) for _ in group[0].region.parameters]
             own += [next(outside) for _ in group[0].region.captured]
-            own += [] if group[0].noise is None else [next(noise).reshape(len(match.rows), group[0].width)]
+            own += (
+                [] if group[0].noise is None else [next(noise).reshape(len(match.rows), min(group[0].width, dot.rows))]
+            )
             rows = StoredRows(kept, target, by_columns)
             heads.append(HeadAtWork(match, tuple(group), plan, target, rows, canonical_input(x, dot), tuple(own)))
         if plan.certify:
@@ -102,7 +104,7 @@ def replace_winners(
     )
 
 
-def _entries(vector: Weight, index: np.ndarray, argument: jax.Array) -> jax.Array:
+def entries(vector: Weight, index: np.ndarray, argument: jax.Array) -> jax.Array:
     """The entry of every row, from the argument that holds a vector."""
     flat = materialize(vector, argument).reshape(-1)
     return flat if np.array_equal(index, np.arange(vector.size)) else flat[index]

@@ -19,6 +19,7 @@ from hire_compiler.patterns.region import RegionReader
 from hire_compiler.patterns.terms import Captured, Node, Scalar, Term, map_indices
 
 _FLOATS = ("float32", "bfloat16", "float16")
+_MOVING = frozenset(LAYOUT) - {"dynamic_slice"}  # that one may start where only the run knows
 
 
 class TailReader(RegionReader):
@@ -36,7 +37,7 @@ class TailReader(RegionReader):
         if self._follows(value):
             op = value.op
             return op.operands[:1] if op is not None and op.name == "scatter" else super()._read_operands(value)
-        return value.op.operands[:1] if value.op is not None and value.op.name in (*LAYOUT, "convert") else ()
+        return value.op.operands[:1] if value.op is not None and value.op.name in (*_MOVING, "convert") else ()
 
     def _read(self, value: Value) -> Term:
         op = value.op
@@ -50,14 +51,12 @@ class TailReader(RegionReader):
             term = self.term(op.operands[0])
             if isinstance(term, Scalar) and value.dtype in _FLOATS:
                 return Scalar(term.value, value.dtype)
-        if op is not None and op.name in LAYOUT:
+        if op is not None and op.name in _MOVING:
             term = self.term(op.operands[0])
             if isinstance(term, Scalar):
                 return term
             shape = op.operands[0].shape
             return map_indices(term, lambda index: LAYOUT[op.name](np.broadcast_to(index, shape), op))
-        if self._provenance.is_weight(value) and value.dtype in _FLOATS:
-            return super()._parameter(value)
         return Captured(value, np.arange(value.size).reshape(value.shape))
 
     def _overwritten(self, op: Op) -> Term:
