@@ -180,7 +180,7 @@ def special(name: str) -> Callable[..., Any]:
     return function
 
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "EQ": lambda a, b: a == b,
     "NE": lambda a, b: a != b,
     "LT": lambda a, b: a < b,
@@ -297,7 +297,7 @@ def _numpy(instruction: Instruction, operands: Sequence[Any]) -> Any:
     if instruction.op in ROW_OPERATIONS:
         return _numpy_row(instruction, operands[0])
     if instruction.op == "compare":
-        return _COMPARE[str(instruction.value)](*operands)
+        return COMPARE[str(instruction.value)](*operands)
     if instruction.op == "reduce_precision":
         fraction, exponent = np.frexp(operands[0])
         bits = int(str(instruction.value).split("/")[1]) + 1
@@ -319,7 +319,7 @@ def _jax(instruction: Instruction, operands: Sequence[Any]) -> Any:
     shape = np.broadcast_shapes(*(jnp.shape(operand) for operand in operands))
     operands = [jnp.broadcast_to(operand, shape) for operand in operands]
     if instruction.op == "compare":
-        return _COMPARE[str(instruction.value)](*operands)
+        return COMPARE[str(instruction.value)](*operands)
     if instruction.op == "reduce_precision":
         return lax.reduce_precision(operands[0], *map(int, str(instruction.value).split("/")))
     if instruction.op in _ROUNDING:

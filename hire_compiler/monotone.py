@@ -1,7 +1,7 @@
-"""Whether elementwise code keeps the order of the logits, by its structure.
+"""Whether elementwise code turns the order of the logits around, by its structure.
 
-A certificate on the raw logits carries over to what the program compares only if nothing between them can
-turn a smaller logit into a larger value.
+What is sorted from the best to the worst is often negated first: the best are still the largest logits. This chooses
+candidates only; what is proven of winners follows bounds (``enclosure.py``), not this.
 """
 
 from __future__ import annotations
@@ -12,14 +12,6 @@ from hire_compiler.expression import Expression, Instruction
 _FIXED, _UP, _DOWN = "fixed", "up", "down"
 _INCREASING = frozenset({"convert", "tanh", "logistic", "exponential", "exponential_minus_one", "sign", "cbrt"})
 _FLIPPED = {_FIXED: _FIXED, _UP: _DOWN, _DOWN: _UP}
-
-
-def is_increasing(expression: Expression) -> bool:
-    """Whether the expression never falls when its first input rises, whatever the other inputs are.
-
-    Roundings to a narrower type keep the order too. Answers no when unsure.
-    """
-    return _output_trend(expression) == _UP
 
 
 def is_decreasing(expression: Expression) -> bool:

@@ -13,17 +13,9 @@ import scipy.special
 from jax import lax
 
 import hire_compiler as hire
-from hire_compiler.enclosure import (
-    CPU_UNITS,
-    Enclosure,
-    Unbounded,
-    arithmetic_for,
-    around,
-    enclose,
-    point,
-    why_unbounded,
-)
+from hire_compiler.enclosure import CPU_UNITS, Unbounded, arithmetic_for, enclose, why_unbounded
 from hire_compiler.expression import Expression, Instruction
+from hire_compiler.interval import Enclosure, around, point
 from hire_compiler.runtime.target import target_for
 
 CPU = arithmetic_for(target_for("cpu"))

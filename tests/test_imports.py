@@ -27,6 +27,7 @@ FLOORS = {
     "group_topk": 1,
     "expression": 2,
     "monotone": 3,
+    "interval": 2,
     "enclosure": 3,
     "zeros": 3,
     "config": 1,

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.enclosure import Enclosure, arithmetic_for, around, enclose, point
+from hire_compiler.enclosure import arithmetic_for, enclose
+from hire_compiler.interval import Enclosure, around, point
 from hire_compiler.passes.replacement import predictor_arrays, take_batch_rows
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside

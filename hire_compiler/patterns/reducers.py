@@ -13,17 +13,10 @@ from itertools import product
 
 import numpy as np
 
+from hire_compiler.expression import COMPARE
 from hire_compiler.graph import Block, Op, Value
 from hire_compiler.patterns.layout import LAYOUT
 
-_COMPARE = {
-    "EQ": lambda a, b: a == b,
-    "NE": lambda a, b: a != b,
-    "LT": lambda a, b: a < b,
-    "LE": lambda a, b: a <= b,
-    "GT": lambda a, b: a > b,
-    "GE": lambda a, b: a >= b,
-}
 _NEUTRAL = {"add": (0.0,), "maximum": (-np.inf,), "minimum": (np.inf,), "and": (1.0,), "or": (0.0,)}
 _PAIRS = ((0, 1), (1, 0), (0, 0))  # every order of two numbers
 
@@ -96,7 +89,7 @@ def _step(op: Op, known: Mapping[int, tuple[str, int]]) -> tuple[str, int] | Non
     kinds = [operand[0] for operand in operands if operand is not None]
     numbers = [operand[1] for operand in operands if operand is not None]
     if op.name == "compare" and kinds[0] == kinds[1] != "truth":
-        return "truth", int(_COMPARE[op.text("comparison_direction")](*numbers))
+        return "truth", int(COMPARE[op.text("comparison_direction")](*numbers))
     if op.name in ("maximum", "minimum") and kinds[0] == kinds[1] != "truth":
         return kinds[0], (max if op.name == "maximum" else min)(numbers)
     if op.name in ("and", "or") and kinds == ["truth", "truth"]:
