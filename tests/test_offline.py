@@ -243,6 +243,14 @@ def test_a_missing_or_wrong_weight_is_named() -> None:
         hire.rewrite(exported(), FULL, weights=bad, platforms=("cpu",))(*inputs())
 
 
+def test_minus_infinity_in_a_bias_is_no_damage() -> None:
+    weights = parameters()
+    weights["mlp"]["bias"][::3] = -np.inf  # neurons that the author switched off
+    named = dotted(weights)
+    artifact = hire.rewrite(exported(), FULL, weights=named, platforms=("cpu",))
+    same(artifact(*inputs()), step(weights, *inputs()))
+
+
 def test_weights_may_come_later(files: Path, tmp_path: Path) -> None:
     saved = hire.rewrite(exported(), FULL, platforms=("cpu",)).save(tmp_path / "empty.hire")
     empty = hire.load(saved)

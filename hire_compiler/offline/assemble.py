@@ -255,6 +255,7 @@ def _export_preparation(
         inputs=tuple(signature.weight_name(i, program) for i in preparation.arguments),
         constants=tuple(files.add_constant(_content_name(value), value) for value in values),
         outputs=outputs,
+        vectors=tuple(signature.weight_name(i, program) for i in sorted(preparation.vectors)),
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from hire_compiler.errors import ArtifactError
@@ -46,6 +46,7 @@ class Preparation:
       inputs: names of the weights it takes, in order.
       constants: names of the tensors in the artifact's constants that it takes first.
       outputs: from the program's names to those of the step's weights.
+      vectors: those of the inputs that are biases or masks alone: any number is right there, −inf too.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Preparation:
     inputs: tuple[str, ...]
     constants: tuple[str, ...]
     outputs: dict[str, str]
+    vectors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class Manifest:
     def fingerprint(self) -> str:
         """Equal for artifacts that take the same prepared weights."""
         platforms = {name: asdict(p) | {"stored": "", "promise": None} for name, p in self.platforms.items()}
+        for preparation in (p for platform in platforms.values() for p in platform["preparations"]):
+            del preparation["vectors"]  # says what is checked, not what is made
         return _hash({"source": self.source, "platforms": platforms})
 
     def to_bytes(self) -> bytes:
@@ -191,11 +195,16 @@ def read_manifest(data: bytes, file: str) -> Manifest:
         raise ArtifactError(f"{file} is damaged: {error!r}") from None
 
 
+def _has_default(one: Field[Any]) -> bool:
+    return one.default is not MISSING or one.default_factory is not MISSING
+
+
 def _build(kind: Any, value: Any) -> Any:
-    """A dataclass, dict or tuple of such from what JSON makes of it."""
+    """A dataclass, dict or tuple of such from what JSON makes of it. A field with a default may be missing."""
     if is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return typing.cast(Any, kind)(**{f.name: _build(hints[f.name], value[f.name]) for f in fields(kind)})
+        here = [f for f in fields(kind) if f.name in value or not _has_default(f)]
+        return typing.cast(Any, kind)(**{f.name: _build(hints[f.name], value[f.name]) for f in here})
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         return tuple(_build(args[0], item) for item in value)

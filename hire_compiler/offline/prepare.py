@@ -60,7 +60,7 @@ def prepared_tensors(
     for preparation in entry.preparations:
         inputs = [_read(contents, tensors, name, hashes, new) for name in preparation.inputs]
         for name, array in zip(preparation.inputs, inputs, strict=True):
-            if contents.check_weights:
+            if contents.check_weights and name not in preparation.vectors:
                 check_finite(array, name)
         constants = [contents.constants.read(name) for name in preparation.constants]
         program = contents.program(preparation.program)

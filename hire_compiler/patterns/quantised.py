@@ -9,7 +9,7 @@ from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.sources import Source
 
-_NARROW = re.compile(r"u?i(nt)?[248]\b|f(loat)?[468]")
+_NARROW = re.compile(r"u?i(nt)?[248]$|f(loat)?[468](_|E|e|$)")
 _PACKED = ("int16", "uint16", "int32", "uint32", "int64", "uint64")
 _STEPS = 12
 

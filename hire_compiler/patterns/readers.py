@@ -101,8 +101,9 @@ class Readers:
         if name in _ELEMENTWISE:
             return [(op.results[0], self._elementwise(op))]
         if axis is None:
-            layout = name in ("broadcast_in_dim", "reshape", "transpose")
-            return [(op.result, (None, kind))] if layout else []
+            if name in ("broadcast_in_dim", "reshape", "transpose"):
+                return [(op.result, (None, kind))]
+            return [(passed, (None, kind)) for passed in _carried(op, value)]
         if name == "transpose":
             return [(op.result, (op.ints("permutation").index(axis), kind))]
         if name == "broadcast_in_dim":
@@ -191,8 +192,8 @@ class Readers:
 
     def _row_number_read(self, op: Op, kind: str) -> None:
         """A number that needs all logits of a row (their largest, their sum, a normaliser) is read by itself."""
-        if op.name == "return" and op.block.owner is not None:
-            return  # of a loop's body or of a branch: what it becomes there is not followed, its start is
+        if op.name == "while" or (op.name == "return" and op.block.owner is not None):
+            return  # followed to where the loop or the branch hands it on
         self.kinds.add({"max": "max", "sum": "sum", "logsum": "logsumexp"}.get(kind, "row number"))
 
     def _reduction(self, op: Op, axis: int, kind: str) -> None:

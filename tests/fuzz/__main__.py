@@ -1,6 +1,7 @@
 """Try programs and values until time is up: ``python -m tests.fuzz --seconds 600 --seed 1``.
 
 Prints what was tried as a table, makes what it finds smaller, and writes it down as files that run by themselves.
+``--jobs 14`` runs so many processes, each on a core of its own and with a seed of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ KINDS: dict[str, tuple[Any, Any, int]] = {
     "blocks": (blocks, check_blocks.run, 200),
     "shards": (sharded_heads, check_shards.run, 400),
 }
+SHARES = {"heads": 0.5, "blocks": 0.25, "shards": 0.25}  # of the time, or of the jobs
 CHUNK = 12  # programs that hypothesis draws together; it varies what it has drawn
 
 
@@ -96,7 +98,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--programs", type=int, default=10**9, help="end after so many of each kind")
     parser.add_argument("--minimise", type=float, default=60, help="seconds spent on making one fault smaller")
     parser.add_argument("--out", type=Path, default=Path("fuzz"), help="folder for reproducers and totals.json")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, each on one core")
+    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})  # before XLA counts the cores for its threads
+    if options.jobs > 1:
+        return _at_once(options)
     if options.only is None:
         return _all_in_turn(options)
     if options.only == "shards" and not os.environ.get("HIRE_FUZZ_DEVICES"):
@@ -115,15 +123,52 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if fuzzer.tally.total()["faults"] else 0
 
 
+def _command(options: argparse.Namespace, kind: str, **other: object) -> list[str]:
+    """The command line that tries one kind of program."""
+    passed = {name: getattr(options, name) for name in ("seconds", "seed", "rows", "programs", "minimise", "out")}
+    return [sys.executable, "-m", "tests.fuzz", "--only", kind] + [
+        word for name, value in {**passed, **other}.items() for word in (f"--{name}", str(value))
+    ]
+
+
 def _all_in_turn(options: argparse.Namespace) -> int:
     """Heads get half of the time. Every kind has a process of its own."""
     failed = 0
-    for kind, share in (("heads", 0.5), ("blocks", 0.25), ("shards", 0.25)):
-        command = [sys.executable, "-m", "tests.fuzz", "--only", kind, "--seconds", str(options.seconds * share)]
-        for name in ("seed", "rows", "programs", "minimise", "out"):
-            command += [f"--{name}", str(getattr(options, name))]
-        failed |= subprocess.run(command, check=False).returncode
+    for kind, share in SHARES.items():
+        failed |= subprocess.run(_command(options, kind, seconds=options.seconds * share), check=False).returncode
     return failed
+
+
+def _at_once(options: argparse.Namespace) -> int:
+    """Run ``jobs`` processes for all the time, each with a folder for its log and totals; the sum lies above them."""
+    kinds = [options.only] if options.only else [k for k, share in SHARES.items() for _ in range(round(share * 4))]
+    cores = sorted(os.sched_getaffinity(0))
+    running = []
+    for job in range(options.jobs):
+        folder = options.out / f"job_{job:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        other = {"seed": options.seed * 1000 + job, "out": folder, "core": cores[job % len(cores)]}
+        log = (folder / "log").open("w")
+        command = _command(options, kinds[job % len(kinds)], **other)
+        running.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+    failed = max(process.wait() for process in running)
+    _print_sum(options.out)
+    return failed
+
+
+def _print_sum(folder: Path) -> None:
+    """Merge the totals of all jobs, and print them with every fault."""
+    totals: dict[str, Tally] = {}
+    for path in sorted(folder.glob("job_*/totals.json")):
+        for kind, counts in json.loads(path.read_text()).items():
+            totals.setdefault(kind, Tally()).merge(counts)
+    for log in sorted(folder.glob("job_*/log")):
+        for line in log.read_text().splitlines():
+            if line.startswith("FAULT"):
+                print(f"{log.parent.name}: {line}")
+    for kind, tally in totals.items():
+        print(f"\n{kind}\n\n{tally.table()}")
+    (folder / "totals.json").write_text(json.dumps({k: t.to_dict() for k, t in totals.items()}, indent=2) + "\n")
 
 
 def _save_totals(folder: Path, kind: str, tally: Tally) -> None:
