@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from hire_compiler.api import inspect, transform
     from hire_compiler.calibrate import calibrate
     from hire_compiler.calibration import Calibration
+    from hire_compiler.comparing import compare
+    from hire_compiler.comparison import Comparison
     from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
-    from hire_compiler.estimate import Comparison, Estimate, estimate
+    from hire_compiler.estimate import Estimate, Estimates, estimate
     from hire_compiler.group_topk import group_topk
     from hire_compiler.offline.artifact import Artifact
     from hire_compiler.offline.load import load
@@ -42,10 +44,11 @@ _LATER = {
     "Artifact": "offline.artifact",
     "Calibration": "calibration",
     "Cascade": "config",
-    "Comparison": "estimate",
+    "Comparison": "comparison",
     "Config": "config",
     "Decision": "report",
     "Estimate": "estimate",
+    "Estimates": "estimate",
     "Exact": "config",
     "HireFunction": "transformed",
     "LowRank": "config",
@@ -56,6 +59,7 @@ _LATER = {
     "Sampling": "sampler",
     "Site": "report",
     "calibrate": "calibrate",
+    "compare": "comparing",
     "draw": "picture",
     "estimate": "estimate",
     "group_topk": "group_topk",
@@ -106,6 +110,7 @@ __all__ = [
     "Decision",
     "Estimate",
     "EstimateError",
+    "Estimates",
     "Exact",
     "HireError",
     "HireFunction",
@@ -121,6 +126,7 @@ __all__ = [
     "WeightError",
     "__version__",
     "calibrate",
+    "compare",
     "draw",
     "estimate",
     "group_topk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.placement import abstract, aval_of, mesh_of, on_automatic_axes, placement_of
 from hire_compiler.prepared import Arrays
 from hire_compiler.program import Program
-from hire_compiler.report import Report
+from hire_compiler.report import Report, Speed
 
 Prepared = dict[str, Arrays]
 Flat = tuple[Any, ...]
@@ -40,6 +41,8 @@ class CompiledStep:
         self.compiled: Any = None
         self.as_written: Any = None  # compiled by the caller of this, where it is needed
         self.unranked = ""
+        self.speed: Speed | None = None  # what a comparison found
+        self.spent: dict[str, float] = {}  # seconds of the first preparing and of compiling
         self.weights: tuple[int, ...] = ()
         self._kept_leaves: tuple[int, ...] = ()
         self._kept_constants: tuple[Any, ...] = ()
@@ -71,11 +74,21 @@ class CompiledStep:
     def run(self, leaves: list[Any], prepared: Flat, executable: Any = None) -> list[Any]:
         """Run the step program on the caller's leaves (compiled ahead of time, if it is given)."""
         kept = [leaves[i] for i in self._kept_leaves]
-        results: list[Any] = (executable or self.compiled)(*self._kept_constants, *kept, *prepared)
+        program = executable or (self.compiled if "compile" in self.spent else self._compile_and_run)
+        results: list[Any] = program(*self._kept_constants, *kept, *prepared)
         own = len(self.program.out_avals)
         if len(results) > own:
             self._measured.add(results[own:])
         return results[:own]
+
+    def _compile_and_run(self, *operands: Any) -> list[Any]:
+        """The first run, whose time is that of compiling."""
+        jax.block_until_ready(operands)  # what is still being prepared
+        start = time.perf_counter()
+        results: list[Any] = self.compiled(*operands)
+        if not any(_mlir.is_tracer(operand) for operand in operands):
+            self.spent["compile"] = time.perf_counter() - start
+        return results
 
     @property
     def replaced_leaves(self) -> frozenset[int]:
@@ -92,8 +105,9 @@ class CompiledStep:
 
     def current_report(self) -> Report:
         """The report, with what the certificates have shown so far."""
-        seen = {"certificates": self._measured.certificates(), "tails": self._measured.tails()}
+        seen: dict[str, Any] = {"certificates": self._measured.certificates(), "tails": self._measured.tails()}
         notes = (*self.report.notes, f"runs as written: {self.unranked}") if self.unranked else self.report.notes
+        seen |= {"speed": self.speed, "seconds": {**self.report.seconds, **self.spent}}
         return Report(**{**self.report.__dict__, **seen, "notes": notes})
 
     def abstract_operands(self, leaves: list[Any]) -> list[Any]:

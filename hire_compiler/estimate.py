@@ -101,7 +101,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Estimates:
     """Two programs for the same step, as the TPU compiler estimates them."""
 
     dense: Estimate
@@ -117,7 +117,7 @@ class Comparison:
         return {"dense": self.dense.to_dict(), "rewritten": self.rewritten.to_dict(), "speedup": self.speedup}
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """The comparison as JSON."""
+        """Both as JSON."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
@@ -174,9 +174,7 @@ def estimate(program: Any, *args: Any, tpu: str = "v5e:2x2", timeout: float = 90
     )
 
 
-def compare(
-    function: HireFunction, *args: Any, tpu: str = "v5e:2x2", timeout: float = 900, **kwargs: Any
-) -> Comparison:
+def compare(function: HireFunction, *args: Any, tpu: str = "v5e:2x2", timeout: float = 900, **kwargs: Any) -> Estimates:
     """Estimate a transformed step and the function it was made from.
 
     Args:
@@ -188,7 +186,7 @@ def compare(
     if not isinstance(function, HireFunction):
         raise EstimateError(f"compare takes what hire.transform returned, not a {type(function).__name__}")
     dense = estimate(function.__wrapped__, *args, tpu=tpu, timeout=timeout, **kwargs)
-    return Comparison(dense=dense, rewritten=estimate(function, *args, tpu=tpu, timeout=timeout, **kwargs))
+    return Estimates(dense=dense, rewritten=estimate(function, *args, tpu=tpu, timeout=timeout, **kwargs))
 
 
 def summarize(

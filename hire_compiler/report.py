@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -133,6 +134,29 @@ class TailError:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast the rewritten program was beside the author's: the short form of a comparison.
+
+    Attributes:
+      machine: where they ran, or are estimated for.
+      estimated: by what, where nothing was measured; else ''.
+      calls: timed calls of each.
+      written_ms, rewritten_ms: a call, medians.
+      low_ms, high_ms: between which the middle half of the rewritten program's calls lies.
+      outputs: how the results differed, in words.
+    """
+
+    machine: str
+    estimated: str = ""
+    calls: int
+    written_ms: float
+    rewritten_ms: float
+    low_ms: float
+    high_ms: float
+    outputs: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything the compiler can say about one program."""
 
@@ -142,6 +166,7 @@ class Report:
     certificates: tuple[Certificate, ...] = ()
     tails: tuple[TailError, ...] = ()
     notes: tuple[str, ...] = ()
+    speed: Speed | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -179,6 +204,20 @@ class Report:
     def _site_lines(self) -> list[str]:
         decisions = {d.site: d for d in self.decisions}
         return [_site_line(site, decisions.get(site.id)) for site in self.sites]
+
+
+def bytes_read(report: Report, proofs: Sequence[Certificate] = ()) -> tuple[int, int]:
+    """Weight bytes that all sites read in one call, as written and rewritten; all trips of loops counted.
+
+    Args:
+      report: of the program.
+      proofs: how often each proof held; where one did not, the dense branch read its weights as well.
+    """
+    repeats = {site.id: site.repeat for site in report.sites}
+    failed = {proof.site: 1 - proof.proven / max(proof.rows, 1) for proof in proofs}
+    dense = sum(d.dense_bytes * repeats[d.site] for d in report.decisions)
+    extra = sum(failed.get(d.site, 0.0) * d.dense_bytes * repeats[d.site] for d in report.rewritten)
+    return dense, round(sum(d.sparse_bytes * repeats[d.site] for d in report.decisions) + extra)
 
 
 def _site_line(site: Site, decision: Decision | None) -> str:

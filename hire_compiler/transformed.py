@@ -24,7 +24,7 @@ from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.placement import abstract, aval_of, device_count
 from hire_compiler.prepared import PreparedCache, UnrankedError
 from hire_compiler.program import capture
-from hire_compiler.report import Report
+from hire_compiler.report import Report, Speed
 from hire_compiler.runtime.target import lowering_platform, target_for
 
 
@@ -60,6 +60,11 @@ class HireFunction:
 
     def __repr__(self) -> str:
         return f"<hire_compiler.transform of {self._function.name}>"
+
+    @property
+    def platform(self) -> str | None:
+        """The platform it was made for; None for the one it runs on."""
+        return self._platform
 
     def __call__(self, *args: Any, prepared: Prepared | None = None, **kwargs: Any) -> Any:
         """Call it like the original; ``prepared`` is what :meth:`prepare` returned."""
@@ -100,6 +105,15 @@ class HireFunction:
         if step.as_written is None:
             step.as_written = self._unchanged(call.tree)
         return step.as_written(*call.leaves)
+
+    def as_written(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the author's program, compiled as a whole as a call of the rewritten one is."""
+        call = _Call(args, kwargs, *self._function.flatten(args, kwargs))
+        return self._run_as_written(self._find(call.leaves, call.tree)[0], call)
+
+    def remember_speed(self, speed: Speed, *args: Any, **kwargs: Any) -> None:
+        """Keep for the report of these arguments what :func:`hire_compiler.compare` found."""
+        self._step(*self._function.flatten(args, kwargs)).speed = speed
 
     def _run_checked(self, step: CompiledStep, call: _Call, arrays: Flat, program: Any) -> Any:
         """With ``jax_debug_nans``: the author's results are looked at, not what a step counts beside them."""
@@ -276,6 +290,7 @@ class HireFunction:
                 f"{self._function.name} is called inside another jit with traced weights, so it prepares its "
                 "predictors on every step: call step.prepare(…) outside and pass prepared=… in"
             )
+        start = time.perf_counter()
         built: Prepared = {}
         for key, preparation in step.spliced.preparations.items():
             names = [step.program.arguments[i].name for i in preparation.arguments]
@@ -284,6 +299,7 @@ class HireFunction:
         flat = tuple(built[entry.preparation][entry.name] for entry in step.spliced.prepared)
         step.unranked = ""
         step.remember(leaves, flat)
+        step.spent.setdefault("prepare", time.perf_counter() - start)
         return flat
 
 

@@ -174,7 +174,7 @@ def test_an_estimate_prints_and_dumps() -> None:
     loaded = json.loads(estimate.to_json())
     assert loaded["collectives"] == {"all-gather": 98304 * 3 // 4}
     assert loaded["seconds"] == estimate.seconds
-    both = hire.Comparison(dense=estimate, rewritten=estimate)
+    both = hire.Estimates(dense=estimate, rewritten=estimate)
     assert both.speedup == 1.0
     assert "an estimate by the TPU compiler" in str(both)
     assert json.loads(both.to_json())["speedup"] == 1.0

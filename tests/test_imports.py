@@ -59,7 +59,12 @@ FLOORS = {
     "transformed": 6,
     "api": 6,
     "picture": 6,
+    "comparison": 2,
+    "turns": 0,
+    "outputs": 5,
+    "bench": 7,
     "estimate": 7,
+    "comparing": 7,
     "cli": 8,
     "": 8,
 }

@@ -170,7 +170,7 @@ def estimate(options: Namespace) -> int:
             dense = hire.estimate(exported, tpu=options.tpu)
         tell("compiling rewritten", 1, 2)
         sparse = hire.estimate(program, tpu=options.tpu)
-    found = sparse if dense is None else hire.Comparison(dense=dense, rewritten=sparse)
+    found = sparse if dense is None else hire.Estimates(dense=dense, rewritten=sparse)
     _print(options, found.to_dict(), str(found))
     return 0
 
