@@ -16,8 +16,9 @@ from hire_compiler.calibration import Calibration, Moment
 from hire_compiler.callable import Callable
 from hire_compiler.config import Config, check_config
 from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
-from hire_compiler.passes.instrument import Instrumented, Probe
+from hire_compiler.passes.instrument import Instrumented
 from hire_compiler.passes.pipeline import instrument_program
+from hire_compiler.passes.probes import Probe
 from hire_compiler.passes.trials import Candidate, run_trials
 from hire_compiler.program import capture
 from hire_compiler.runtime.target import target_for

@@ -21,17 +21,18 @@ import hire_compiler as hire
 from hire_compiler import _mlir
 from hire_compiler.callable import Callable as Captured
 from hire_compiler.graph import read_graph
-from hire_compiler.passes.detect import Match, detect
+from hire_compiler.passes.detect import detect
+from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.neurons import common_order
 from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.pipeline import rewrite_program
-from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replace_head import comparison
 from hire_compiler.passes.replace_winners import entries
-from hire_compiler.passes.replacement import Replacement, canonical_input, predictor_arrays, site_activity_key
+from hire_compiler.passes.replacement import Replacement, canonical_input, predictor_arrays
 from hire_compiler.passes.splice import splice
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.patterns.site_match import SiteMatch
 from hire_compiler.program import Program, capture
 from hire_compiler.runtime.ffn import select_groups
 from hire_compiler.runtime.logits import select_candidates
@@ -62,7 +63,8 @@ def masked_flat(
         found = detect(read_graph(module), program.arguments)
         pairs = [(m, p) for m, p in zip(found.matches, plans, strict=True) if p.predictor is not None]
         masks = [
-            (p.site.id, _mask(m, p, replace_site(m, p, calibration, CPU), _order(m, p, calibration))) for m, p in pairs
+            (p.site.id, _mask(m, p, kind_of(m).replace(m, p, calibration, CPU), _order(m, p, calibration)))
+            for m, p in pairs
         ]
         spliced = splice(module, masks, [(a.shape, a.dtype) for a in program.arguments], CPU)
     built = {key: p.traced(*[jnp.asarray(values[i]) for i in p.arguments]) for key, p in spliced.preparations.items()}
@@ -70,17 +72,17 @@ def masked_flat(
     return jax.jit(lambda *o: _mlir.run_module(spliced.module, program.out_avals, o), keep_unused=True)(*operands)
 
 
-def _order(match: Match, plan: Any, calibration: hire.Calibration | None) -> np.ndarray:
+def _order(match: SiteMatch, plan: Any, calibration: hire.Calibration | None) -> np.ndarray:
     """Which neuron stands where, with the common path first: ``[layers, width]``."""
     if not plan.common:
         return np.arange(plan.site.width)[None]
     assert isinstance(match, FfnMatch)
     assert calibration is not None
-    activity = calibration.activities[site_activity_key(match)]
+    activity = calibration.activities[match.neuron_key]
     return np.atleast_2d(common_order(activity, plan.group, plan.common))
 
 
-def _mask(match: Match, plan: Any, replacement: Replacement, order: np.ndarray) -> Replacement:
+def _mask(match: SiteMatch, plan: Any, replacement: Replacement, order: np.ndarray) -> Replacement:
     if isinstance(match, FfnMatch):
         return _mask_ffn(match, plan, replacement, order)
     return _mask_head(match, plan, replacement)

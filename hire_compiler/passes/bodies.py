@@ -12,7 +12,6 @@ from typing import Any
 from hire_compiler import _mlir
 from hire_compiler.graph import Graph, Op, Value
 from hire_compiler.passes.detect import Detection
-from hire_compiler.passes.replacement import site_matrices
 from hire_compiler.passes.site_plan import leave_dense
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.program import Argument, Program
@@ -96,7 +95,7 @@ def on_devices(report: Report, inside: Inside) -> Report:
 def left_dense(found: Detection, why: str) -> Report:
     """The report of a body that stays as it is."""
     plans = [
-        leave_dense(site, why, sum(weight.nbytes for weight in site_matrices(match)))
+        leave_dense(site, why, sum(weight.nbytes for weight in match.weights))
         for site, match in zip(found.sites, found.matches, strict=True)
     ]
     return Report(sites=found.sites, misses=found.misses, decisions=tuple(plan.decision for plan in plans))

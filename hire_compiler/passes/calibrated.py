@@ -10,12 +10,8 @@ import numpy as np
 from hire_compiler.calibration import FEW_ROWS, Calibration
 from hire_compiler.config import Cascade, Exact, LowRank
 from hire_compiler.errors import ConfigError
-from hire_compiler.passes.detect import Match
-from hire_compiler.passes.replacement import site_activity_key, site_moment_key
 from hire_compiler.passes.site_plan import SitePlan
-from hire_compiler.patterns.ffn import FfnMatch
-from hire_compiler.patterns.logits import HeadMatch
-from hire_compiler.weights import Weight
+from hire_compiler.patterns.site_match import SiteMatch, moment_key, stack_of
 
 ANOTHER = "it is another model's, or of another version of this one: calibrate this program"
 
@@ -28,7 +24,7 @@ class Fitted:
     misfits: tuple[str, ...] = ()
 
 
-def fit_calibration(calibration: Calibration | None, matches: Sequence[Match]) -> Fitted:
+def fit_calibration(calibration: Calibration | None, matches: Sequence[SiteMatch]) -> Fitted:
     """Compare what was learned with the sites that it would serve: widths, layers and rows.
 
     Raises:
@@ -40,11 +36,9 @@ def fit_calibration(calibration: Calibration | None, matches: Sequence[Match]) -
     moments, activities = dict(calibration.moments), dict(calibration.activities)
     trials, winners = dict(calibration.trials), dict(calibration.winners)
     for match in matches:
-        key = site_moment_key(match)
-        block = site_activity_key(match) if isinstance(match, FfnMatch) else ""
-        why = _moment_misfit(match, calibration) or (
-            _activity_misfit(match, calibration) if isinstance(match, FfnMatch) else _winners_misfit(match, calibration)
-        )
+        key, block = moment_key(match), match.neuron_key
+        misfit = (_moment_misfit, _activity_misfit, _winners_misfit)
+        why = next(filter(None, (look(match, calibration) for look in misfit)), "")
         if not why:
             continue
         misfits.append(why)
@@ -55,33 +49,33 @@ def fit_calibration(calibration: Calibration | None, matches: Sequence[Match]) -
     return Fitted(Calibration(moments, activities, trials, winners), tuple(misfits))
 
 
-def _activity_misfit(match: FfnMatch, calibration: Calibration) -> str:
-    key, activity = site_activity_key(match), calibration.activity(site_activity_key(match))
-    if activity is None or (activity.width == match.down.d and activity.counts.shape[:-1] == _stack(match)):
+def _activity_misfit(match: SiteMatch, calibration: Calibration) -> str:
+    key, activity = match.neuron_key, calibration.activity(match.neuron_key)
+    neurons, stack = match.weights[0].shape[0], stack_of(match)
+    if activity is None or (activity.width == neurons and activity.counts.shape[:-1] == stack):
         return ""
-    if activity.width != match.down.d:
-        return f"the calibration saw {activity.width} neurons of {key}, and there are {match.down.d}: {ANOTHER}"
-    return (
-        f"the calibration saw {list(activity.counts.shape[:-1])} layers of {key}, not {list(_stack(match))}: {ANOTHER}"
-    )
+    if activity.width != neurons:
+        return f"the calibration saw {activity.width} neurons of {key}, and there are {neurons}: {ANOTHER}"
+    return f"the calibration saw {list(activity.counts.shape[:-1])} layers of {key}, not {list(stack)}: {ANOTHER}"
 
 
-def _winners_misfit(match: HeadMatch, calibration: Calibration) -> str:
-    counts = calibration.winners.get(site_moment_key(match))
-    if counts is None or counts.shape == (match.dot.rows,):
+def _winners_misfit(match: SiteMatch, calibration: Calibration) -> str:
+    key, counts = match.winner_key, calibration.winners.get(match.winner_key)
+    rows = match.weights[0].shape[0]
+    if counts is None or counts.shape == (rows,):
         return ""
-    rows = "×".join(map(str, counts.shape))
-    return f"the calibration counted {rows} rows of {site_moment_key(match)}, and there are {match.dot.rows}: {ANOTHER}"
+    counted = "×".join(map(str, counts.shape))
+    return f"the calibration counted {counted} rows of {key}, and there are {rows}: {ANOTHER}"
 
 
-def _moment_misfit(match: Match, calibration: Calibration) -> str:
+def _moment_misfit(match: SiteMatch, calibration: Calibration) -> str:
     """Why the second moment of a site's input, if there is one, cannot be of this program; or ''."""
-    key, d = site_moment_key(match), _weight(match).shape[1]
+    key, d = moment_key(match), match.ranked.weight.shape[1]
     moment = calibration.moment(key)
     if moment is not None:
         if not np.isfinite(moment.total).all():
             raise ConfigError(f"the calibration's second moment of {key} holds NaN or Inf: calibrate again")
-        expected = (*_stack(match), d, d)
+        expected = (*stack_of(match), d, d)
         found = moment.total.shape
         return "" if found == expected else f"the moment of {key} is {list(found)}, not {list(expected)}: {ANOTHER}"
     name = key.removesuffix(f"[{d}]")
@@ -94,20 +88,11 @@ def _moment_misfit(match: Match, calibration: Calibration) -> str:
     return f"the calibration saw {name} with inputs of {widths[0]} numbers, and here they have {d}: {ANOTHER}"
 
 
-def _weight(match: Match) -> Weight:
-    return match.products[match.activation.gate].weight if isinstance(match, FfnMatch) else match.dot.weight
-
-
-def _stack(match: Match) -> tuple[int, ...]:
-    layers = _weight(match).layers
-    return () if layers is None else (layers,)
-
-
 # --------------------------------------------------------------------------- what the report says
 
 
 def calibration_notes(
-    plans: Sequence[SitePlan], matches: Sequence[Match], calibration: Calibration | None
+    plans: Sequence[SitePlan], matches: Sequence[SiteMatch], calibration: Calibration | None
 ) -> tuple[str, ...]:
     """What a reader should know of the calibration that a plan rests on, or of the one that it lacks."""
     doubts: dict[str, list[str]] = {}
@@ -117,16 +102,16 @@ def calibration_notes(
     notes = [f"{_names(sites)}: {doubt}" for doubt, sites in doubts.items()]
     if calibration is not None and matches and not any(_knows(calibration, match) for match in matches):
         seen = ", ".join(list(calibration.moments)[:3]) or "none"
-        read = ", ".join(site_moment_key(match) for match in matches[:3])
+        read = ", ".join(moment_key(match) for match in matches[:3])
         notes.append(
             f"the calibration knows none of these sites: it saw {seen}, and this program reads {read}; {ANOTHER}"
         )
     return tuple(notes)
 
 
-def _doubts(plan: SitePlan, match: Match, calibration: Calibration | None) -> list[str]:
+def _doubts(plan: SitePlan, match: SiteMatch, calibration: Calibration | None) -> list[str]:
     predictor, found = plan.predictor, []
-    moment = calibration.moment(site_moment_key(match)) if calibration else None
+    moment = calibration.moment(moment_key(match)) if calibration else None
     if isinstance(predictor, Cascade | LowRank):
         low_rank = predictor.coarse if isinstance(predictor, Cascade) else predictor
         if moment is None:
@@ -136,23 +121,22 @@ def _doubts(plan: SitePlan, match: Match, calibration: Calibration | None) -> li
             )
         elif doubt := moment.doubt(low_rank.rank if isinstance(low_rank, LowRank) else 1):
             found.append(f"{predictor} rests on {doubt}")
-    if calibration is None or not isinstance(match, FfnMatch):
+    if calibration is None or not match.neuron_key:
         return found
-    activity = calibration.activity(site_activity_key(match))
+    activity = calibration.activity(match.neuron_key)
     if isinstance(predictor, Exact) and activity is not None and activity.rows < FEW_ROWS:
         found.append(f"the room for active neurons rests on {_rows(activity.rows)} of calibration, which says little")
     if plan.decision.recall is not None:
-        trials = calibration.trials_of(site_activity_key(match)).values()
+        trials = calibration.trials_of(match.neuron_key).values()
         tried = min((trial.rows for trial in trials), default=0)
         if tried < FEW_ROWS // 4:
             found.append(f"recall and error were measured on {_rows(tried)}, which says little")
     return found
 
 
-def _knows(calibration: Calibration, match: Match) -> bool:
-    if calibration.moment(site_moment_key(match)) is not None:
-        return True
-    return isinstance(match, FfnMatch) and calibration.activity(site_activity_key(match)) is not None
+def _knows(calibration: Calibration, match: SiteMatch) -> bool:
+    keys = moment_key(match), match.neuron_key
+    return calibration.moment(keys[0]) is not None or calibration.activity(keys[1]) is not None
 
 
 def _rows(count: int) -> str:

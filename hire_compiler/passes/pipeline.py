@@ -20,11 +20,11 @@ from hire_compiler.passes.detect import detect
 from hire_compiler.passes.facts import site_facts
 from hire_compiler.passes.fold import fold_constants
 from hire_compiler.passes.instrument import Instrumented, instrument
+from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.manual import rewrite_bodies
 from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.plan import check_rules, idle_rules, plan
 from hire_compiler.passes.plan_shards import plan_on_mesh
-from hire_compiler.passes.replace import replace_site
 from hire_compiler.passes.replace_sharded import replace_sharded
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import SitePlan
@@ -124,7 +124,7 @@ def rewrite_program(
             for i in chosen:
                 match, layout = found.matches[i], layouts[i] if layouts else ""
                 if placement is None or isinstance(layout, str):
-                    replacement = replace_site(match, plans[i], calibration, target)
+                    replacement = kind_of(match).replace(match, plans[i], calibration, target)
                 else:
                     replacement = replace_sharded(match, plans[i], layout, placement, calibration, target)
                 replacements.append((plans[i].site.id, replacement))
@@ -179,7 +179,10 @@ def _with_bodies(report: Report, inner: Sequence[Report]) -> Report:
     """One report of a program and of the bodies of its ``shard_map``s, whose sites are numbered on."""
     for body in inner:
         taken = Counter(site.kind for site in report.sites)
-        names = {s.id: f"{s.kind}/{int(s.id.partition('/')[2]) + taken[s.kind]}" for s in body.sites}
+        names = {}
+        for site in body.sites:
+            names[site.id] = f"{site.kind}/{taken[site.kind]}"
+            taken[site.kind] += 1
         report = replace(
             report,
             sites=(*report.sites, *(replace(s, id=names[s.id]) for s in body.sites)),

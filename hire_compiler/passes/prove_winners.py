@@ -14,7 +14,8 @@ from hire_compiler.interval import Enclosure, around, point
 from hire_compiler.passes.replacement import predictor_arrays, take_batch_rows
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside
-from hire_compiler.patterns.logits import HeadMatch, Winner
+from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.patterns.winners import Winner
 from hire_compiler.runtime.certify import (
     Winners,
     best_candidates,

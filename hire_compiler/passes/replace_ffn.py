@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.config import Exact
 from hire_compiler.passes.neurons import common_order
 from hire_compiler.passes.replacement import (
+    Proof,
     Replacement,
     argument_views,
     canonical_input,
@@ -18,26 +21,28 @@ from hire_compiler.passes.replacement import (
     make_preparation,
     predictor_arrays,
     restore_result,
-    site_activity_key,
-    site_matrices,
 )
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.ffn import FfnMatch
+from hire_compiler.runtime.certify import prepare_bound
 from hire_compiler.runtime.ffn import CommonPath, Form, PerRow, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
-from hire_compiler.runtime.skip import certified_ffn, exact_ffn
+from hire_compiler.runtime.skip import certified_ffn, exact_ffn, row_limits, trusted_bound
 from hire_compiler.runtime.target import Target
 
 
-def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None, target: Target) -> Replacement:
-    """The replacement of a planned feed-forward block."""
+def replace_ffn(
+    match: FfnMatch, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
+) -> Replacement:
+    """The replacement of a planned feed-forward block, of all devices or of one."""
     activation, up = match.activation, match.products[0]
-    weights = site_matrices(match)
+    weights = match.weights
     vectors = [(origin.weight, index) for origin, index in match.biases]
     gate = match.matrices[activation.gate]
     negative = match.negative_gate if plan.certify else None
     order = _order(match, plan, calibration)
-    preparation = make_preparation(match, plan, gate, vectors, calibration, target, order)
+    proof = _proof(match, plan) if plan.certify or isinstance(plan.predictor, Exact) else None
+    preparation = make_preparation(match, plan, gate, vectors, calibration, target, order, proof=proof)
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)
@@ -104,11 +109,29 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, calibration: Calibration | None
     )  # fmt: skip
 
 
+def _proof(match: FfnMatch, plan: SitePlan) -> Proof:
+    """Bounds of the gate's rows, if zeros are proven from them, and limits of the products that are skipped."""
+
+    def bound(rows: jax.Array, copy: Arrays) -> jax.Array:
+        return trusted_bound(rows, prepare_bound(rows, copy)["bound"])
+
+    def proof(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
+        made: Arrays = {}
+        if plan.certify:
+            copy = {name: prepared[name] for name in ("q", "scale")}
+            made["bound"] = (jax.vmap(bound) if rows.ndim == 3 else bound)(rows, copy)
+        down = matrix(len(match.weights) - 1)
+        limits = {f"limit{i}": row_limits(matrix(i), down) for i in match.limited(certified=bool(plan.certify))}
+        return made | limits
+
+    return proof
+
+
 def _order(match: FfnMatch, plan: SitePlan, calibration: Calibration | None) -> np.ndarray | None:
     """The order in which the rows are laid out; None for that of the model."""
     if not plan.common:
         return None
-    activity = calibration.activity(site_activity_key(match)) if calibration else None
+    activity = calibration.activity(match.neuron_key) if calibration else None
     assert activity is not None, "a common path is planned from what a calibration knows"
     return common_order(activity, plan.group, plan.common)
 

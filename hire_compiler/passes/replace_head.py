@@ -18,7 +18,6 @@ from hire_compiler.passes.replacement import (
     held_matrices,
     make_preparation,
     predictor_arrays,
-    site_matrices,
     take_batch_rows,
 )
 from hire_compiler.passes.site_plan import SitePlan
@@ -42,7 +41,7 @@ def replace_head(
     if plan.winners_only:
         return replace_winners(match, plan, calibration, target, local=local)
     dot = match.dot
-    weights = site_matrices(match)
+    weights = match.weights
     vectors = [(origin.weight, index) for region in match.compared for origin, index in region.parameters]
     preparation = make_preparation(match, plan, dot.weight, vectors, calibration, target)
     owners = np.cumsum([0, *(len(region.parameters) for region in match.compared)])

@@ -21,7 +21,9 @@ from hire_compiler.passes.replacement import (
 )
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside
-from hire_compiler.patterns.logits import HeadMatch, grouped, replaced_before
+from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.patterns.winners import grouped, replaced_before
+from hire_compiler.runtime.certify import prepare_bound
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target
@@ -45,7 +47,16 @@ def replace_winners(
     vectors = [(origin.weight, index) for first in firsts for origin, index in first.region.parameters]
     # Vectors are small, and may be another request's in the next call: they are read from their arguments.
     held_vectors = vectors if local else []
-    preparation = make_preparation(match, plan, dot.weight, held_vectors, calibration, target, matrices=weights)
+    preparation = make_preparation(
+        match,
+        plan,
+        dot.weight,
+        held_vectors,
+        calibration,
+        target,
+        matrices=weights,
+        proof=_proof if plan.certify else None,
+    )
     views = (dot.columns.argument,) if by_columns else argument_views(weights, target)
     noises = [first.noise for first in firsts if first.noise is not None]
     captured = tuple(entry for first in firsts for entry in first.region.captured)
@@ -102,6 +113,11 @@ def replace_winners(
         captured=captured,
         author=author,
     )
+
+
+def _proof(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
+    """Bounds of the copy of every row."""
+    return prepare_bound(rows, prepared)
 
 
 def entries(vector: Weight, index: np.ndarray, argument: jax.Array) -> jax.Array:

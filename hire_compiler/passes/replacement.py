@@ -19,12 +19,10 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
-from hire_compiler.passes.detect import Match
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside
 from hire_compiler.patterns.dots import WeightDot
-from hire_compiler.patterns.ffn import FfnMatch
-from hire_compiler.runtime.certify import prepare_bound
+from hire_compiler.patterns.site_match import SiteMatch, moment_key
 from hire_compiler.runtime.predictors import (
     PREDICTOR_ARRAYS,
     Arrays,
@@ -33,7 +31,6 @@ from hire_compiler.runtime.predictors import (
     prepare_low_rank,
     prepare_quantized,
 )
-from hire_compiler.runtime.skip import row_limits, trusted_bound
 from hire_compiler.runtime.target import Target, bits_of, store
 from hire_compiler.runtime.weights import materialize, view
 from hire_compiler.sharding import Axes, MeshShape, Spec
@@ -135,36 +132,25 @@ class Replacement:
     author: AuthorsCode | None = None
 
 
-def site_moment_key(match: Match) -> str:
-    """Under which name a calibration keeps the second moment of the site's input."""
-    weight = match.products[match.activation.gate].weight if isinstance(match, FfnMatch) else match.dot.weight
-    return f"{weight.name}[{weight.shape[1]}]"
-
-
-def site_activity_key(match: FfnMatch) -> str:
-    """Under which name a calibration keeps what it knows of a block's neurons: exactly these rows, in this order."""
-    return match.matrices[match.activation.gate].key
-
-
-def site_hotness(match: Match, calibration: Calibration | None, group: int) -> np.ndarray | None:
+def site_hotness(match: SiteMatch, calibration: Calibration | None, group: int) -> np.ndarray | None:
     """How often each row of a vocabulary won, or each group of neurons was active: ``[…, rows / group]``.
 
     None if no calibration counted it.
     """
     if calibration is None:
         return None
-    if not isinstance(match, FfnMatch):
-        return calibration.winners.get(site_moment_key(match))
-    activity = calibration.activity(site_activity_key(match))
+    if match.winner_key:
+        return calibration.winners.get(match.winner_key)
+    activity = calibration.activity(match.neuron_key)
     if activity is None or group in activity.groups:
         return None if activity is None else activity.frequency(group)
     each = activity.frequency(1)
     return each.reshape(*each.shape[:-1], -1, group).max(axis=-1)
 
 
-def copied_bytes(match: Match) -> int:
+def copied_bytes(match: SiteMatch) -> int:
     """Bytes of the site's matrices that no argument already holds by rows (all layers)."""
-    return sum(w.nbytes * (w.layers or 1) for w in site_matrices(match) if not w.is_view)
+    return sum(w.nbytes * (w.layers or 1) for w in match.weights if not w.is_view)
 
 
 def lies_by_columns(dot: WeightDot) -> bool:
@@ -185,18 +171,15 @@ def _is_argument(weight: Weight, target: Target) -> bool:
     return weight.is_view and not _as_bits(weight, target)
 
 
-def site_matrices(match: Match) -> tuple[Weight, ...]:
-    """The matrices of a site, one row per neuron or vocabulary entry."""
-    if isinstance(match, FfnMatch):
-        return (*match.matrices, match.down.columns)
-    return (match.dot.weight,)
-
-
 # --------------------------------------------------------------------------- preparing
 
 
+# What a proof needs beside the predictor, from the ranked rows, the predictor's arrays, and a way to get matrix i.
+Proof = Callable[[jax.Array, Arrays, Callable[[int], jax.Array]], Arrays]
+
+
 def make_preparation(
-    match: Match,
+    match: SiteMatch,
     plan: SitePlan,
     predicted: Weight,
     vectors: list[tuple[Weight, np.ndarray]],
@@ -204,6 +187,7 @@ def make_preparation(
     target: Target,
     order: np.ndarray | None = None,
     matrices: tuple[Weight, ...] | None = None,
+    proof: Proof | None = None,
 ) -> Preparation:
     """How a site's arrays are prepared: the predictor of ``predicted``, re-laid-out rows, and vectors.
 
@@ -212,13 +196,14 @@ def make_preparation(
       vectors: parameters with one entry per row, and the position of every row's entry.
       order: in which the rows are laid out, ``[rows]`` (or stacked), the common path first; None for the model's own.
       matrices: whose rows the step reads beside the predictor; None for all of the site.
+      proof: what is prepared so that winners or zeros can be proven.
     """
     predictor, common = plan.predictor, plan.common
     assert predictor is not None
-    matrices = site_matrices(match) if matrices is None else matrices
+    matrices = match.weights if matrices is None else matrices
     held = {w.argument for w in (predicted, *matrices)}
     used = sorted(held | {v.argument for v, _ in vectors})
-    moment = calibration.moment(site_moment_key(match)) if calibration else None
+    moment = calibration.moment(moment_key(match)) if calibration else None
     mean = None if moment is None or not isinstance(predictor, (LowRank, Cascade)) else moment.mean
 
     def build(*arrays: jax.Array) -> Arrays:
@@ -226,12 +211,8 @@ def make_preparation(
         rows = in_order(materialize(predicted, given[predicted.argument]), order)[..., common:, :]
         made = prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
         prepared = kept_for(made, predicted.shape[1], target)
-        if plan.certify:
-            prepared |= _prepare_bound(rows, prepared, plan.site.kind, stacked=predicted.layers is not None)
-        if isinstance(match, FfnMatch) and (plan.certify or isinstance(predictor, Exact)):
-            down = materialize(matrices[-1], given[matrices[-1].argument])
-            for i in match.limited(certified=bool(plan.certify)):
-                prepared[f"limit{i}"] = row_limits(materialize(matrices[i], given[matrices[i].argument]), down)
+        if proof is not None:
+            prepared |= proof(rows, prepared, lambda i: materialize(matrices[i], given[matrices[i].argument]))
         for i, w in enumerate(matrices):
             if order is not None:
                 whole = in_order(materialize(w, given[w.argument]), order)
@@ -258,17 +239,6 @@ def in_order(rows: jax.Array, order: np.ndarray | None) -> jax.Array:
     if order is None:
         return rows
     return rows[order] if order.ndim == 1 else jax.vmap(lambda layer, own: layer[own])(rows, jnp.asarray(order))
-
-
-def _prepare_bound(rows: jax.Array, quantized: Arrays, kind: str, *, stacked: bool) -> Arrays:
-    if kind == "head":
-        return prepare_bound(rows, quantized)
-
-    def bound(rows: jax.Array, quantized: Arrays) -> jax.Array:
-        return trusted_bound(rows, prepare_bound(rows, quantized)["bound"])
-
-    copy = {name: quantized[name] for name in ("q", "scale")}
-    return {"bound": (jax.vmap(bound) if stacked else bound)(rows, copy)}
 
 
 def prepare_predictor(

@@ -35,6 +35,7 @@ class SiteFacts:
     """What the plan must know of a site beyond its report line.
 
     Attributes:
+      provable: there is something to prove: winners, or zeros.
       weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
       copied_bytes: bytes of the rows that have to be laid out anew (all layers).
       by_columns: an argument holds a head's matrix by columns.
@@ -55,8 +56,9 @@ class SiteFacts:
       trials: what predictors found on calibration rows, by :func:`hire_compiler.calibration.tried`.
     """
 
-    weight_bytes: tuple[int, ...]
-    copied_bytes: int
+    weight_bytes: tuple[int, ...] = ()
+    copied_bytes: int = 0
+    provable: bool = False
     winners_only: bool = False
     top_k: int = 1
     uncertifiable: str = ""
@@ -103,6 +105,11 @@ class SitePlan:
     def survivors(self) -> int:
         """Rows that the finer pass of a cascade scores; 0 without one."""
         return min(self.predictor.survivors, self.site.width) if isinstance(self.predictor, Cascade) else 0
+
+
+def rounds(platform: str) -> str:
+    """Why nothing can be proven of a product that a platform computes from rounded operands."""
+    return f"the product is not computed in full float32 on {platform}, so its rounding is not bounded"
 
 
 def leave_dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:

@@ -20,12 +20,13 @@ from jax import lax
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration, trial_key
 from hire_compiler.config import Config, LowRank, Quantized, Rule
-from hire_compiler.passes.detect import Match
+from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.neurons import chosen_group
 from hire_compiler.passes.plan import first_rule
-from hire_compiler.passes.replacement import prepare_predictor, site_activity_key, site_moment_key
+from hire_compiler.passes.replacement import prepare_predictor
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.patterns.ffn import FfnMatch
+from hire_compiler.patterns.site_match import SiteMatch, moment_key
 from hire_compiler.placement import on_automatic_axes
 from hire_compiler.report import Site
 from hire_compiler.runtime.activity import TOGETHER, active_neurons
@@ -49,20 +50,20 @@ class Candidate:
     @property
     def key(self) -> str:
         """Of the input rows that are kept for it, and of its neurons."""
-        return site_activity_key(self.match)
+        return self.match.neuron_key
 
 
 def candidates_for_trial(
-    sites: Sequence[Site], matches: Sequence[Match], facts: Sequence[SiteFacts], config: Config
+    sites: Sequence[Site], matches: Sequence[SiteMatch], facts: Sequence[SiteFacts], config: Config
 ) -> tuple[Candidate, ...]:
-    """The feed-forward sites whose rule asks for an approximation, once for each set of weights."""
+    """The blocks whose rule asks for an approximation, once for each set of weights."""
     found: dict[str, Candidate] = {}
     for site, match, fact in zip(sites, matches, facts, strict=True):
-        rule = first_rule(site, config)
-        if rule is None or not isinstance(match, FfnMatch) or match.givens or match.region.expression.sums_rows:
+        rule, block = first_rule(site, config), kind_of(match).tried(match)
+        if rule is None or block is None:
             continue
         if isinstance(rule.predictor, (LowRank, Quantized)) and not rule.certify:
-            found.setdefault(site_activity_key(match), Candidate(site, fact, match, rule))
+            found.setdefault(block.neuron_key, Candidate(site, fact, block, rule))
     return tuple(found.values())
 
 
@@ -97,10 +98,10 @@ def _try(
     candidate: Candidate, inputs: np.ndarray, values: Sequence[Any], calibration: Calibration, target: Target
 ) -> Trial:
     match, rule = candidate.match, candidate.rule
-    moment, activity = calibration.moment(site_moment_key(match)), calibration.activity(candidate.key)
+    moment, activity = calibration.moment(moment_key(match)), calibration.activity(candidate.key)
     assert moment is not None
     assert activity is not None
-    matrices = [_layers(w, materialize(w, values[w.argument])) for w in (*match.matrices, match.down.columns)]
+    matrices = [_layers(w, materialize(w, values[w.argument])) for w in match.weights]
     vectors = [_vector(origin.weight, index, values) for origin, index in match.biases]
     moments = np.broadcast_to(moment.mean, (len(matrices[0]), *moment.mean.shape[-2:]))
     samples = inputs if inputs.ndim == 3 else inputs[None]

@@ -16,6 +16,7 @@ experts, a computed weight, and products with nothing nonlinear between them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,13 +24,16 @@ from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.activations import Activation
 from hire_compiler.patterns.adapters import is_narrow
 from hire_compiler.patterns.canonical import Region
+from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.dots import WeightDot, contracted_size, read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
-from hire_compiler.patterns.provenance import Origin, Provenance
+from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.recognise import recognise
 from hire_compiler.patterns.region import RegionReader
+from hire_compiler.patterns.site_match import Vector
 from hire_compiler.patterns.sparsity import gate_stages, zero_shares
+from hire_compiler.report import Site
 from hire_compiler.weights import Weight
 from hire_compiler.zeros import GateStages, NegativeGate, negative_gate
 
@@ -48,13 +52,36 @@ class FfnMatch:
       givens: what adapters add, with the element of each neuron in each batch row; inputs of the region before biases.
     """
 
+    kind: ClassVar[str] = "ffn"
+    winner_key: ClassVar[str] = ""
+
     down: WeightDot
     products: tuple[WeightDot, ...]
     matrices: tuple[Weight, ...]
     region: Region
     activation: Activation
-    biases: tuple[tuple[Origin, np.ndarray], ...]
+    biases: tuple[Vector, ...]
     givens: tuple[tuple[Value, np.ndarray], ...] = ()
+
+    @property
+    def ranked(self) -> WeightDot:
+        """The product that the activation is applied to."""
+        return self.products[self.activation.gate]
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Up (or gate and up), and down; one row a neuron."""
+        return (*self.matrices, self.down.columns)
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        """The biases."""
+        return self.biases
+
+    @property
+    def neuron_key(self) -> str:
+        """The rows of the gate, exactly these and in this order."""
+        return self.matrices[self.activation.gate].key
 
     @property
     def x(self) -> Value:
@@ -93,6 +120,23 @@ class FfnMatch:
     def layer(self) -> Value | None:
         """Counter of the loop over layers, if the weights are stacked."""
         return self.down.layer
+
+    def describe(self, site_id: str, counters: Counters) -> Site:
+        """Its line of the report."""
+        return Site(
+            id=site_id,
+            kind=self.kind,
+            path=self.down.op.scope,
+            activation=self.activation.name,
+            gated=len(self.products) == 2,
+            selection=self.activation.selection,
+            batch=self.down.batch,
+            d=self.products[0].d,
+            width=self.down.d,
+            dtype=self.down.weight.dtype,
+            repeat=_trip_count(self, counters),
+            weights=tuple(w.name for w in (*self.matrices, self.down.weight)),
+        )
 
 
 def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnMatch:
@@ -191,3 +235,19 @@ def _check_layers(down: WeightDot, products: tuple[WeightDot, ...], region: Regi
         raise NoMatch("its weights are picked by different loop counters", depth=4)
     if any(count != down.weight.layers for count in layers):
         raise NoMatch("its stacked weights have different numbers of layers", depth=4)
+
+
+def _trip_count(match: FfnMatch, counters: Counters) -> int:
+    """How often the loop over layers runs: the trips of its counter, else as often as there are layers."""
+    layers = match.down.weight.layers
+    if match.layer is None or layers is None:
+        return 1
+    places = counters.values(match.layer)
+    if places is not None:
+        return len(places)
+    return layers if _in_loop(match.down.op) else 1  # outside of a loop, one layer picked by an argument
+
+
+def _in_loop(op: Op) -> bool:
+    owner = op.block.owner
+    return owner is not None and (owner.name == "while" or _in_loop(owner))

@@ -15,22 +15,26 @@ outputs), routers with fewer rows than inputs, fused projections that are cut in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from hire_compiler.expression import Expression
-from hire_compiler.graph import Block, Op, Value
+from hire_compiler.graph import Op, Value
 from hire_compiler.monotone import is_decreasing
-from hire_compiler.patterns.canonical import Outside, Region
+from hire_compiler.patterns.canonical import Region
+from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.readers import Readers
 from hire_compiler.patterns.region import RegionReader
+from hire_compiler.patterns.site_match import Vector, moment_key
 from hire_compiler.patterns.tail import TailReader
+from hire_compiler.patterns.winners import Winner, grouped, replaced_before, same_values
+from hire_compiler.report import Site
+from hire_compiler.weights import Weight
 
 LOGIT_READERS = frozenset({
     "argmax", "top_k", "approx_top_k", "beam_search", "softmax", "log_softmax", "sort", "sampling", "returned",
@@ -38,36 +42,6 @@ LOGIT_READERS = frozenset({
 
 MINIMUM_INPUTS = 4
 MINIMUM_ROWS = 1024  # fewer rows that are merely returned are features, not a vocabulary
-
-
-@dataclass(frozen=True, eq=False)
-class Winner:
-    """A reader of the logits that keeps only the best: ``argmax``, ``top_k``, or ``max`` beside one of these.
-
-    Attributes:
-      kind: which of them.
-      op: the operation; a rewrite replaces its results.
-      region: from the product to what it reads (before any noise), in coordinates ``[batch, vocabulary]``.
-      k: how many are kept.
-      noise: what is added to that before the best is taken (Gumbel-max sampling), of the same shape; or None.
-    """
-
-    kind: str
-    op: Op
-    region: Region
-    k: int
-    noise: Value | None = None
-
-    @property
-    def width(self) -> int:
-        """How many rows of the vocabulary it compares, from the first; the rest is padding."""
-        return len(self.region.streams[0][1])
-
-    @property
-    def compared(self) -> Expression:
-        """From the product, the region's parameters and the noise, if there is any, to what is compared."""
-        code = self.region.expression
-        return code if self.noise is None else code.plus_input(self.op.operands[0].dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +59,55 @@ class HeadMatch:
         repetitions, and without those that are not elementwise.
     """
 
+    kind: ClassVar[str] = "head"
+    neuron_key: ClassVar[str] = ""
+
     dot: WeightDot
     logits: Value
     rows: np.ndarray
     consumers: tuple[str, ...]
     winners: tuple[Winner, ...]
     compared: tuple[Region, ...] = ()
+
+    @property
+    def products(self) -> tuple[WeightDot, ...]:
+        """Its one product."""
+        return (self.dot,)
+
+    @property
+    def ranked(self) -> WeightDot:
+        """Its one product."""
+        return self.dot
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """The matrix, one row for each entry of the vocabulary."""
+        return (self.dot.weight,)
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        """Biases and masks between the product and what is compared."""
+        regions = [winner.region for winner in self.winners] or list(self.compared)
+        return tuple(parameter for region in regions for parameter in region.parameters)
+
+    @property
+    def winner_key(self) -> str:
+        """As of its second moment."""
+        return moment_key(self)
+
+    def describe(self, site_id: str, counters: Counters) -> Site:
+        """Its line of the report."""
+        return Site(
+            id=site_id,
+            kind=self.kind,
+            path=self.dot.op.scope,
+            consumers=self.consumers,
+            batch=len(self.rows),
+            d=self.dot.d,
+            width=self.dot.rows,
+            dtype=self.dot.weight.dtype,
+            weights=(self.dot.weight.name,),
+        )
 
 
 def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatch:
@@ -175,41 +192,6 @@ def _winners(readers: Readers, reader: RegionReader, dot: WeightDot, provenance:
     return in_order if replaced_before(in_order) is not None else ()
 
 
-def grouped(winners: Sequence[Winner]) -> list[list[Winner]]:
-    """The winners, those of the same values together: a greedy token and a sampled one are two groups."""
-    groups: list[list[Winner]] = []
-    for winner in winners:
-        known = next((g for g in groups if _same(g[0].region, winner.region) and g[0].noise is winner.noise), None)
-        if known is None:
-            groups.append([winner])
-        else:
-            known.append(winner)
-    return groups
-
-
-def replaced_before(winners: Sequence[Winner]) -> Op | None:
-    """In front of which operation all winners can be replaced at once: all that they read stands before it.
-
-    Winners of the same values go in front of the first of them. Others need what the last of them reads; None if
-    somebody reads one before that.
-    """
-    first = min((winner.op for winner in winners), key=lambda op: op.position)
-    last = max((winner.op for winner in winners), key=lambda op: op.position)
-    if len(grouped(winners)) == 1:
-        return first
-    readers = [op for winner in winners for result in winner.op.results for op, _ in result.uses]
-    return last if all(_place(op, first.block) > last.position for op in readers) else None
-
-
-def _place(op: Op, block: Block) -> int:
-    """Where an operation, or the one that holds it, stands in a block; before everything if it does not."""
-    while op.block is not block:
-        if op.block.owner is None:
-            return -1
-        op = op.block.owner
-    return op.position
-
-
 def _tail(reader: RegionReader, value: Value, axis: int, dot: WeightDot) -> Region | None:
     """The region from the product to what is compared, if it keeps the vocabulary, or all but padding at its end."""
     try:
@@ -241,22 +223,9 @@ def _compared(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[R
         if is_decreasing(region.expression) and {op.name for op, _ in value.uses} <= {"sort"}:
             continue  # sorted from the best to the worst: the best are still the largest logits
         whole = len(region.streams) == 1 and np.array_equal(region.streams[0][1], np.arange(dot.rows))
-        if whole and not region.expression.rowwise and not any(_same(region, other) for other in found):
+        if whole and not region.expression.rowwise and not any(same_values(region, other) for other in found):
             found.append(region)
     return tuple(found)
-
-
-def _same(one: Region, other: Region) -> bool:
-    """Whether two regions compute the same numbers from the logits."""
-    captured = len(one.captured) == len(other.captured) and all(map(Outside.same, one.captured, other.captured))
-    return (
-        captured
-        and one.expression == other.expression
-        and all(
-            a.weight == b.weight and np.array_equal(i, j)
-            for (a, i), (b, j) in zip(one.parameters, other.parameters, strict=True)
-        )
-    )
 
 
 def _names(kinds: set[str]) -> str:

@@ -1,0 +1,57 @@
+"""What is to be known of an LM head: by its plan, and by a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from hire_compiler.enclosure import why_unbounded
+from hire_compiler.passes.probes import Look, Probe, count_winners
+from hire_compiler.passes.replacement import lies_by_columns
+from hire_compiler.passes.site_plan import SiteFacts, rounds
+from hire_compiler.patterns.canonical import Region
+from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.runtime.target import Target
+
+
+def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
+    """What the heads of a program say of themselves."""
+    return [
+        SiteFacts(
+            provable=bool(match.winners),
+            uncertifiable=_uncertifiable(match, target),
+            winners_only=bool(match.winners),
+            top_k=max((winner.k for winner in match.winners), default=1),
+            by_columns=lies_by_columns(match.dot),
+            drops=all(_keeps_minus_infinity(region) for region in match.compared),
+        )
+        for match in matches
+    ]
+
+
+def _uncertifiable(match: HeadMatch, target: Target) -> str:
+    """Why its winners cannot be proven; or ''."""
+    unknown = next(filter(None, (why_unbounded(winner.compared) for winner in match.winners)), "")
+    if unknown:
+        return f"no bounds are known of {unknown}, which stands between the logits and what is compared"
+    # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
+    narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
+    return "" if target.platform == "cpu" or match.dot.precise or narrow else rounds(target.platform)
+
+
+def _keeps_minus_infinity(region: Region) -> bool:
+    below = [np.asarray(-np.inf), *(np.asarray(0.0) for _ in region.parameters)]
+    return bool(np.all(region.expression.evaluate(below) == -np.inf))
+
+
+def head_looks(match: HeadMatch, strongest: float, wanted: Collection[str]) -> list[Look]:
+    """How often each of its rows wins."""
+    dot = match.dot
+    if dot.weight.layers is not None:
+        return []
+    return [Look(Probe("winners", match.winner_key, (dot.rows,), dot.batch), dot, count_winners)]
+
+
+def no_trial(match: HeadMatch) -> None:
+    """Predictors are not tried on heads: what they miss is measured against dense winners."""

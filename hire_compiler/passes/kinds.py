@@ -1,0 +1,71 @@
+"""The kinds of sites: one row each, with what every stage does with it. A row that lacks a column is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from hire_compiler.calibration import Calibration
+from hire_compiler.graph import Op
+from hire_compiler.passes.ffn_facts import ffn_facts, ffn_looks, tried_block
+from hire_compiler.passes.head_facts import head_facts, head_looks, no_trial
+from hire_compiler.passes.local_ffn import FFN_ON_MESH
+from hire_compiler.passes.local_head import HEAD_ON_MESH
+from hire_compiler.passes.local_match import OnMesh
+from hire_compiler.passes.probes import Look
+from hire_compiler.passes.replace_ffn import replace_ffn
+from hire_compiler.passes.replace_head import replace_head
+from hire_compiler.passes.replacement import Replacement
+from hire_compiler.passes.site_plan import SiteFacts, SitePlan
+from hire_compiler.patterns.ffn import FfnMatch, match_ffn
+from hire_compiler.patterns.logits import HeadMatch, match_head
+from hire_compiler.patterns.provenance import Provenance
+from hire_compiler.patterns.region import RegionReader
+from hire_compiler.patterns.site_match import SiteMatch
+from hire_compiler.runtime.target import Target
+
+M = TypeVar("M", bound=SiteMatch)
+M_contra = TypeVar("M_contra", bound=SiteMatch, contravariant=True)
+
+
+class Replacer(Protocol[M_contra]):
+    """From a match and its plan to the JAX functions that take its place."""
+
+    def __call__(
+        self, match: M_contra, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
+    ) -> Replacement:
+        """The replacement; ``local``: the match is restated in the sizes of one shard."""
+
+
+@dataclass(frozen=True)
+class Kind(Generic[M]):
+    """One kind of site.
+
+    Attributes:
+      match: tries to match a product; raises ``NoMatch``.
+      facts: what its plan must know, for all sites of the kind in a program.
+      looks: what a calibration looks at, beside the second moment of its input.
+      tried: the feed-forward block on which calibration can try predictors, if it is one.
+      replace: what takes its place.
+      on_mesh: its shards.
+    """
+
+    match: Callable[[Op, Provenance, RegionReader], M]
+    facts: Callable[[Sequence[M], Target], list[SiteFacts]]
+    looks: Callable[[M, float, Collection[str]], list[Look]]
+    tried: Callable[[M], FfnMatch | None]
+    replace: Replacer[M]
+    on_mesh: OnMesh[M]
+
+
+# In this order they are tried on every product.
+KINDS: dict[str, Kind[Any]] = {
+    FfnMatch.kind: Kind[FfnMatch](match_ffn, ffn_facts, ffn_looks, tried_block, replace_ffn, FFN_ON_MESH),
+    HeadMatch.kind: Kind[HeadMatch](match_head, head_facts, head_looks, no_trial, replace_head, HEAD_ON_MESH),
+}
+
+
+def kind_of(match: SiteMatch) -> Kind[Any]:
+    """The row of a match's kind."""
+    return KINDS[match.kind]

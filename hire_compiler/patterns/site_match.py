@@ -1,0 +1,68 @@
+"""What every kind of site answers about itself, whatever was captured of it.
+
+A kind of site is a frozen dataclass of captures in this folder that answers these questions, and a row of
+``passes/kinds.py`` that says what each stage does with it. No stage asks which kind it has before it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from hire_compiler.patterns.counters import Counters
+from hire_compiler.patterns.dots import WeightDot
+from hire_compiler.patterns.provenance import Origin
+from hire_compiler.report import Site
+from hire_compiler.weights import Weight
+
+Vector = tuple[Origin, np.ndarray]  # a parameter with one entry a row, and the position of every row's entry
+
+
+class SiteMatch(Protocol):
+    """A site, captured.
+
+    Attributes:
+      kind: its row of ``passes/kinds.py``.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def products(self) -> tuple[WeightDot, ...]:
+        """The products that read the site's input, at least one."""
+
+    @property
+    def ranked(self) -> WeightDot:
+        """The one of them whose rows are ranked: a predictor stands for it."""
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """All matrices, one row for each neuron or vocabulary entry."""
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        """The parameters that enter between the products, or behind the last."""
+
+    @property
+    def neuron_key(self) -> str:
+        """Under which name a calibration counts how often its neurons are active; '' if it has none."""
+
+    @property
+    def winner_key(self) -> str:
+        """Under which name a calibration counts how often its rows win; '' if they cannot."""
+
+    def describe(self, site_id: str, counters: Counters) -> Site:
+        """Its line of the report."""
+
+
+def moment_key(match: SiteMatch) -> str:
+    """Under which name a calibration keeps the second moment of the site's input."""
+    weight = match.ranked.weight
+    return f"{weight.name}[{weight.shape[1]}]"
+
+
+def stack_of(match: SiteMatch) -> tuple[int, ...]:
+    """The leading dimension of what is learned of a stacked site, ``(layers,)``; else ``()``."""
+    layers = match.ranked.weight.layers
+    return () if layers is None else (layers,)
