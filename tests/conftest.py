@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
+
+from hire_compiler.runtime.target import stand_in, target_for
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +26,8 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 
 @pytest.fixture(autouse=True)
-def small_heads_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_heads_count() -> Iterator[None]:
     """By default heads of a few megabytes stay dense; those of these tests are smaller, and stand for large ones."""
-    monkeypatch.setattr("hire_compiler.passes.defaults.CHOICE_BYTES", 0)
+    targets = [target_for(platform) for platform in ("cpu", "gpu", "tpu")]
+    with stand_in(*(replace(target, costs=replace(target.costs, choice_bytes=0)) for target in targets)):
+        yield

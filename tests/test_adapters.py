@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from hire_compiler.runtime.target import stand_in, target_for
 
 D, FF, RANK, ADAPTERS, BATCH = 32, 128, 4, 3, 2
 Weights = dict[str, jax.Array]
@@ -148,11 +150,12 @@ def test_layers_of_a_scan(block: Block, rng: np.random.Generator) -> None:
     assert [site.repeat for site in report.sites] == [3]
 
 
-def test_the_default_skips_zeros_of_an_adapted_block(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hire_compiler.passes.budgets.WORTH_BYTES", 0)
+def test_the_default_skips_zeros_of_an_adapted_block(rng: np.random.Generator) -> None:
     w, (x, ids) = weights(rng), inputs(rng)
     step = hire.transform(jax.jit(on_up))
-    np.testing.assert_allclose(step(w, x, ids), jax.jit(on_up)(w, x, ids), rtol=1e-5, atol=1e-5)
+    cpu = target_for("cpu")
+    with stand_in(replace(cpu, costs=replace(cpu.costs, worth_bytes=0))):
+        np.testing.assert_allclose(step(w, x, ids), jax.jit(on_up)(w, x, ids), rtol=1e-5, atol=1e-5)
     assert [decision.predictor for decision in step.report().rewritten] == ["Exact()"]
 
 

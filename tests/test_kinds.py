@@ -74,7 +74,7 @@ class ProjectionMatch:
 def test_a_third_kind_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Kind(
         match=lambda op, provenance, reader: ProjectionMatch(read_weight_dot(op, provenance)),
-        facts=lambda matches, target: [SiteFacts() for _ in matches],
+        facts=lambda matches, target: [SiteFacts(target.costs) for _ in matches],
         looks=lambda match, strongest, wanted: [],
         tried=no_trial,
         replace=KINDS["head"].replace,

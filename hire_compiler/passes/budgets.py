@@ -15,9 +15,7 @@ from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
 LADDER = (1 / 16, 1 / 8, 1 / 4)
-PAYS = 3 / 8  # share of the rows up to which gathering them beats reading all: gathers run at about half the speed
 QUANTILES = (0.99, 0.9, 0.5, 0.25)  # of all layers together; where not even a quarter of the calls can skip, none does
-WORTH_BYTES = 1 << 20  # a block that could skip less than this stays in the cache, and has nothing to gain
 
 
 def exact_budgets(rule: Rule, site: Site, facts: SiteFacts, group: int) -> tuple[int, ...]:
@@ -29,7 +27,7 @@ def exact_budgets(rule: Rule, site: Site, facts: SiteFacts, group: int) -> tuple
     elif facts.choice is not None:
         shares = _chosen(site, facts)
     else:
-        shares = LADDER
+        shares = tuple(share for share in LADDER if share <= facts.costs.most_gathered)
     return tuple(sorted({min(ceil(share * site.width / group) * group, site.width) for share in shares}))
 
 
@@ -44,7 +42,7 @@ def _measured(site: Site, facts: SiteFacts, group: int) -> tuple[float, ...]:
     seen += [facts.activity.pooled(group, site.batch, quantile) for quantile in QUANTILES]
     if facts.shards > 1:
         seen = [share + 4 * (share / site.width) ** 0.5 for share in seen]
-    paying = [max(share, 1 / site.width) for share in seen if share <= PAYS]
+    paying = [max(share, 1 / site.width) for share in seen if share <= facts.costs.most_gathered]
     if not paying:
         return ()
     return (paying[0], paying[-1]) if paying[-1] < 0.7 * paying[0] else (paying[0],)
@@ -71,4 +69,4 @@ def why_no_budget(site: Site, facts: SiteFacts, group: int) -> str:
 
 def worth_skipping(facts: SiteFacts) -> bool:
     """Whether what could be skipped is more than stays in the cache."""
-    return sum(facts.weight_bytes[1:]) >= WORTH_BYTES
+    return sum(facts.weight_bytes[1:]) >= facts.costs.worth_bytes

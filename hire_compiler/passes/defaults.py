@@ -8,7 +8,6 @@ from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
 UNPROVEN = "its zeros do not follow from one product alone, so none can be skipped exactly"
-CHOICE_BYTES = 4 << 20  # what could be read in the time that choosing candidates takes, for each row of a batch
 
 
 def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
@@ -37,8 +36,8 @@ def _skips_exactly(facts: SiteFacts) -> bool:
 
 
 def worth_choosing(site: Site, facts: SiteFacts) -> bool:
-    """Whether a head reads more than choosing costs: about 0.1 ms a row on a CPU, whatever the size."""
-    return sum(facts.weight_bytes) >= CHOICE_BYTES * site.batch
+    """Whether a head reads more than choosing costs, whatever the size."""
+    return sum(facts.weight_bytes) >= facts.costs.choice_bytes * site.batch
 
 
 def why_no_rule(site: Site, facts: SiteFacts) -> str:
@@ -65,5 +64,5 @@ def why_no_rule(site: Site, facts: SiteFacts) -> str:
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
     if site.kind == "ffn" and not worth_skipping(facts):
         skipped = sum(facts.weight_bytes[1:])
-        return f"the {skipped} bytes that could be skipped stay in the cache, and no rule asks to rewrite it"
+        return f"the {skipped} bytes that could be skipped {facts.costs.worth_reason}, and no rule asks to rewrite it"
     return "no rule selects it, and nothing approximate is done unasked"

@@ -33,7 +33,6 @@ def site_facts(
                 copied_bytes=copied_bytes(match),
                 uncertifiable=(fast_math or own[match].uncertifiable) if own[match].provable else "",
                 devices=devices,
-                unpacked_by_row=target.rows_one_by_one and not target.has_int4,
             ),
             match,
             calibration,

@@ -24,6 +24,7 @@ def ffn_facts(matches: Sequence[FfnMatch], target: Target) -> list[SiteFacts]:
     downs = {match.down.op for match in matches}
     return [
         SiteFacts(
+            target.costs,
             provable=True,
             uncertifiable=_uncertifiable(match, target),
             running_bytes=_running_bytes(match, downs),

@@ -19,6 +19,7 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
     """What the heads of a program say of themselves."""
     return [
         SiteFacts(
+            target.costs,
             provable=bool(match.winners),
             uncertifiable=_uncertifiable(match, target),
             winners_only=bool(match.winners),

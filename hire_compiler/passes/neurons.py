@@ -19,7 +19,6 @@ from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
 DEFAULT_GROUP = 8
-READ_BYTES = 256  # what a read somewhere else costs, as bytes: it favours larger groups where little else does
 LEAST_COMMON = 1 / 8  # of the candidates: a shorter common path is not worth a copy of the weights
 
 
@@ -48,7 +47,8 @@ def chosen_group(rule: Rule, site: Site, facts: SiteFacts) -> int:
     densities = union_densities(site, facts)
     if densities:
         neuron = sum(facts.weight_bytes) / site.width
-        return min(densities, key=lambda pair: pair[1] * site.width * (neuron + READ_BYTES / pair[0]))[0]
+        read = facts.costs.read_bytes
+        return min(densities, key=lambda pair: pair[1] * site.width * (neuron + read / pair[0]))[0]
     own = 1 if facts.choice is None else facts.choice.group
     if isinstance(rule.predictor, Exact) or rule.certify:
         return own

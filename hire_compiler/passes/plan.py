@@ -15,8 +15,6 @@ from hire_compiler.passes.settle_rule import settle_rule
 from hire_compiler.passes.site_plan import Choice, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Decision, Site
 
-UNPACKED_ROWS = 5  # of a batch, up to which a packed copy that is unpacked for each of them beats the dense product
-
 
 def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> tuple[SitePlan, ...]:
     """Decide every site.
@@ -144,10 +142,11 @@ def _why_it_loses(rule: Rule, site: Site, facts: SiteFacts, candidates: int, spa
             f"{rule.predictor} with {candidates} of {site.width} rows would read {sparse_bytes} bytes a call, "
             f"dense reads {dense_bytes}: it would lose{runs_on}"
         )
-    if site.batch > UNPACKED_ROWS and facts.unpacked_by_row and _is_packed_head(rule, site):
+    most = facts.costs.unpacked_rows
+    if most is not None and site.batch > most and _is_packed_head(rule, site):
         return (
             f"{rule.predictor} is unpacked again for every row of a batch on this platform: with {site.batch} rows, "
-            f"more than {UNPACKED_ROWS}, it would take longer than the dense product"
+            f"more than {most}, it would take longer than the dense product"
         )
     return ""
 

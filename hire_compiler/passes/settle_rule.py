@@ -14,8 +14,6 @@ from hire_compiler.passes.predictor_bytes import stored_bytes
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
-GATHERED = 2  # what a gathered row costs, as rows of a stream, where the plan itself decides how many there are
-
 
 @dataclass(frozen=True)
 class Settled:
@@ -80,11 +78,11 @@ def _approximate(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settle
             return f"{_short_of(rule, trial.best(site.batch), site)} even with 3/4 of the neurons"
         neurons = min(ceil(ceil(enough * site.width) / group) * group, site.width)
         assert rule.predictor is not None
-        read = stored_bytes(rule.predictor, site, where) + GATHERED * sum(facts.weight_bytes) * neurons / site.width
-        if read >= sum(facts.weight_bytes):
+        dense, ratio = sum(facts.weight_bytes), facts.costs.gather_ratio  # the plan itself decides how many there are
+        if stored_bytes(rule.predictor, site, where) + ratio * dense * neurons / site.width >= dense:
             return (
                 f"{rule.predictor} needs {neurons} of {site.width} neurons for a recall of {rule.recall:.2%}, and "
-                f"gathered rows cost {GATHERED} times those of a stream: it would lose"
+                f"gathered rows cost {ratio:g} times those of a stream: it would lose"
             )
         note = f"{neurons} neurons are enough for a recall of {rule.recall:.2%}"
         return Settled(replace(rule, candidates=neurons), notes=(note,), loss=trial.at(enough, site.batch))

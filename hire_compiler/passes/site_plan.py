@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hire_compiler.activity import Activity
 from hire_compiler.config import Cascade, Predictor
 from hire_compiler.report import Decision, Site
+from hire_compiler.runtime.costs import Costs
 from hire_compiler.trial import Trial
 
 
@@ -35,11 +36,11 @@ class SiteFacts:
     """What the plan must know of a site beyond its report line.
 
     Attributes:
+      costs: of the platform.
       provable: there is something to prove: winners, or zeros.
       weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
       copied_bytes: bytes of the rows that have to be laid out anew (all layers).
       by_columns: an argument holds a head's matrix by columns.
-      unpacked_by_row: a packed 4-bit copy is unpacked again for every row of a batch.
       running_bytes: bytes of a block's matrices whose products run on for other readers.
       winners_only: a head of which only argmax and top_k are read.
       top_k: the most winners that any reader asks for.
@@ -56,6 +57,7 @@ class SiteFacts:
       trials: what predictors found on calibration rows, by :func:`hire_compiler.calibration.tried`.
     """
 
+    costs: Costs
     weight_bytes: tuple[int, ...] = ()
     copied_bytes: int = 0
     provable: bool = False
@@ -70,7 +72,6 @@ class SiteFacts:
     drops: bool = True
     choice: Choice | None = None
     running_bytes: int = 0
-    unpacked_by_row: bool = False
     by_columns: bool = False
     shards: int = 1
     activity: Activity | None = None

@@ -8,12 +8,15 @@ those that its compiler estimates to be best (docs/tpu.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from hire_compiler.runtime.costs import CPU_COSTS, GPU_COSTS, TPU_COSTS, Costs
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Target:
       elementwise_error: how much larger the errors of elementwise float32 operations are taken to be than those
         measured on the CPU. Nothing was measured on the other platforms, so for them this is an assumption.
       keeps_rounding: where the author reads a bfloat16 value as such, it has been rounded; False: nobody knows.
+      costs: what the plan weighs.
     """
 
     platform: str
@@ -56,6 +60,7 @@ class Target:
     gathered_rows: int | None
     elementwise_error: int
     keeps_rounding: bool
+    costs: Costs
 
 
 _TARGETS = {
@@ -73,6 +78,7 @@ _TARGETS = {
         gathered_rows=256,
         elementwise_error=1,
         keeps_rounding=True,
+        costs=CPU_COSTS,
     ),
     "gpu": Target(
         "gpu",
@@ -88,6 +94,7 @@ _TARGETS = {
         gathered_rows=None,
         elementwise_error=8,
         keeps_rounding=False,
+        costs=GPU_COSTS,
     ),
     "tpu": Target(
         "tpu",
@@ -103,6 +110,7 @@ _TARGETS = {
         gathered_rows=None,
         elementwise_error=8,
         keeps_rounding=False,
+        costs=TPU_COSTS,
     ),
 }
 
@@ -110,6 +118,17 @@ _TARGETS = {
 def target_for(platform: str) -> Target:
     """The target of a JAX platform name."""
     return _TARGETS.get({"cuda": "gpu", "rocm": "gpu"}.get(platform, platform), _TARGETS["gpu"])
+
+
+@contextmanager
+def stand_in(*targets: Target) -> Iterator[None]:
+    """For a while, other numbers for a platform: of another card, or for a test. In every thread."""
+    known = dict(_TARGETS)
+    _TARGETS.update({target.platform: target for target in targets})
+    try:
+        yield
+    finally:
+        _TARGETS.update(known)
 
 
 def lowering_platform(platform: str) -> str:

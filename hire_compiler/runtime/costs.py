@@ -1,0 +1,73 @@
+"""What a platform charges for choosing and gathering, in bytes of a weight that it streams in the same time.
+
+The plan weighs bytes; these numbers turn into bytes what is none. Those of the CPU are measured (docs/decisions.md),
+those of the TPU are read off its compiler's schedules (docs/tpu.md), those of the GPU are assumptions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Costs:
+    """One platform's.
+
+    Attributes:
+      choice_bytes: what choosing a head's candidates costs, for each row of a batch.
+      worth_bytes: a block that could skip less than this has nothing to gain.
+      worth_reason: what happens to fewer, for the report.
+      gather_ratio: what a gathered row costs, as rows of a stream.
+      most_gathered: share of the rows up to which gathering them beats reading all.
+      read_bytes: what a read somewhere else costs beside its bytes: it favours larger groups where little else does.
+      unpacked_rows: rows of a batch up to which a packed 4-bit copy beats the dense product where each row unpacks it
+        again; None where none does.
+    """
+
+    choice_bytes: int
+    worth_bytes: int
+    worth_reason: str
+    gather_ratio: float
+    most_gathered: float
+    read_bytes: int
+    unpacked_rows: int | None
+
+
+# Measured. Choosing takes about 0.1 ms a row, in which two cores read 4 MiB; less than 1 MiB stays in the cache;
+# gathers run at about half the speed of a stream.
+CPU_COSTS = Costs(
+    choice_bytes=4 << 20,
+    worth_bytes=1 << 20,
+    worth_reason="stay in the cache",
+    gather_ratio=2,
+    most_gathered=3 / 8,
+    read_bytes=256,
+    unpacked_rows=5,
+)
+
+# Estimates for v5e, 819 GB/s. Seven more rows of a batch cost a head 27 µs (d = 640) to 71 µs (d = 2048): choosing is
+# 4 to 10 µs a row. A skip adds about five operations of a microsecond each; nothing stays in a cache between steps.
+# Rewritten blocks take 1.2 times what their bytes would. The compiler charges nothing for a read elsewhere, so 512
+# bytes, the least that one asks of the memory, are assumed. 4-bit numbers are read as they are.
+TPU_COSTS = Costs(
+    choice_bytes=6 << 20,
+    worth_bytes=4 << 20,
+    worth_reason="are read sooner than a skip is prepared",
+    gather_ratio=1.2,
+    most_gathered=1 / 2,
+    read_bytes=512,
+    unpacked_rows=None,
+)
+
+# Assumed, nothing is measured: a branch waits some 10 µs for its predicate, and so do the kernels of a choice, in which
+# a card of 1.5 TB/s reads 16 MB. Gathers are taken to be as slow as on a CPU; a read elsewhere is a line of 128 bytes.
+# A whole batch shares one unpacking.
+GPU_COSTS = Costs(
+    choice_bytes=16 << 20,
+    worth_bytes=16 << 20,
+    worth_reason="are read sooner than a skip is prepared",
+    gather_ratio=2,
+    most_gathered=3 / 8,
+    read_bytes=128,
+    unpacked_rows=None,
+)

@@ -1,0 +1,47 @@
+"""Each platform is planned by its own costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import hire_compiler as hire
+from hire_compiler.runtime.costs import CPU_COSTS
+from hire_compiler.runtime.target import stand_in, target_for
+
+
+def relu_block(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x @ params["up"]) @ params["down"]
+
+
+def decided(platform: str) -> str:
+    """What is done by default with a block that could skip 2 MiB."""
+    params = {"up": jnp.zeros((256, 2048), jnp.float32), "down": jnp.zeros((2048, 256), jnp.float32)}
+    report = hire.transform(jax.jit(relu_block), platform=platform).report(params, jnp.zeros((1, 256), jnp.float32))
+    return report.decisions[0].reason
+
+
+def test_the_costs_of_the_cpu_are_those_that_were_measured() -> None:
+    assert replace(CPU_COSTS, choice_bytes=0) == target_for("cpu").costs  # tests plan heads of any size
+    assert (CPU_COSTS.choice_bytes, CPU_COSTS.worth_bytes, CPU_COSTS.read_bytes) == (4 << 20, 1 << 20, 256)
+    assert (CPU_COSTS.gather_ratio, CPU_COSTS.most_gathered, CPU_COSTS.unpacked_rows) == (2, 3 / 8, 5)
+
+
+def test_the_cpu_skips_what_other_platforms_read_sooner() -> None:
+    assert "room for" in decided("cpu")
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_what_a_cpu_would_skip_is_read_on_a_faster_memory(platform: str) -> None:
+    assert "the 2097152 bytes that could be skipped are read sooner than a skip is prepared" in decided(platform)
+
+
+def test_other_numbers_stand_in_for_a_while() -> None:
+    tpu = target_for("tpu")
+    with stand_in(replace(tpu, costs=replace(tpu.costs, worth_bytes=1 << 20))):
+        assert "room for" in decided("tpu")
+    assert target_for("tpu") == tpu
+    assert "are read sooner" in decided("tpu")
