@@ -9,7 +9,7 @@ import jax
 
 from hire_compiler import _mlir
 from hire_compiler.callable import Callable
-from hire_compiler.comparison import AS_WRITTEN, DENSE, REWRITTEN, Comparison, Timing
+from hire_compiler.comparison import AS_WRITTEN, DENSE, REWRITTEN, Comparison, Timing, seconds_once
 from hire_compiler.errors import ConfigError
 from hire_compiler.outputs import Outputs
 from hire_compiler.report import Certificate, Report, bytes_read
@@ -145,7 +145,7 @@ class Bench:
             read_bytes=read_bytes,
             added_bytes=sum(d.added_bytes for d in report.rewritten),
             copied_bytes=self.copied,
-            seconds=once(report),
+            seconds=seconds_once(report),
         )
 
 
@@ -170,10 +170,3 @@ def _proofs(before: tuple[Certificate, ...], report: Report, calls: int) -> tupl
         held = min(round(proven * counted / max(rows, 1)), counted if proven == rows else counted - 1)
         proofs.append(Certificate(site=after.site, rows=counted, proven=held))
     return tuple(proofs)
-
-
-def once(report: Report) -> tuple[tuple[str, float], ...]:
-    """Seconds of rewriting, preparing and compiling, as far as they are known."""
-    known = {"prepare": "preparing", "compile": "compiling"}
-    rewriting = sum(seconds for stage, seconds in report.seconds.items() if stage not in known)
-    return (("rewriting", rewriting), *((word, report.seconds[s]) for s, word in known.items() if s in report.seconds))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from textwrap import wrap
 from typing import Any
 
-from hire_compiler.report import Certificate, Speed
+from hire_compiler.report import Certificate, Report, Speed
 
 AS_WRITTEN, REWRITTEN, DENSE = "as written", "rewritten", "dense="
 
@@ -166,6 +166,13 @@ class Comparison:
 
     def __str__(self) -> str:
         return "\n".join([_title(self), "", *_timing_lines(self), "", *_answer_lines(self), *_cost_lines(self)])
+
+
+def seconds_once(report: Report) -> tuple[tuple[str, float], ...]:
+    """Seconds of rewriting, preparing and compiling, as far as they are known."""
+    known = {"prepare": "preparing", "compile": "compiling"}
+    rewriting = sum(seconds for stage, seconds in report.seconds.items() if stage not in known)
+    return (("rewriting", rewriting), *((word, report.seconds[s]) for s, word in known.items() if s in report.seconds))
 
 
 # --------------------------------------------------------------------------- printing

@@ -41,18 +41,7 @@ class Outputs:
 
     def found(self) -> tuple[Output, ...]:
         """Everything so far."""
-        return tuple(
-            Output(
-                name=d.name,
-                type=d.spec,
-                largest=d.largest,
-                scale=d.scale,
-                equal=d.equal,
-                total=d.total,
-                recall=tuple((k, total / max(self._calls, 1)) for k, total in d.recall.items()),
-            )
-            for d in self._differences
-        )
+        return tuple(output_of(difference, self._calls) for difference in self._differences)
 
     @staticmethod
     def same_integers(wanted: Any, got: Any) -> bool:
@@ -70,3 +59,16 @@ def _plain(leaf: Any) -> np.ndarray:
     """Numbers; of a random key, those that it is made of."""
     is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def output_of(difference: Difference, calls: int = 1) -> Output:
+    """What was gathered of one result, frozen; recall is summed over ``calls``."""
+    return Output(
+        name=difference.name,
+        type=difference.spec,
+        largest=difference.largest,
+        scale=difference.scale,
+        equal=difference.equal,
+        total=difference.total,
+        recall=tuple((k, total / max(calls, 1)) for k, total in difference.recall.items()),
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -204,6 +204,46 @@ class Report:
     def _site_lines(self) -> list[str]:
         decisions = {d.site: d for d in self.decisions}
         return [_site_line(site, decisions.get(site.id)) for site in self.sites]
+
+
+def answer_of(decision: Decision) -> str:
+    """What the answer of a site is worth: ``exact``, ``certified``, ``approximate``, or ``dense`` as written."""
+    if decision.action != "rewritten":
+        return "dense"
+    return next((word for word in ("exact", "certified") if decision.exactness.startswith(word)), "approximate")
+
+
+def counted(n: int, word: str) -> str:
+    """``1 site``, ``2 sites``, ``3 misses``."""
+    return f"{n} {word}{'' if n == 1 else 'es' if word.endswith('s') else 's'}"
+
+
+def report_of(content: Mapping[str, Any]) -> Report:
+    """A report out of :meth:`Report.to_dict`, also of one that an earlier version wrote."""
+    kinds: dict[str, Any] = {
+        "sites": Site,
+        "misses": Miss,
+        "decisions": Decision,
+        "certificates": Certificate,
+        "tails": TailError,
+    }
+    lists = {name: tuple(_entry(kind, entry) for entry in content.get(name, ())) for name, kind in kinds.items()}
+    speed = content.get("speed")
+    return Report(
+        **lists,
+        notes=tuple(content.get("notes", ())),
+        speed=_entry(Speed, speed) if speed else None,
+        seconds=dict(content.get("seconds", {})),
+    )
+
+
+def _entry(kind: Any, content: Mapping[str, Any]) -> Any:
+    known = {f.name for f in fields(kind)}
+    return kind(**{name: _frozen(value) for name, value in content.items() if name in known})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value
 
 
 def bytes_read(report: Report, proofs: Sequence[Certificate] = ()) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+SECONDS, LEAST, MOST = 2.0, 5, 100  # how long, and how often, one call is timed where nobody says
+
 Run = Callable[[], Any]
 Ready = Callable[[], Run]  # brings the arguments of one run into place (untimed), and returns the run itself
 

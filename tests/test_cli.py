@@ -58,6 +58,24 @@ def test_from_a_model_and_its_weights_to_results(tmp_path: Path, capsys: pytest.
     assert "proof of head/0 held for" in text
 
 
+def test_a_model_is_compared_with_itself_rewritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_all(tmp_path)
+    model, weights, artifact = (tmp_path / n for n in ("model.jax_export", "weights.safetensors", "a.hire"))
+    found = json.loads(run(capsys, "compare", model, "--weights", weights, "--trials", "2", "--json"))
+    assert (found["calls"], found["tokens"]["equal"]) == (2, found["tokens"]["total"])
+    assert found["ratio"] > 0
+    assert [timing["program"] for timing in found["timings"]] == ["as written", "rewritten"]
+    assert found["dense_bytes"] > found["read_bytes"] > 0
+    run(capsys, "rewrite", model, "--weights", weights, "--platform", "cpu", "-o", artifact)
+    options = ("--original", model, "--weights", weights, "--inputs", tmp_path / "inputs.npz", "--time")
+    timed = json.loads(run(capsys, "verify", artifact, *options, "--json"))
+    assert timed["comparison"]["ratio"] > 0
+    assert timed["comparison"]["outputs"][0]["name"] == timed["differences"][0]["name"]
+    text = run(capsys, "verify", artifact, *options)
+    assert "over as written" in text
+    assert "integers that agree 100.00%" in text
+
+
 def test_a_reader_that_crashes_is_one_line(tmp_path: Path) -> None:
     """In a process of its own: the crash kills it, and what is left says so."""
     program = (
@@ -84,7 +102,7 @@ def test_results_are_written_as_npz_where_they_are_called_so(
         np.testing.assert_array_equal(read(tmp_path / name)["result['token']"], step(parameters(), *inputs())["token"])
 
 
-VERBS = ("inspect", "calibrate", "rewrite", "prepare", "upgrade", "run", "verify", "estimate", "report")
+VERBS = ("inspect", "calibrate", "rewrite", "prepare", "upgrade", "run", "verify", "compare", "estimate", "report")
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

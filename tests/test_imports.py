@@ -58,6 +58,7 @@ FLOORS = {
     "ahead": 6,
     "transformed": 6,
     "api": 6,
+    "pictures": 5,
     "picture": 6,
     "comparison": 2,
     "turns": 0,

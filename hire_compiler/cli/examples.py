@@ -34,6 +34,12 @@ EXAMPLES = {
     "verify": (
         "model.hire --original model.jax_export --weights model.safetensors",
         "model.hire --original model.jax_export --weights model.safetensors --inputs a.npz b.npz --tolerance 1e-4",
+        "model.hire --original model.jax_export --weights model.safetensors --time",
+    ),
+    "compare": (
+        "model.jax_export --weights model.safetensors",
+        "model.jax_export --weights model.safetensors --rules rules.toml --inputs a.npz b.npz",
+        "model.jax_export --weights model.safetensors --sampler greedy",
     ),
     "estimate": (
         "model.hire --tpu v5e:2x2",

@@ -58,6 +58,7 @@ def make_parser() -> Parser:
     _upgrade(verbs)
     _run(verbs)
     _verify(verbs)
+    _compare(verbs)
     _estimate(verbs)
     _report(verbs)
     return parser
@@ -187,9 +188,7 @@ def _verify(verbs: Any) -> None:
     verb.add_argument("--original", type=Path, required=True, metavar="FILE", help=MODEL)
     _add_weights(verb)
     _add_dims(verb)
-    verb.add_argument("--inputs", type=Path, nargs="+", default=[], metavar="FILE", help="default: random")
-    verb.add_argument("--trials", type=_count(1), default=4, metavar="N", help="random inputs to try (default 4)")
-    verb.add_argument("--seed", type=_count(0), default=0, help="of random inputs (default 0)")
+    _add_trials(verb)
     verb.add_argument(
         "--tolerance",
         type=_share,
@@ -203,6 +202,29 @@ def _verify(verbs: Any) -> None:
         metavar="X",
         help="be content if this share of integers agrees (default: all of an exact or certified artifact, else 0.9)",
     )
+    verb.add_argument("--time", action="store_true", help="also run both in turns, and say how fast each is")
+
+
+def _compare(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "compare",
+        "say how much faster a model would be, and how its results would differ",
+        "Rewrite a model in memory, run it and the original in turns on the same inputs, and print times, differences, "
+        "proofs, bytes and memory; nothing is written. Without rules only what is provably exact is done.",
+    )
+    _add_model(verb)
+    verb.add_argument("--rules", type=Path, metavar="TOML", help="rules, and a [map] of argument names to tensor names")
+    verb.add_argument("--calibration", type=Path, metavar="FILE", help="what calibrate wrote")
+    _add_trials(verb)
+    verb.add_argument("--picture", type=Path, metavar="FILE", help="draw it too: .svg, .png or .pdf (extra plot)")
+    _add_sampler(verb)
+
+
+def _add_trials(verb: Any) -> None:
+    verb.add_argument("--inputs", type=Path, nargs="+", default=[], metavar="FILE", help="default: random")
+    verb.add_argument("--trials", type=_count(1), default=4, metavar="N", help="random inputs to try (default 4)")
+    verb.add_argument("--seed", type=_count(0), default=0, help="of random inputs (default 0)")
 
 
 def _estimate(verbs: Any) -> None:

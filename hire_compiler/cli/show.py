@@ -105,6 +105,8 @@ def verification_lines(found: Verification) -> list[str]:
     lines += ["; ".join(said)] * bool(said)
     for site, (count, proven) in found.certificates.items():
         lines.append(f"proof of {site} held for {proven} of {count} rows ({proven / max(count, 1):.2%})")
+    if found.comparison is not None:
+        lines += ["", *str(found.comparison).splitlines(), ""]
     if not found.promise.exact and found.failures and "random" in found.inputs:
         lines.append("the artifact is approximate, and was planned for real inputs: give some (--inputs)")
     return [*lines, *(f"FAILED: {failure}" for failure in found.failures)]

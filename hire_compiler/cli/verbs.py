@@ -20,11 +20,12 @@ from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.atomic import check_destination, new_file
 from hire_compiler.offline.calibrate import calibrate_export, load_calibration, save_calibration
 from hire_compiler.offline.inputs import inputs_from, random_inputs
+from hire_compiler.offline.progress import Progress
 from hire_compiler.offline.save import replacing
 from hire_compiler.offline.tensor_files import TensorWriter
 from hire_compiler.offline.tensors import open_tensors, spec_of
 from hire_compiler.offline.verify import export_original
-from hire_compiler.offline.verify import verify as compare
+from hire_compiler.offline.verify import verify as verify_artifact
 from hire_compiler.rules import RulesFile, read_rules
 
 
@@ -63,23 +64,31 @@ def calibrate(options: Namespace) -> int:
 def rewrite(options: Namespace) -> int:
     """A model into an artifact."""
     check_destination(options.output, replacing(options.force))
-    rules = read_rules(options.rules) if options.rules else RulesFile(hire.Config(), {})
-    calibration = load_calibration(options.calibration) if options.calibration else None
     with progress() as tell:
-        artifact = hire.rewrite(
-            options.file,
-            rules.config,
-            calibration=calibration,
-            weights=options.weights,
-            mapping=rules.mapping | dict(options.map),
-            parameters=options.parameters,
-            sampler=_sampling(options),
-            dims=_dims(options),
-            platforms=options.platform,
-            progress=tell,
-        )
+        artifact, _ = _rewritten(options, options.platform, tell, options.parameters)
         artifact.save(options.output, overwrite=options.force, progress=tell)
     return _describe(options, hire.load(options.output))
+
+
+def _rewritten(
+    options: Namespace, platforms: list[str] | None, tell: Progress, parameters: str = ""
+) -> tuple[Artifact, dict[str, str]]:
+    """A model, rewritten by the rules that the options name, and which tensors its arguments are."""
+    rules = read_rules(options.rules) if options.rules else RulesFile(hire.Config(), {})
+    mapping = rules.mapping | dict(options.map)
+    artifact = hire.rewrite(
+        options.file,
+        rules.config,
+        calibration=load_calibration(options.calibration) if options.calibration else None,
+        weights=options.weights,
+        mapping=mapping,
+        parameters=parameters,
+        sampler=_sampling(options),
+        dims=_dims(options),
+        platforms=platforms,
+        progress=tell,
+    )
+    return artifact, mapping
 
 
 def prepare(options: Namespace) -> int:
@@ -140,7 +149,7 @@ def verify(options: Namespace) -> int:
     """An artifact against its original."""
     artifact = hire.load(options.artifact)
     with progress() as tell:
-        found = compare(
+        found = verify_artifact(
             artifact,
             options.original,
             weights=options.weights,
@@ -151,11 +160,37 @@ def verify(options: Namespace) -> int:
             seed=options.seed,
             tolerance=options.tolerance,
             agreement=options.agreement,
+            time=options.time,
             progress=tell,
         )
     content = found.to_dict() | {"failed": bool(found.failures)}
     _print(options, content, "\n".join(verification_lines(found)))
     return int(bool(found.failures))
+
+
+def compare(options: Namespace) -> int:
+    """A model beside itself, rewritten in memory."""
+    if options.picture:
+        _check_output(options.picture)
+    with progress() as tell:
+        artifact, mapping = _rewritten(options, [jax.default_backend()], tell)
+        found = verify_artifact(
+            artifact,
+            options.file,
+            weights=options.weights,
+            mapping=mapping,
+            dims=_dims(options),
+            inputs=options.inputs,
+            trials=options.trials,
+            seed=options.seed,
+            time=True,
+            progress=tell,
+        ).comparison
+    assert found is not None
+    if options.picture:
+        hire.draw(found, options.picture)
+    _print(options, found.to_dict(), str(found))
+    return 0
 
 
 def estimate(options: Namespace) -> int:
