@@ -57,7 +57,7 @@ def main() -> None:
     width = options.width or width
     densities = [float(f) for f in options.densities.split(",")]
     if options.exact:
-        block = Block(_few_active(densities[0]), block.gated)
+        block = Block(few_active(densities[0]), block.gated)
     layers = random_layers(block, options.layers, options.d, width, options.dtype)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(options.batch, options.d)), options.dtype)
     runs: dict[str, Callable[[], Any]] = {}
@@ -83,7 +83,7 @@ def main() -> None:
     _print(options, width, {name: median_ms(t) / options.layers for name, t in seconds.items()}, nbytes, dense_bytes)
 
 
-def _few_active(share: float) -> Callable[[jax.Array], jax.Array]:
+def few_active(share: float) -> Callable[[jax.Array], jax.Array]:
     """ReLU after a shift that leaves about this share of a normal pre-activation."""
     shift = NormalDist().inv_cdf(share)
     return lambda z: jax.nn.relu(z + jnp.asarray(shift, z.dtype))

@@ -1,6 +1,6 @@
 """What rewriting does on a TPU v5e, as the TPU compiler estimates it: no TPU is needed, and nothing is measured.
 
-python -m benchmarks.tpu [ffn] [head] [model] [--json FILE]        (needs the extra "tpu"; model also "demo")
+python -m benchmarks.tpu [ffn] [head] [model] [--json FILE]        (needs the extra "tpu")
 
 Every row stands against two dense programs: as written, and the best dense form the same compiler finds (a batch of
 one padded to eight rows, layers scanned or unrolled). Times follow the cost function of hire_compiler/hlo/cost.py;
@@ -167,7 +167,7 @@ def head() -> list[tuple[str, int, Estimate]]:
 
 def gemma(batch: int) -> tuple[Any, tuple[Any, Any, Any]]:
     """The greedy step of Gemma 3 270M in bfloat16, and the types of its weights, tokens and cache (1024 positions)."""
-    from examples.models import gemma3  # needs the extra "demo"
+    from examples.models import gemma3
 
     c = gemma3.Config(
         vocabulary=V, width=640, layers=18, heads=4, kv_heads=1, head_dim=256, ffn_width=2048,

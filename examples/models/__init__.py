@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import jax.numpy as jnp
 from jax import Array
@@ -22,9 +22,11 @@ from jax.typing import DTypeLike
 
 from examples.models import gemma3, smollm2, wheels
 from examples.models.gguf_file import Checkpoint
-from examples.models.tokenizer import Tokenizer, tokenizer_from
 from examples.models.transformer import Cache, Params
 from examples.models.wheels import MissingWheelError
+
+if TYPE_CHECKING:
+    from examples.models.tokenizer import Tokenizer
 
 __all__ = ["MODEL_NAMES", "MissingWheelError", "Model", "ModelName", "load_model"]
 
@@ -84,6 +86,8 @@ def load_model(name: ModelName | Literal["auto"] = "auto", dtype: DTypeLike = jn
         return _load_first(dtype)
     if name not in _KNOWN:
         raise ValueError(f"There is no model {name!r}; choose one of {', '.join(_KNOWN)}, or auto.")
+    from examples.models.tokenizer import tokenizer_from  # here, so that the models' code runs without the library
+
     find, module = _KNOWN[name]
     checkpoint = find()
     config = module.config_from(checkpoint)

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader
-from gguf.quants import dequantize
 
 # Part of the name of a cached header; raise it when what `_parse_header` returns changes.
 HEADER_FORMAT = 1
@@ -72,6 +70,9 @@ class Checkpoint:
         if name not in self.tensors:
             raise KeyError(f"{self.path} holds no tensor named {name!r}.")
         stored = self.tensors[name]
+        from gguf import GGMLQuantizationType  # here, so that the models' code runs without the library
+        from gguf.quants import dequantize
+
         data = np.memmap(self.path, np.uint8, "r", stored.offset, (stored.size,))
         kind = GGMLQuantizationType[stored.kind]
         if stored.kind == "F32":
@@ -155,6 +156,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _parse_header(path: Path) -> dict[str, Any]:
+    from gguf import GGUFReader
+
     reader = GGUFReader(path)
     metadata = {key: field.contents() for key, field in reader.fields.items()}
     tensors = {
