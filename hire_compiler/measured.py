@@ -18,10 +18,16 @@ class Measurements:
     def __init__(self, counters: Sequence[Counter], report: Report) -> None:
         self._counters = tuple(counters)
         self._batch = {site.id: site.batch for site in report.sites}
+        self._runs_at = {counter.site: i for i, counter in enumerate(counters) if counter.measure == "runs"}
         self._pending: list[list[Any]] = []
         self._calls = 0
         self._sums = np.zeros(len(counters))
         self._largest = np.zeros(len(counters))
+
+    @property
+    def calls(self) -> int:
+        """How many calls were counted, or will be as soon as their numbers arrive."""
+        return self._calls + len(self._pending)
 
     def add(self, counts: list[Any]) -> None:
         """Take the counters of one call."""
@@ -30,6 +36,10 @@ class Measurements:
         self._pending.append(counts)
         if len(self._pending) >= 256:
             self._settle()
+
+    def have_arrived(self) -> bool:
+        """Whether the numbers of all calls can be read without waiting for the device."""
+        return all(count.is_ready() for counts in self._pending for count in counts)
 
     def _settle(self) -> None:
         pending, self._pending = self._pending, []
@@ -40,13 +50,18 @@ class Measurements:
                 self._sums[i] += first
                 self._largest[i] = max(self._largest[i], *rest) if rest else 0.0
 
+    def _rows(self, site: str) -> int:
+        """Batch rows that a site has seen."""
+        runs = self._sums[self._runs_at[site]] if site in self._runs_at else self._calls
+        return self._batch[site] * round(runs)
+
     def certificates(self) -> tuple[Certificate, ...]:
         """Of every site whose answer is proven at run time."""
         self._settle()
         return tuple(
             Certificate(
                 site=counter.site,
-                rows=self._batch[counter.site] * self._calls,
+                rows=self._rows(counter.site),
                 proven=round(self._sums[i]),
                 slack=float(self._largest[i]),
             )
@@ -57,12 +72,11 @@ class Measurements:
     def tails(self) -> tuple[TailError, ...]:
         """Of every site whose predicted logits are read."""
         self._settle()
-        rows = [self._batch[counter.site] * self._calls for counter in self._counters]
         return tuple(
             TailError(
                 site=counter.site,
-                rows=rows[i],
-                rms=float(np.sqrt(self._sums[i] / max(rows[i], 1))),
+                rows=self._rows(counter.site),
+                rms=float(np.sqrt(self._sums[i] / max(self._rows(counter.site), 1))),
                 largest=float(self._largest[i]),
             )
             for i, counter in enumerate(self._counters)

@@ -21,6 +21,7 @@ from hire_compiler._mlir.attributes import (
     tensor_type,
     text,
 )
+from hire_compiler._mlir.carrying import block_of, carry_out, one_in
 from hire_compiler._mlir.editing import PointwiseWindow, pointwise_window, rebuild_while, replace_by_dot
 from hire_compiler._mlir.folding import evaluate, module_of
 from hire_compiler._mlir.functions import (
@@ -98,10 +99,12 @@ __all__ = [
     "argument_names",
     "argument_number",
     "argument_shardings",
+    "block_of",
     "body_module",
     "call",
     "call_outlined",
     "caller_settings",
+    "carry_out",
     "check_strings",
     "check_version",
     "collective_axes",
@@ -139,6 +142,7 @@ __all__ = [
     "module_attribute",
     "module_of",
     "number_channels",
+    "one_in",
     "operations_named",
     "outermost",
     "outline",

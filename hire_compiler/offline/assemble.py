@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -30,7 +31,7 @@ from hire_compiler.offline.tensors import Spec, Tensors, spec_of
 from hire_compiler.offline.trees import leaf_paths
 from hire_compiler.offline.versions import versions_here
 from hire_compiler.passes.pipeline import Rewritten
-from hire_compiler.passes.splice import Spliced
+from hire_compiler.passes.splice import Counter, Spliced
 from hire_compiler.program import Program, identifier
 
 PREPARE_ON = ("cpu", "cuda", "tpu")
@@ -194,10 +195,20 @@ def _step_function(
         answer = signature.results(source, results[:own])
         if not counted:
             return answer
-        measured = zip(spliced.counters, results[own:], strict=True)
-        return answer, {c.site: value.ravel()[0] for c, value in measured if c.measure == "proof"}
+        return answer, _proofs(spliced.counters, results[own:])
 
     return step
+
+
+def _proofs(counters: Sequence[Counter], values: Sequence[jax.Array]) -> dict[str, jax.Array]:
+    """By site the number of rows proven; in loops and branches ``[2]``, with how often the site ran."""
+    measured = {(c.site, c.measure): value.ravel()[0] for c, value in zip(counters, values, strict=True)}
+    proofs = {}
+    for (site, measure), proven in measured.items():
+        if measure == "proof":
+            runs = measured.get((site, "runs"))
+            proofs[site] = proven if runs is None else jax.numpy.stack([proven.astype(int), runs.astype(int)])
+    return proofs
 
 
 def _export_step(

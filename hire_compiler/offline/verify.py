@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -110,15 +111,17 @@ def verify(
     widths = {site["width"] for site in next(iter(artifact.report().values()))["sites"] if site["kind"] == "head"}
     watch = Watch(run, artifact, stored) if time else None
     differences: list[Difference] = []
-    proven: dict[str, int] = {}
+    counts = Counter[tuple[str, str]]()
     done = 0
     for done, values in enumerate(_trials(entries, inputs, trials, seed), start=1):
         expected = [np.asarray(result) for result in run.ready(values)()]
         args, kwargs = artifact.inputs([jnp.asarray(value) for value in values])
         found = call(stored, *args, **kwargs)
         if counted:
-            found, counts = found
-            proven = {site: proven.get(site, 0) + int(count) for site, count in counts.items()}
+            found, proofs = found
+            for site, proof in proofs.items():
+                proven, runs = np.append(np.ravel(proof), 1)[:2]
+                counts.update({(site, "proven"): int(proven), (site, "runs"): int(runs)})
         if not differences:
             differences = [Difference(name, str(spec)) for name, spec in _results(found)]
         compare(differences, expected, jax.tree.leaves(found), widths)
@@ -128,7 +131,8 @@ def verify(
     for difference in differences:
         difference.recall = {k: total / done for k, total in difference.recall.items()}
     batches = {s["id"]: s["batch"] for s in next(iter(artifact.report().values()))["sites"]}
-    certificates = {site: (batches[site] * done, count) for site, count in proven.items()}
+    proven_sites = [site for site, what in counts if what == "proven"]
+    certificates = {s: (batches[s] * counts[s, "runs"], counts[s, "proven"]) for s in proven_sites}
     promise = artifact.platform().promise
     return Verification(
         trials=done,

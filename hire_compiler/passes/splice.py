@@ -39,7 +39,10 @@ class PreparedArray:
 
 @dataclass(frozen=True)
 class Counter:
-    """A measurement that the step returns: of which site, of what (``Replacement.measure``), and its type."""
+    """A measurement that the step returns: of which site, of what, and its type.
+
+    Of what: ``Replacement.measure``; or ``"runs"``, how often a site in loops or branches ran in one call.
+    """
 
     site: str
     measure: str
@@ -92,12 +95,12 @@ def splice(
     ]
     added = {(entry.preparation, entry.name): _add_argument(block, entry) for entry in order}
     lowered: dict[str, tuple[str, Any]] = {}
-    counters = []
+    counts = []
     for site, replacement in planned:
         count = _call_replacement(module, block, replacement, shapes, added, lowered, arguments, target)
-        if count is not None and replacement.before.ir.block == block:  # inside a loop nobody could read it
-            _mlir.append_result(block, count)
-            counters.append(Counter(site, replacement.measure, *_mlir.tensor_type(count.type)))
+        if count is not None:
+            counts.append((site, replacement.measure, count))
+    counters = [counter for counted in counts for counter in _return_count(block, *counted)]
     _mlir.set_main_signature(function)
     _mlir.run_passes(module, "trivial-dce")
     kept = tuple(i for i in range(len(arguments)) if _has_uses(block.arguments[i]))
@@ -108,6 +111,25 @@ def splice(
     if not module.operation.verify():
         raise AssertionError("the spliced module does not verify")
     return Spliced(_mlir.to_bytecode(module), kept, tuple(order), preparations, tuple(counters))
+
+
+def _return_count(block: Any, site: str, measure: str, count: Any) -> list[Counter]:
+    """Let ``@main`` return what a site measured; where it stands in loops or branches, also how often it ran.
+
+    Done when every replacement stands where it belongs, because loops and branches on the way are built anew.
+    """
+    inner = _mlir.block_of(count)
+    if inner == block:
+        _mlir.append_result(block, count)
+        return [Counter(site, measure, *_mlir.tensor_type(count.type))]
+    found = []
+    for name, value in ((measure, count), ("runs", _mlir.one_in(inner))):
+        total = _mlir.carry_out(value, block)
+        if total is None:
+            return []
+        _mlir.append_result(block, total)
+        found.append(Counter(site, name, *_mlir.tensor_type(total.type)))
+    return found
 
 
 def _prepared_shapes(
