@@ -14,11 +14,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from hire_compiler import _mlir
 from hire_compiler.errors import WeightError
 from hire_compiler.measured import Measurements
+from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.placement import abstract, aval_of, mesh_of, on_automatic_axes, placement_of
 from hire_compiler.prepared import Arrays
 from hire_compiler.program import Program
 from hire_compiler.report import Report, Speed
+from hire_compiler.sharding import MeshShape
 
 Prepared = dict[str, Arrays]
 Flat = tuple[Any, ...]
@@ -118,7 +120,7 @@ class CompiledStep:
         placed = self._placed_by_xla(values) if self._mesh is not None else {}
         return [*kept, *(placed.get((e.preparation, e.name)) or self._prepared_type(e) for e in self.spliced.prepared)]
 
-    def _placed_by_xla(self, values: Sequence[Any]) -> dict[tuple[str, str], jax.ShapeDtypeStruct]:
+    def _placed_by_xla(self, values: Sequence[Any]) -> dict[tuple[PreparedKey, str], jax.ShapeDtypeStruct]:
         """Where XLA puts the prepared arrays for which the plan names no place (``sharded="vanilla"``)."""
         assert self.spliced is not None
         placed = {}
@@ -178,7 +180,7 @@ class CompiledStep:
         nested: Prepared = {}
         if self.spliced is not None:
             for entry, array in zip(self.spliced.prepared, flat, strict=True):
-                nested.setdefault(entry.preparation, {})[entry.name] = array
+                nested.setdefault(str(entry.preparation), {})[entry.name] = array
         return nested
 
     def check_prepared(self, prepared: Prepared) -> Flat:
@@ -191,7 +193,7 @@ class CompiledStep:
         flat = []
         for entry in self.spliced.prepared:
             try:
-                array = prepared[entry.preparation][entry.name]
+                array = prepared[str(entry.preparation)][entry.name]
             except (KeyError, TypeError):
                 raise WeightError(f"prepared= {_lacking(prepared, entry)} {_described(entry)}") from None
             if array.shape != entry.shape or str(array.dtype) != entry.dtype:
@@ -215,18 +217,22 @@ class CompiledStep:
 
 def _lacking(prepared: Any, entry: PreparedArray) -> str:
     """What is wrong with prepared arrays that lack one: they may have been made for another mesh."""
-    layout = entry.preparation.rpartition("|")[2]
-    given = [key.rpartition("|")[2] for key in prepared] if isinstance(prepared, dict) else []
-    others = [text for text in given if text.startswith("mesh ")] if entry.spec else []
-    if not others:
+    here, found = entry.preparation.mesh, _meshes(prepared)
+    if not here or not found or here in found:
         return "lacks"
-    here, there = (text.partition(";")[0] for text in (layout, others[0]))
-    return f"was made for the {there} and the weights lie on the {here}; it lacks"
+    return f"was made for the mesh {min(found)} and the weights lie on the mesh {here}; it lacks"
+
+
+def _meshes(prepared: Any) -> set[str]:
+    """The meshes on which prepared arrays lie."""
+    arrays = [leaf for leaf in jax.tree.leaves(prepared) if isinstance(leaf, jax.Array) and not _mlir.is_tracer(leaf)]
+    placed = [array.sharding for array in arrays]
+    return {str(MeshShape(tuple(s.mesh.shape.items()))) for s in placed if isinstance(s, NamedSharding)}
 
 
 def _described(entry: PreparedArray) -> str:
-    kind, _, _, _, weight, *_ = entry.preparation.split("|")
+    key = entry.preparation
     return (
-        f"{entry.name} ({entry.dtype}{list(entry.shape)}) of the {kind} with weight {weight}: make it with "
+        f"{entry.name} ({entry.dtype}{list(entry.shape)}) of the {key.kind} with weight {key.name}: make it with "
         "step.prepare(…) of this same step, for a call with the same arguments"
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.errors import WeightError, warn
+from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.passes.replacement import Preparation
 from hire_compiler.placement import on_automatic_axes, traced_on_automatic_axes
 
@@ -37,9 +38,9 @@ class PreparedCache:
     def __init__(self, limit: int = 4) -> None:
         self.limit = limit
         self._lock = threading.Lock()
-        self._entries: dict[str, OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], Arrays]]] = {}
-        self._builders: dict[str, Any] = {}
-        self._changes: dict[str, int] = {}
+        self._entries: dict[PreparedKey, OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], Arrays]]] = {}
+        self._builders: dict[PreparedKey, Any] = {}
+        self._changes: dict[PreparedKey, int] = {}
 
     def get(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
         """The prepared arrays for these weights, built if they are not known.

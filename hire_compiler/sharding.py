@@ -162,7 +162,7 @@ class SiteLayout:
 
     def __str__(self) -> str:
         split = ", ".join(f"{position}: {spec}" for position, spec in self.arguments)
-        return f"mesh {self.mesh}; rows over {self.rows}{', turned' if self.turned else ''}; {split}"
+        return f"rows over {self.rows}{', turned' if self.turned else ''}; {split}"
 
     def argument(self, position: int) -> Spec:
         """How an argument is split."""

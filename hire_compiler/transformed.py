@@ -21,6 +21,7 @@ from hire_compiler.compiled import DENSE, CompiledStep, Flat, Prepared
 from hire_compiler.config import Config
 from hire_compiler.errors import CaptureError, WeightError, warn
 from hire_compiler.passes.pipeline import rewrite_program
+from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.placement import abstract, aval_of, device_count
 from hire_compiler.prepared import PreparedCache, UnrankedError
 from hire_compiler.program import capture
@@ -291,7 +292,7 @@ class HireFunction:
                 "predictors on every step: call step.prepare(…) outside and pass prepared=… in"
             )
         start = time.perf_counter()
-        built: Prepared = {}
+        built: dict[PreparedKey, Any] = {}
         for key, preparation in step.spliced.preparations.items():
             names = [step.program.arguments[i].name for i in preparation.arguments]
             arrays = [_as_array(values[i], name) for i, name in zip(preparation.arguments, names, strict=True)]

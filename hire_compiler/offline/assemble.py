@@ -31,6 +31,7 @@ from hire_compiler.offline.tensors import Spec, Tensors, spec_of
 from hire_compiler.offline.trees import leaf_paths
 from hire_compiler.offline.versions import versions_here
 from hire_compiler.passes.pipeline import Rewritten
+from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.passes.splice import Counter, Spliced
 from hire_compiler.program import Program, identifier
 
@@ -177,13 +178,13 @@ def _export(source: Source, signature: Signature, platform: str, built: Built, f
     return Platform(exported["step"], exported.get("check", ""), weights, preparations, promise)
 
 
-def _prepared_names(spliced: Spliced) -> dict[tuple[str, str], str]:
-    numbers = {key: f"{key.split('|')[0]}{i}" for i, key in enumerate(spliced.preparations)}
+def _prepared_names(spliced: Spliced) -> dict[tuple[PreparedKey, str], str]:
+    numbers = {key: f"{key.kind}{i}" for i, key in enumerate(spliced.preparations)}
     return {(e.preparation, e.name): f"{numbers[e.preparation]}.{e.name}" for e in spliced.prepared}
 
 
 def _step_function(
-    source: Source, signature: Signature, program: Program, spliced: Spliced, names: dict[tuple[str, str], str]
+    source: Source, signature: Signature, program: Program, spliced: Spliced, names: dict[tuple[PreparedKey, str], str]
 ) -> Any:
     counters = [jax.core.ShapedArray(c.shape, np.dtype(c.dtype)) for c in spliced.counters]
 
@@ -235,10 +236,10 @@ def _export_step(
 
 
 def _export_preparation(
-    key: str,
+    key: PreparedKey,
     signature: Signature,
     built: Built,
-    names: dict[tuple[str, str], str],
+    names: dict[tuple[PreparedKey, str], str],
     files: _Files,
 ) -> Preparation:
     program, spliced = built.program, built.spliced
@@ -259,10 +260,9 @@ def _export_preparation(
 
     # It runs wherever the weights are prepared, be that another machine than the one that steps.
     exported = jax.export.export(jax.jit(prepare), platforms=PREPARE_ON)(*shapes, *structs)
-    kind = key.split("|")[0]
     return Preparation(
-        key=key,
-        program=files.add_program(f"prepare.{kind}", exported),
+        key=str(key),
+        program=files.add_program(f"prepare.{key.kind}", exported),
         inputs=tuple(signature.weight_name(i, program) for i in preparation.arguments),
         constants=tuple(files.add_constant(_content_name(value), value) for value in values),
         outputs=outputs,

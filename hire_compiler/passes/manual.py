@@ -160,7 +160,7 @@ def _spread(preparation: Preparation, body: Body) -> Preparation:
         return over_mesh(preparation.build, body.mesh, specs, (axes,))(*arrays)
 
     bits = tuple((name, body.specs[i]) for name, i in preparation.bits)
-    key = f"{preparation.key}|mesh {body.mesh}; inside shard_map; {specs}"
+    key = replace(preparation.key, mesh=str(body.mesh), split=f"inside shard_map; {specs}")
     return replace(
         preparation,
         key=key,

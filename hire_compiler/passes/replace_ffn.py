@@ -11,12 +11,12 @@ import numpy as np
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Exact
 from hire_compiler.passes.neurons import common_order
+from hire_compiler.passes.prepared_key import digest
 from hire_compiler.passes.replacement import (
     Proof,
     Replacement,
     argument_views,
     canonical_input,
-    digest,
     held_matrices,
     make_preparation,
     predictor_arrays,

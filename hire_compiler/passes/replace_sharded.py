@@ -98,7 +98,8 @@ def _sharded_preparation(shard: Preparation, layout: SiteLayout, numbered: Deali
         return over_mesh(one, layout.mesh, specs, (layout.rows,))(*arrays)
 
     bits = tuple((name, layout.argument(position)) for name, position in shard.bits)
-    return replace(shard, build=build, key=f"{shard.key}|{layout}", spread=Spread(layout.mesh, layout.rows, bits))
+    key = replace(shard.key, mesh=str(layout.mesh), split=str(layout))
+    return replace(shard, build=build, key=key, spread=Spread(layout.mesh, layout.rows, bits))
 
 
 def over_mesh(function: Any, mesh: MeshShape, inputs: Sequence[Spec], outputs: Any) -> Any:

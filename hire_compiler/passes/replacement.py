@@ -6,7 +6,6 @@ that the step needs, and *step*, from the values captured in the graph to the va
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
+from hire_compiler.passes.prepared_key import PreparedKey, digest
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside
 from hire_compiler.patterns.dots import WeightDot
@@ -61,7 +61,7 @@ class Preparation:
     """How the prepared arrays of a site come from the caller's weights.
 
     Attributes:
-      key: equal for sites (of any signature) that can share the arrays.
+      key: equal for sites that can share the arrays.
       arguments: positions in ``@main`` of the weights that ``build`` takes.
       build: from those arrays to named arrays.
       bits: named arrays that are an argument itself, its bytes read as unsigned integers: no copy.
@@ -69,7 +69,7 @@ class Preparation:
       vectors: those of the arguments that are biases or masks alone: any number is right there, −inf too.
     """
 
-    key: str
+    key: PreparedKey
     arguments: tuple[int, ...]
     build: Callable[..., Arrays]
     bits: tuple[tuple[str, int], ...] = ()
@@ -225,11 +225,11 @@ def make_preparation(
             prepared[f"vector{i}"] = in_order(entries[..., None], order)[..., 0]
         return {name: array if name.startswith("vector") else store(array, target) for name, array in prepared.items()}
 
-    parts = [predicted.key, *(w.key for w in matrices), *(f"{v.key}@{digest(i)}" for v, i in vectors)]
+    parts = (predicted.key, *(w.key for w in matrices), *(f"{v.key}@{digest(i)}" for v, i in vectors))
     learned = calibration.digest if mean is not None and calibration else ""
     options = f"{predictor}{'+bound' if plan.certify else ''}"
     options += "" if order is None else f"+{common} common@{digest(order)}"
-    key = "|".join([plan.site.kind, options, learned, target.platform, *parts])
+    key = PreparedKey(plan.site.kind, options, learned, target.platform, parts, predicted.name)
     bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if order is None and _as_bits(w, target))
     return Preparation(key, tuple(used), build, bits, vectors=frozenset(used) - held)
 
@@ -265,12 +265,6 @@ def prepare_predictor(
 
 def _array(moment: np.ndarray | jax.Array | None) -> jax.Array | None:
     return None if moment is None else jnp.asarray(moment)
-
-
-def digest(index: np.ndarray) -> str:
-    """A name for an array of whole numbers, the same in every process."""
-    # Not Python's ``hash``: it differs from process to process, and keys are saved with the weights.
-    return hashlib.sha256(np.ascontiguousarray(index, np.int64).tobytes()).hexdigest()[:16]
 
 
 # --------------------------------------------------------------------------- shapes at the border

@@ -16,6 +16,7 @@ import jax.export
 
 from hire_compiler import _mlir
 from hire_compiler.graph import Op
+from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement
 from hire_compiler.patterns.canonical import Outside
 from hire_compiler.runtime.target import Target, lowering_platform
@@ -30,7 +31,7 @@ class PreparedArray:
       spec: on a mesh, the axes that split its first dimensions.
     """
 
-    preparation: str
+    preparation: PreparedKey
     name: str
     shape: tuple[int, ...]
     dtype: str
@@ -65,7 +66,7 @@ class Spliced:
     module: bytes
     kept: tuple[int, ...]
     prepared: tuple[PreparedArray, ...]
-    preparations: dict[str, Preparation]
+    preparations: dict[PreparedKey, Preparation]
     counters: tuple[Counter, ...] = ()
 
 
@@ -152,8 +153,8 @@ def _call_replacement(
     module: Any,
     block: Any,
     replacement: Replacement,
-    shapes: dict[str, dict[str, jax.ShapeDtypeStruct]],
-    added: dict[tuple[str, str], Any],
+    shapes: dict[PreparedKey, dict[str, jax.ShapeDtypeStruct]],
+    added: dict[tuple[PreparedKey, str], Any],
     lowered: dict[str, tuple[str, Any]],
     arguments: Sequence[tuple[tuple[int, ...], str]],
     target: Target,
