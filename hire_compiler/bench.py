@@ -9,8 +9,9 @@ import jax
 
 from hire_compiler import _mlir
 from hire_compiler.callable import Callable
-from hire_compiler.comparison import AS_WRITTEN, DENSE, REWRITTEN, Comparison, Timing, seconds_once
+from hire_compiler.comparison import AS_WRITTEN, DENSE, REWRITTEN, Comparison, Timing
 from hire_compiler.errors import ConfigError
+from hire_compiler.findings import split_seconds
 from hire_compiler.outputs import Outputs
 from hire_compiler.report import Certificate, Report, bytes_read
 from hire_compiler.transformed import HireFunction
@@ -145,7 +146,7 @@ class Bench:
             read_bytes=read_bytes,
             added_bytes=sum(d.added_bytes for d in report.rewritten),
             copied_bytes=self.copied,
-            seconds=seconds_once(report),
+            seconds=split_seconds(report.seconds),
         )
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 
 from hire_compiler.bench import Bench, Call
-from hire_compiler.comparison import AS_WRITTEN, REWRITTEN, Comparison, Timing, seconds_once
+from hire_compiler.comparison import AS_WRITTEN, REWRITTEN, Comparison, Timing
 from hire_compiler.errors import CaptureError, ConfigError, EstimateError
 from hire_compiler.estimate import compare as estimate_both
+from hire_compiler.findings import split_seconds
 from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.runtime.target import target_for
 from hire_compiler.transformed import HireFunction
@@ -173,5 +174,5 @@ def _estimated(step: HireFunction, args: Call, kwargs: dict[str, Any], tpu: str)
         dense_bytes=found.dense.hbm_bytes,
         read_bytes=found.rewritten.hbm_bytes,
         added_bytes=sum(d.added_bytes for d in report.rewritten),
-        seconds=seconds_once(report),
+        seconds=split_seconds(report.seconds),
     )

@@ -6,10 +6,10 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from textwrap import wrap
 from typing import Any
 
-from hire_compiler.report import Certificate, Report, Speed
+from hire_compiler.findings import Certificate, Speed, megabytes
+from hire_compiler.report_text import labelled, proof_lines
 
 AS_WRITTEN, REWRITTEN, DENSE = "as written", "rewritten", "dense="
 
@@ -168,13 +168,6 @@ class Comparison:
         return "\n".join([_title(self), "", *_timing_lines(self), "", *_answer_lines(self), *_cost_lines(self)])
 
 
-def seconds_once(report: Report) -> tuple[tuple[str, float], ...]:
-    """Seconds of rewriting, preparing and compiling, as far as they are known."""
-    known = {"prepare": "preparing", "compile": "compiling"}
-    rewriting = sum(seconds for stage, seconds in report.seconds.items() if stage not in known)
-    return (("rewriting", rewriting), *((word, report.seconds[s]) for s, word in known.items() if s in report.seconds))
-
-
 # --------------------------------------------------------------------------- printing
 
 
@@ -209,29 +202,19 @@ def _answer_lines(found: Comparison) -> list[str]:
         lines.append(
             f"fed with its own outputs: {'the same integers throughout' if found.alone == found.calls else differs}"
         )
-    text = _entries("right?", lines, repeat="")
-    text += _entries("proof", proof_lines(found.proofs))
-    return text + _entries("dense=", [_summary(found.dense_outputs)] * bool(found.dense_outputs))
+    text = labelled("right?", lines, repeat="")
+    text += labelled("proof", proof_lines(found.proofs, advised=False))
+    return text + labelled("dense=", [_summary(found.dense_outputs)] * bool(found.dense_outputs))
 
 
 def _cost_lines(found: Comparison) -> list[str]:
-    read = f"{_bytes(found.dense_bytes)} → {_bytes(found.read_bytes)} of {found.bytes_of} a call"
-    copied = f"donated arguments ({_bytes(found.copied_bytes)}) are copied before each call, untimed"
+    read = f"{megabytes(found.dense_bytes)} → {megabytes(found.read_bytes)} of {found.bytes_of} a call"
+    copied = f"donated arguments ({megabytes(found.copied_bytes)}) are copied before each call, untimed"
     return [
-        *_entries("reads", [read]),
-        *_entries("memory", [f"{_bytes(found.added_bytes)} added"] * bool(found.added_bytes)),
-        *_entries("once", [", ".join(f"{what} {taken:.2f} s" for what, taken in found.seconds)] * bool(found.seconds)),
-        *_entries("note", [copied] * bool(found.copied_bytes)),
-    ]
-
-
-def _entries(label: str, lines: Sequence[str], repeat: str | None = None) -> list[str]:
-    """Lines behind a label, wrapped at 80 columns; the label again before each, or ``repeat`` in its place."""
-    labels = [label, *[label if repeat is None else repeat] * (len(lines) - 1)]
-    return [
-        part
-        for name, line in zip(labels, lines, strict=False)
-        for part in wrap(line, 80, initial_indent=f"  {name:<8} ", subsequent_indent=" " * 13)
+        *labelled("reads", [read]),
+        *labelled("memory", [f"{megabytes(found.added_bytes)} added"] * bool(found.added_bytes)),
+        *labelled("once", [", ".join(f"{what} {taken:.2f} s" for what, taken in found.seconds)] * bool(found.seconds)),
+        *labelled("note", [copied] * bool(found.copied_bytes)),
     ]
 
 
@@ -278,31 +261,5 @@ def _largest(outputs: Sequence[Output]) -> float:
     return max((o.largest / (o.scale or 1.0) for o in outputs if not o.total), default=0.0)
 
 
-def proof_lines(proofs: Sequence[Certificate]) -> list[str]:
-    """How often proofs held: one line for the sites of a kind where they always did, one for the others."""
-    groups: dict[tuple[str, bool], list[Certificate]] = {}
-    for proof in proofs:
-        groups.setdefault((proof.site.partition("/")[0], proof.proven == proof.rows), []).append(proof)
-    return [_proof_line(group, always) for (_, always), group in groups.items()]
-
-
-def _proof_line(group: Sequence[Certificate], always: bool) -> str:
-    held, rows = sum(p.proven for p in group), sum(p.rows for p in group)
-    if always:
-        return f"{_sites(group)}: held for every one of {rows} rows"
-    worst = min(group, key=lambda p: p.proven / max(p.rows, 1))
-    least = f"; least in {worst.site}, {worst.proven} of {worst.rows}" if len(group) > 1 else ""
-    return f"{_sites(group)}: held for {held} of {rows} rows{least}; for the others the dense code ran"
-
-
-def _sites(proofs: Sequence[Certificate]) -> str:
-    first, last = proofs[0].site, proofs[-1].site
-    return first if len(proofs) == 1 else f"{first} … {last} ({len(proofs)})" if len(proofs) > 2 else f"{first}, {last}"
-
-
 def _ms(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
-
-
-def _bytes(n: int) -> str:
-    return f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"

@@ -62,6 +62,9 @@ class HireFunction:
     def __repr__(self) -> str:
         return f"<hire_compiler.transform of {self._function.name}>"
 
+    def __str__(self) -> str:
+        return str(self.report())
+
     @property
     def platform(self) -> str | None:
         """The platform it was made for; None for the one it runs on."""

@@ -167,7 +167,7 @@ def _census(module: object) -> Counter[str]:
 
 
 def _run_detect(given: dict[str, str]) -> dict[str, str]:
-    return {"report": str(inspect_program(_program(given["input"])))}
+    return {"report": inspect_program(_program(given["input"])).text(full=True)}
 
 
 def _run_splice(given: dict[str, str]) -> dict[str, str]:

@@ -58,3 +58,8 @@ def ffn(x: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
 def rewritten(step: hire.HireFunction) -> list[str]:
     """Ids of the sites that the last call ran rewritten."""
     return [decision.site for decision in step.report().rewritten]
+
+
+def said(report: hire.Report) -> str:
+    """Everything that a report says, without its line breaks."""
+    return " ".join(report.text(full=True).split())

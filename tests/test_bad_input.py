@@ -10,7 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import CONFIG, FFN, HEAD, VOCABULARY, WIDTH, D, array, decode, ffn, head, logits, rewritten, tokens, weights
+from models import (
+    CONFIG,
+    FFN,
+    HEAD,
+    VOCABULARY,
+    WIDTH,
+    D,
+    array,
+    decode,
+    ffn,
+    head,
+    logits,
+    rewritten,
+    said,
+    tokens,
+    weights,
+)
 
 import hire_compiler as hire
 from hire_compiler import LowRank, Quantized, Rule
@@ -131,12 +147,12 @@ def test_a_rule_for_a_kind_that_the_program_lacks_is_reported(rng: np.random.Gen
     step = hire.transform(jax.jit(head), hire.Config(rules=(HEAD, FFN)))
     step(array(rng, 2, D), array(rng, VOCABULARY, D))
     assert rewritten(step) == ["head/0"]
-    assert re.search(r"rule 1 \(kind='ffn', path=''\) matched nothing", str(step.report()))
+    assert re.search(r"rule 1 \(kind='ffn', path=''\) matched nothing", said(step.report()))
 
 
 def test_a_rule_whose_sites_an_earlier_rule_took_is_reported(rng: np.random.Generator) -> None:
     step = call(hire.Config(rules=(HEAD, rule(density=1.0), FFN)), rng)
-    assert re.search(r"rule 1 .*matched nothing: earlier rules took its sites \(head/0\)", str(step.report()))
+    assert re.search(r"rule 1 .*matched nothing: earlier rules took its sites \(head/0\)", said(step.report()))
 
 
 def test_the_first_rule_that_matches_decides(rng: np.random.Generator) -> None:
@@ -162,7 +178,7 @@ def test_an_unknown_activation_is_a_miss_that_names_the_known_ones(rng: np.rando
     x, up, down = array(rng, 2, D), array(rng, D, WIDTH), array(rng, WIDTH, D)
     np.testing.assert_array_equal(step(x, up, down), jax.jit(softplus)(x, up, down))
     assert not step.report().sites
-    assert re.search(r"activation is none of .*relu.*silu.*gelu", str(step.report()))
+    assert re.search(r"activation is none of .*relu.*silu.*gelu", said(step.report()))
 
 
 # --------------------------------------------------------------------------- weights that cannot be ranked
@@ -183,7 +199,7 @@ def test_a_matrix_with_nan_or_inf_is_named_and_the_program_runs_as_written(
     with pytest.warns(hire.HireWarning, match=f"as it was written.*{message}"):
         got = step(params, t)
     np.testing.assert_array_equal(got, jax.jit(decode)(params, t))
-    assert re.search(message, str(step.report()))
+    assert re.search(message, said(step.report()))
     with pytest.raises(hire.WeightError, match=message):
         step.prepare(params, t)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from masked import largest_difference, masked
+from models import said
 from programs import Ffn, rounding, wide
 
 import hire_compiler as hire
@@ -154,7 +155,7 @@ def planned(w: dict[str, jax.Array], calibration: Any, batch: int = 1, **rule: A
     rule = {"predictor": hire.LowRank(rank=8), "density": 0.25, **rule}
     step = hire.transform(relu, hire.Config(rules=(hire.Rule(kind="ffn", **rule),)), calibration=calibration)
     report = step.report(w, jnp.ones((batch, D)))
-    return report.decisions[0], str(report)
+    return report.decisions[0], said(report)
 
 
 def test_neurons_that_are_always_active_become_the_common_path() -> None:

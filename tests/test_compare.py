@@ -205,7 +205,7 @@ def test_a_proof_that_fails_is_counted_and_its_dense_bytes_are_read(rng: np.rand
     (proof,), (decision,) = found.proofs, step.report().decisions
     assert (proof.rows, proof.proven) == (2, 0)
     assert found.read_bytes == decision.sparse_bytes + decision.dense_bytes
-    assert "held for 0 of 2 rows; for the others the dense code ran" in str(found)
+    assert "held for 0 of 2 rows (0.00%); for the others the dense" in str(found)
 
 
 # --------------------------------------------------------------------------- a third program

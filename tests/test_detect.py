@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from models import VOCABULARY, WIDTH, D, array
+from models import VOCABULARY, WIDTH, D, array, said
 
 import hire_compiler as hire
 
@@ -36,7 +36,7 @@ def why(function: Function, weight: str, *args: Any) -> str:
     report = hire.inspect(function, *args)
     assert not [site for site in report.sites if weight in site.weights]
     (miss,) = [miss for miss in report.misses if miss.weight == weight]
-    assert miss.reason in str(report)
+    assert miss.reason in said(report)
     return miss.reason
 
 
@@ -527,7 +527,7 @@ def test_a_miss_says_where_it_stands() -> None:
 
     report = hire.inspect(program, X, shape(D, D))
     assert report.misses[0].path == "attention/q_proj"
-    assert "attention/q_proj" in str(report)
+    assert "attention/q_proj" in said(report)
 
 
 def test_the_repeat_of_a_site_is_the_number_of_its_layers() -> None:

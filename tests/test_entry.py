@@ -20,7 +20,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from models import CONFIG, FFN, HEAD, VOCABULARY, WIDTH, D, array, decode, ffn, head, logits, rewritten, tokens, weights
+from models import (
+    CONFIG,
+    FFN,
+    HEAD,
+    VOCABULARY,
+    WIDTH,
+    D,
+    array,
+    decode,
+    ffn,
+    head,
+    logits,
+    rewritten,
+    said,
+    tokens,
+    weights,
+)
 
 import hire_compiler as hire
 
@@ -304,7 +320,7 @@ def test_the_report_is_that_of_the_last_call_or_of_given_arguments(
     params: dict[str, Any], rng: np.random.Generator
 ) -> None:
     step = hire.transform(jax.jit(decode), CONFIG)
-    assert "not called yet" in str(step.report())
+    assert "not called yet" in said(step.report())
     first, second = tokens(rng, 1), tokens(rng, 4)
     step(params, first)
     step(params, second)
@@ -649,7 +665,7 @@ def test_a_function_that_calls_back_runs_as_it_was_and_says_so(
     assert f"token {t[0]}" in capfd.readouterr().out if effect == "debug.print" else called
     assert not step.report().decisions
     assert re.search(
-        r"chatty is not rewritten: it (calls back|has side effects).*runs exactly as it was", str(step.report())
+        r"chatty is not rewritten: it (calls back|has side effects).*runs exactly as it was", said(step.report())
     )
 
 
@@ -663,8 +679,8 @@ def test_a_function_without_site_runs_unchanged_and_says_why(rng: np.random.Gene
     report = step.report()
     assert not report.sites
     assert len(report.misses) == 1
-    assert report.misses[0].reason in str(report)
-    assert "no site was found, so the function runs unchanged" in str(report)
+    assert report.misses[0].reason in said(report)
+    assert "no site was found, so the function runs unchanged" in said(report)
     assert step.prepare(x, w) == {}
 
 
@@ -681,7 +697,7 @@ def test_with_neither_rules_nor_exact_defaults_nothing_is_rewritten_and_every_si
     step = hire.transform(dense, hire.Config(exact=False))
     np.testing.assert_array_equal(step(params, t), dense(params, t))
     assert [decision.action for decision in step.report().decisions] == ["dense", "dense"]
-    assert "no rule selects it" in str(step.report())
+    assert "no rule selects it" in said(step.report())
 
 
 def test_the_callers_own_lowering_is_untouched(params: dict[str, Any], rng: np.random.Generator) -> None:

@@ -31,6 +31,8 @@ FLOORS = {
     "enclosure": 3,
     "zeros": 3,
     "config": 1,
+    "findings": 0,
+    "report_text": 0,
     "report": 1,
     "sampler": 1,
     "hlo": 1,

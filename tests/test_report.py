@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import CONFIG, FFN, HEAD, VOCABULARY, WIDTH, D, array, decode, ffn, head, tokens, weights
+from models import CONFIG, FFN, HEAD, VOCABULARY, WIDTH, D, array, decode, ffn, head, said, tokens, weights
 
 import hire_compiler as hire
 from hire_compiler import Decision, Miss, Report, Site
+from hire_compiler.report import Certificate, Speed, report_of
 
 
 @pytest.fixture
@@ -76,9 +77,9 @@ def test_the_text_names_every_site_decision_miss_and_note(rng: np.random.Generat
     unused = hire.Rule(kind="head", predictor=hire.Quantized(), density=0.5)
     made = hire.transform(jax.jit(program), hire.Config(rules=(*CONFIG.rules, unused)))
     made(weights(rng), tokens(rng), array(rng, D, D))
-    report, text = made.report(), str(made.report())
+    report, text = made.report(), said(made.report())
     assert len(report.misses) == 1
-    assert text.startswith("hire_compiler: 2 sites, 2 rewritten, 1 misses")
+    assert text.startswith("hire_compiler: on, 2 of 2 sites rewritten, ")
     for site, decision in zip(report.sites, report.decisions, strict=True):
         assert f"{site.d}→{site.width} {site.dtype} batch {site.batch}" in text
         assert f"{decision.candidates} of {site.width} rows exact" in text
@@ -93,7 +94,7 @@ def test_the_text_counts_the_trips_of_loops() -> None:
     shape = {"batch": 1, "d": 8, "width": 32, "dtype": "float32"}
     site = Site(id="ffn/0", kind="ffn", path="layers/mlp", activation="relu", repeat=7, **shape)
     text = str(Report(sites=(site,)))
-    assert "1 sites (7 with loops)" in text
+    assert text.startswith("hire_compiler: 1 site (7 with loops), 0 misses")
     assert "×7" in text
     assert "layers/mlp" in text
 
@@ -106,13 +107,110 @@ def test_equal_lines_are_said_once_and_counted() -> None:
     assert not re.search(r"router.*times", text)
 
 
+def layers(count: int = 24) -> Report:
+    """A model of equal layers whose blocks are rewritten, or left dense, with what attention and others miss."""
+    shape = {"kind": "ffn", "activation": "relu", "batch": 1, "d": 2048, "width": 8192, "dtype": "float32"}
+    dense = {"kind": "ffn", "activation": "silu", "gated": True, "batch": 1, "d": 64, "width": 128, "dtype": "float32"}
+    numbers = range(count)
+    sites = [Site(id=f"ffn/{i}", path=f"layers_{i}/mlp", **(shape if i % 2 else dense)) for i in numbers]
+    exact = "exact: only zeros are skipped"
+    decisions = [
+        Decision(site=f"ffn/{i}", action="rewritten", reason="", predictor="Exact()", candidates=512, exactness=exact)
+        if i % 2
+        else Decision(site=f"ffn/{i}", action="dense", reason="silu is not sparse")
+        for i in numbers
+    ]
+    misses = [
+        Miss(path=f"layers_{i}/q_proj", reason="a projection of attention: expected", expected=True) for i in numbers
+    ]
+    proofs = [Certificate(site=f"ffn/{i}", rows=9, proven=9 if i < 20 else i - 20) for i in numbers if i % 2]
+    return Report(sites=tuple(sites), decisions=tuple(decisions), misses=tuple(misses * 4), certificates=tuple(proofs))
+
+
+def test_a_report_of_many_equal_layers_is_one_screen() -> None:
+    for report in (layers(), dataclasses.replace(layers(), decisions=(), certificates=())):
+        lines = str(report).splitlines()
+        assert len(lines) <= 24, str(report)
+        assert max(map(len, lines)) <= 80
+
+
+def test_the_questions_are_answered_in_their_order() -> None:
+    text = str(layers())
+    places = [text.index(f"\n  {question}") for question in ("on?", "right?", "fast?", "why not?")]
+    assert places == sorted(places)
+    assert text.startswith("hire_compiler: on, 12 of 24 sites rewritten, ")
+
+
+def test_expected_misses_are_one_line_and_in_full_on_request() -> None:
+    text = str(layers())
+    assert text.count("attention") == 1
+    assert "96 projections of attention: expected" in text
+    assert "layers_7/q_proj" not in text
+    assert layers().text(full=True).count("/q_proj") == 96
+
+
+def test_many_other_reasons_are_cut_and_in_full_on_request() -> None:
+    misses = tuple(Miss(path=f"place_{i}", reason=f"reason {i}") for i in range(30))
+    text = str(Report(misses=misses))
+    assert "reason 5" in text
+    assert "reason 6 " not in text
+    assert "24 misses for other reasons: report.text(full=True) lists them" in " ".join(text.split())
+    assert all(f"reason {i}  [place_{i}]" in Report(misses=misses).text(full=True) for i in range(30))
+
+
+def test_a_proof_that_rarely_holds_stands_with_its_site_and_says_what_to_do() -> None:
+    text = " ".join(str(layers()).split())
+    assert "ffn/21, ffn/23: held for 4 of 18 rows (22.22%); for the others the dense code ran" in text
+    assert "give its rule a larger density, or leave it dense" in text
+    assert "held for all 90 rows" in text
+    held = dataclasses.replace(layers(), certificates=layers().certificates[:5])
+    assert "larger density" not in str(held)
+
+
+def test_a_report_counts_what_was_read_where_proofs_failed() -> None:
+    site = Site(id="head/0", kind="head", path="", consumers=("argmax",), batch=1, d=8, width=64, dtype="float32")
+    decision = Decision(
+        site="head/0",
+        action="rewritten",
+        reason="",
+        dense_bytes=8_000_000,
+        sparse_bytes=1_000_000,
+        exactness="certified",
+    )
+    known = {"sites": (site,), "decisions": (decision,)}
+    assert "8.0 MB → 1.0 MB read a call" in str(Report(**known)).splitlines()[0]
+    proof = Certificate(site="head/0", rows=4, proven=1)
+    assert "8.0 MB → 7.0 MB read a call" in str(Report(**known, certificates=(proof,))).splitlines()[0]
+
+
+def test_printing_a_step_prints_its_report(step: hire.HireFunction) -> None:
+    assert str(step) == str(step.report())
+    assert "not called yet" in str(hire.transform(decode))
+    assert repr(step) == "<hire_compiler.transform of decode>"
+
+
+def test_how_fast_it_was_stands_in_the_report(step: hire.HireFunction) -> None:
+    assert "not measured: hire.compare(step, …) says it" in str(step.report())
+    speed = Speed(machine="cpu", calls=9, written_ms=30.0, rewritten_ms=20.0, low_ms=19.0, high_ms=21.0, outputs="same")
+    text = str(dataclasses.replace(step.report(), speed=speed))
+    assert "fast?    1.50× as fast: 30.00 → 20.00 ms a call" in text
+    assert "not measured" not in text
+
+
+def test_what_is_written_as_json_can_be_read_again(step: hire.HireFunction) -> None:
+    report = step.report()
+    assert report_of(json.loads(report.to_json())) == report
+    older = {key: value for key, value in report.to_dict().items() if key in ("sites", "misses", "notes")}
+    assert report_of(older).sites == report.sites
+
+
 def test_a_dense_decision_gives_its_reason(rng: np.random.Generator) -> None:
     rule = hire.Rule(kind="head", dense=True)
     made = hire.transform(head, hire.Config(rules=(rule,)))
     made(array(rng, 2, D), array(rng, VOCABULARY, D))
     (decision,) = made.report().decisions
     assert decision.dense_bytes == decision.sparse_bytes
-    assert f"left dense: {decision.reason}" in str(made.report())
+    assert f"left dense: {decision.reason}" in said(made.report())
     assert not made.report().rewritten
 
 
@@ -127,7 +225,7 @@ def test_an_uncalibrated_low_rank_predictor_is_said_to_be_one(rng: np.random.Gen
 @pytest.mark.parametrize(
     ("read", "rule", "exactness"),
     [
-        (lambda z: jnp.argmax(z, -1), {"candidates": 64}, "approximate: the winners are exact unless"),
+        (lambda z: jnp.argmax(z, -1), {"candidates": 64}, "approximate: the result is exact if"),
         (jax.nn.softmax, {"candidates": 64}, "approximate: candidates exact, the other logits are not"),
         (lambda z: jnp.argmax(z, -1), {"density": 1.0}, "exact"),
     ],
@@ -206,7 +304,7 @@ def test_a_product_that_others_read_is_not_counted_as_saved(name: str, rng: np.r
         assert decision.sparse_bytes > first
         assert f"{first} bytes of its first products are read as before" in decision.reason
     else:
-        assert "read elsewhere and runs on" in decision.reason
+        assert "other code also reads its pre-activation" in decision.reason
 
 
 def test_two_blocks_may_share_their_neurons(rng: np.random.Generator) -> None:

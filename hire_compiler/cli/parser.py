@@ -81,6 +81,7 @@ def _inspect(verbs: Any) -> None:
         "Find feed-forward blocks and LM heads in a lowered model; needs neither weights nor a device.",
     )
     verb.add_argument("file", type=Path, help=MODEL)
+    _add_full(verb)
     _add_dims(verb)
 
 
@@ -249,6 +250,7 @@ def _report(verbs: Any) -> None:
         "Print the report of the rewrite, or draw it.",
     )
     _add_artifact(verb)
+    _add_full(verb)
     verb.add_argument("--picture", type=Path, metavar="FILE", help="draw it too: .svg, .png or .pdf (extra plot)")
 
 
@@ -259,6 +261,10 @@ def _add_model(verb: Any) -> None:
     verb.add_argument("file", type=Path, help=MODEL)
     _add_weights(verb)
     _add_dims(verb)
+
+
+def _add_full(verb: Any) -> None:
+    verb.add_argument("--full", action="store_true", help="leave nothing out: every miss with its place")
 
 
 def _add_artifact(verb: Any) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+from hire_compiler.cli.words import on_the_command_line
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.verify import Verification
+from hire_compiler.report import report_of
+from hire_compiler.report_text import report_text
 
 
 @contextmanager
@@ -45,43 +47,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def artifact_lines(artifact: Artifact) -> list[str]:
-    """What an artifact is, and what was done to it on every platform."""
+def artifact_lines(artifact: Artifact, full: bool = False) -> list[str]:
+    """What an artifact is, and what was done to it on every platform; ``full`` leaves nothing out."""
     manifest = artifact.manifest
     made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     lines = [f"{artifact.where}: rewritten from {manifest.name}", f"  written by {made}"]
     lines.append(f"  fingerprint {manifest.fingerprint[:16]} of module {manifest.source[:16]}")
     for name, entry in manifest.platforms.items():
-        report = artifact.report()[name]
+        report = report_of(artifact.report()[name])
         size = sum(spec.nbytes for spec in entry.weights.values()) / 1e6
         state = f"{size:.1f} MB in {entry.stored}" if entry.stored else f"{size:.1f} MB, not prepared yet"
-        done = sum(d["action"] == "rewritten" for d in report["decisions"])
-        lines += ["", f"{name}: {len(report['sites'])} sites, {done} rewritten; weights {state}"]
-        lines += [_decision(decision) for decision in _distinct(report["decisions"])]
-        lines += [f"  note  {note}" for note in report["notes"]]
+        lines += ["", f"{name}: weights {state}", *report_text(report, full, on_the_command_line).splitlines()]
     inputs = [[entry.name, str(entry.spec), "donated" if entry.donated else ""] for entry in manifest.inputs]
     return [*lines, "", table(("input", "type", ""), inputs)]
-
-
-def _distinct(decisions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Decisions that differ in more than their site; the site becomes a list."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for decision in decisions:
-        groups.setdefault(str({**decision, "site": ""}), []).append(decision)
-    return [
-        {**group[0], "site": group[0]["site"] + (f" … {group[-1]['site']} ({len(group)})" if len(group) > 1 else "")}
-        for group in groups.values()
-    ]
-
-
-def _decision(decision: dict[str, Any]) -> str:
-    if decision["action"] == "dense":
-        return f"  {decision['site']}: left dense: {decision['reason']}"
-    dense, sparse = decision["dense_bytes"] / 1e6, decision["sparse_bytes"] / 1e6
-    return (
-        f"  {decision['site']}: {decision['predictor']}, {decision['candidates']} rows exact, "
-        f"{dense:.2f} → {sparse:.2f} MB read a call; {decision['exactness']}"
-    )
 
 
 def verification_lines(found: Verification) -> list[str]:

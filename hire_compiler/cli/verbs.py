@@ -26,14 +26,15 @@ from hire_compiler.offline.tensor_files import TensorWriter
 from hire_compiler.offline.tensors import open_tensors, spec_of
 from hire_compiler.offline.verify import export_original
 from hire_compiler.offline.verify import verify as verify_artifact
+from hire_compiler.report_text import report_text
 from hire_compiler.rules import RulesFile, read_rules
 
 
 def inspect(options: Namespace) -> int:
     """Sites and misses of a model."""
     report = hire.inspect(options.file, dims=_dims(options))
-    found = report.to_dict()
-    _print(options, {key: found[key] for key in ("sites", "misses", "notes")}, str(report))
+    found, text = report.to_dict(), report_text(report, options.full, on_the_command_line)
+    _print(options, {key: found[key] for key in ("sites", "misses", "notes")}, text)
     return 0
 
 
@@ -226,7 +227,8 @@ def _describe(options: Namespace, artifact: Artifact) -> int:
     content = {
         key: content[key] for key in ("name", "source", "fingerprint", "versions", "inputs", "platforms", "files")
     }
-    _print(options, {**content, "report": artifact.report()}, "\n".join(artifact_lines(artifact)))
+    lines = artifact_lines(artifact, getattr(options, "full", False))
+    _print(options, {**content, "report": artifact.report()}, "\n".join(lines))
     return 0
 
 

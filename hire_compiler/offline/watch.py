@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hire_compiler.comparison import AS_WRITTEN, REWRITTEN, Comparison, Timing, seconds_once
+from hire_compiler.comparison import AS_WRITTEN, REWRITTEN, Comparison, Timing
+from hire_compiler.findings import split_seconds
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.difference import Difference
 from hire_compiler.offline.original import Original
@@ -68,7 +69,7 @@ class Watch:
             read_bytes=read_bytes,
             added_bytes=sum(d.added_bytes for d in report.rewritten),
             copied_bytes=self._donated,
-            seconds=seconds_once(report),
+            seconds=split_seconds(report.seconds),
         )
 
     @property

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hire_compiler.config import Exact, Quantized, Rule
+from hire_compiler.findings import Site, megabytes
 from hire_compiler.passes.budgets import worth_skipping
 from hire_compiler.passes.site_plan import SiteFacts
-from hire_compiler.report import Site
 
 UNPROVEN = "its zeros do not follow from one product alone, so none can be skipped exactly"
 
@@ -51,7 +51,8 @@ def why_no_rule(site: Site, facts: SiteFacts) -> str:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
     if site.kind == "head" and not worth_choosing(site, facts):
         return (
-            f"its {sum(facts.weight_bytes)} bytes are read sooner than candidates are chosen, and no rule asks for it"
+            f"too small: reading all {megabytes(sum(facts.weight_bytes))} is faster than selecting candidates, and no "
+            "rule asks for it"
         )
     if site.kind == "ffn" and facts.choice is not None:
         if facts.devices > 1:

@@ -137,7 +137,9 @@ def _why_it_loses(rule: Rule, site: Site, facts: SiteFacts, candidates: int, spa
     """Why the rewritten site would take longer than the dense one; or ''."""
     dense_bytes = sum(facts.weight_bytes)
     if sparse_bytes >= dense_bytes:
-        runs_on = " (what stands before its activation is read elsewhere and runs on)" if facts.running_bytes else ""
+        runs_on = (
+            " (other code also reads its pre-activation, so that product still runs)" if facts.running_bytes else ""
+        )
         return (
             f"{rule.predictor} with {candidates} of {site.width} rows would read {sparse_bytes} bytes a call, "
             f"dense reads {dense_bytes}: it would lose{runs_on}"
@@ -272,7 +274,7 @@ def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str
     if site.kind == "ffn":
         return "approximate: neurons outside the selection count as zero"
     if facts.winners_only:
-        return "approximate: the winners are exact unless the predictor missed one"
+        return "approximate: the result is exact if the predictor's candidates include the true winners"
     return "approximate: candidates exact, the other logits are not"
 
 

@@ -44,7 +44,8 @@ class Explainer:
         operand, source = found
         if source is None:
             name = self._provenance.weight(operand).weight.name
-            return Miss(path=op.scope, reason=self._reason(op, operand, no), weight=name)
+            reason = self._reason(op, operand, no)
+            return Miss(path=op.scope, reason=reason, weight=name, expected=reason in (_PROJECTION, _OUTPUT))
         return Miss(path=op.scope, reason=self._computed(op, operand, source), weight=source.argument.name)
 
     def _weight(self, op: Op) -> tuple[Value, Source | None] | None:
@@ -111,9 +112,9 @@ class Explainer:
             count = prod(op.operands[0].shape[i] for i in batch)
             return f"the product is batched over {count} matrices (experts or heads)"
         if attended:
-            return "a projection of attention (queries, keys or values): expected, nothing is skipped there"
+            return _PROJECTION
         if from_attention:
-            return "the output projection of attention: expected, nothing is skipped there"
+            return _OUTPUT
         return no.reason if no is not None else "its result is read by nothing that makes it a site"
 
     def _has_weight(self, op: Op) -> bool:
@@ -140,5 +141,7 @@ class Explainer:
         return frozenset(found)
 
 
+_PROJECTION = "a projection of attention (queries, keys or values): expected, nothing is skipped there"
+_OUTPUT = "the output projection of attention: expected, nothing is skipped there"
 _EXPERTS = "its weight holds {} experts, each of which is computed; a block of experts is not rewritten yet"
 _WINDOW = "a convolution with a window of several positions, or in groups"

@@ -14,5 +14,5 @@ func.func public @main(%x: tensor<1x8xbf16>, %gate_up: tensor<64x8xbf16>, %down:
 }
 
 // ===== report
-hire_compiler: 1 sites, 0 rewritten, 0 misses
-  ffn   gated silu 8→32 bfloat16 batch 1  [layer_3/mlp/down]
+hire_compiler: 1 site, 0 misses
+  ffn      gated silu 8→32 bfloat16 batch 1  [layer_3/mlp/down]

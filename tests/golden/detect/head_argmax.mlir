@@ -33,5 +33,5 @@ func.func private @argmax(%x: tensor<2x128xf32>) -> tensor<2xi32> {
 }
 
 // ===== report
-hire_compiler: 1 sites, 0 rewritten, 0 misses
-  head  argmax 8→128 float32 batch 2  [decoder/logits]
+hire_compiler: 1 site, 0 misses
+  head     argmax 8→128 float32 batch 2  [decoder/logits]

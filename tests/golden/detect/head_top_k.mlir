@@ -9,5 +9,5 @@ func.func public @main(%x: tensor<1x8xbf16>, %head: tensor<8x128xbf16>) -> (tens
 }
 
 // ===== report
-hire_compiler: 1 sites, 0 rewritten, 0 misses
-  head  top_k 8→128 bfloat16 batch 1  [lm_head]
+hire_compiler: 1 site, 0 misses
+  head     top_k 8→128 bfloat16 batch 1  [lm_head]

@@ -27,5 +27,5 @@ func.func public @main(%x: tensor<2x4xf32>, %ups: tensor<3x4x16xf32>, %downs: te
 }
 
 // ===== report
-hire_compiler: 1 sites (3 with loops), 0 rewritten, 0 misses
-  ffn   relu 4→16 float32 batch 2 ×3  [layers/mlp/down]
+hire_compiler: 1 site (3 with loops), 0 misses
+  ffn      relu 4→16 float32 batch 2 ×3  [layers/mlp/down]

@@ -13,5 +13,6 @@ func.func public @main(%x: tensor<1x8xf32>, %wq: tensor<8x8xf32>, %keys: tensor<
 }
 
 // ===== report
-hire_compiler: 0 sites, 0 rewritten, 1 misses
-  miss  a projection of attention (queries, keys or values): expected, nothing is skipped there  [attention/q_proj]
+hire_compiler: 0 sites, 1 miss
+  miss     a projection of attention (queries, keys or values): expected,
+             nothing is skipped there  [attention/q_proj]

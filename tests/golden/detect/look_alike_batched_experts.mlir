@@ -11,5 +11,6 @@ func.func public @main(%x: tensor<4x2x8xf32>, %up: tensor<4x8x32xf32>, %down: te
 }
 
 // ===== report
-hire_compiler: 0 sites, 0 rewritten, 2 misses
-  miss  the product is batched over 4 matrices (experts or heads)  [moe/up]  (2 times)
+hire_compiler: 0 sites, 2 misses
+  miss     the product is batched over 4 matrices (experts or heads)  [moe/up]
+  miss     the product is batched over 4 matrices (experts or heads)  [moe/down]

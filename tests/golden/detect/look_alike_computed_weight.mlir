@@ -13,6 +13,8 @@ func.func public @main(%x: tensor<2x8xf32>, %up: tensor<8x32xf32>, %update: tens
 }
 
 // ===== report
-hire_compiler: 0 sites, 0 rewritten, 2 misses
-  miss  its weight is no parameter as it stands: it is computed (add), not a parameter  [mlp/up]
-  miss  in the product before it, arg1 is no parameter: it is computed (add), not a parameter  [mlp/down]
+hire_compiler: 0 sites, 2 misses
+  miss     its weight is no parameter as it stands: it is computed (add), not a
+             parameter  [mlp/up]
+  miss     in the product before it, arg1 is no parameter: it is computed (add),
+             not a parameter  [mlp/down]

@@ -12,5 +12,8 @@ func.func public @main(%x: tensor<2x16xf32>, %a: tensor<16x4xf32>, %b: tensor<4x
 }
 
 // ===== report
-hire_compiler: 0 sites, 0 rewritten, 2 misses
-  miss  nothing nonlinear stands between the two products (a low-rank adapter?)  [layer_0/q_proj/lora_a]  (2 times)
+hire_compiler: 0 sites, 2 misses
+  miss     nothing nonlinear stands between the two products (a low-rank
+             adapter?)  [layer_0/q_proj/lora_a]
+  miss     nothing nonlinear stands between the two products (a low-rank
+             adapter?)  [layer_0/q_proj/lora_b]

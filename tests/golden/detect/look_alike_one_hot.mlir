@@ -12,5 +12,6 @@ func.func public @main(%token: tensor<2xi32>, %embed: tensor<128x8xf32>) -> tens
 }
 
 // ===== report
-hire_compiler: 0 sites, 0 rewritten, 1 misses
-  miss  its 8 rows are no more than its 128 inputs: a projection, no vocabulary  [embed]
+hire_compiler: 0 sites, 1 miss
+  miss     its 8 rows are no more than its 128 inputs: a projection, no
+             vocabulary  [embed]

@@ -16,5 +16,6 @@ func.func public @main(%x: tensor<2x16xf32>, %router: tensor<16x4xf32>) -> tenso
 }
 
 // ===== report
-hire_compiler: 0 sites, 0 rewritten, 1 misses
-  miss  its 4 rows are no more than its 16 inputs: a projection, no vocabulary  [moe/router]
+hire_compiler: 0 sites, 1 miss
+  miss     its 4 rows are no more than its 16 inputs: a projection, no
+             vocabulary  [moe/router]

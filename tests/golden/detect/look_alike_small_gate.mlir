@@ -14,5 +14,8 @@ func.func public @main(%x: tensor<2x16xf32>, %squeeze: tensor<16x4xf32>, %excite
 }
 
 // ===== report
-hire_compiler: 0 sites, 0 rewritten, 2 misses
-  miss  its 4 neurons are fewer than its 16 inputs (an adapter or a small gate)  [block/se/squeeze]  (2 times)
+hire_compiler: 0 sites, 2 misses
+  miss     its 4 neurons are fewer than its 16 inputs (an adapter or a small
+             gate)  [block/se/squeeze]
+  miss     its 4 neurons are fewer than its 16 inputs (an adapter or a small
+             gate)  [block/se/excite]

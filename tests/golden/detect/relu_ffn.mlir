@@ -15,5 +15,5 @@ func.func private @relu(%x: tensor<2x32xf32>) -> tensor<2x32xf32> {
 }
 
 // ===== report
-hire_compiler: 1 sites, 0 rewritten, 0 misses
-  ffn   relu 8→32 float32 batch 2  [decoder/layer_0/mlp/down]
+hire_compiler: 1 site, 0 misses
+  ffn      relu 8→32 float32 batch 2  [decoder/layer_0/mlp/down]

@@ -25,9 +25,13 @@ func.func public @main(%x: tensor<1x8xf32>, %embed: tensor<32x8xf32>) -> tensor<
 Config(rules=(Rule(kind="head", predictor=Quantized(bits=8), candidates=6),))
 
 // ===== report
-hire_compiler: 1 sites, 1 rewritten, 0 misses
-  head  argmax 8→32 float32 batch 1
-        rewritten: Quantized(bits=8), 6 of 32 rows exact; 1.0 kB → 0.6 kB read a call, 0.4 kB added; approximate: the winners are exact unless the predictor missed one
+hire_compiler: on, 1 of 1 site rewritten, 1.0 kB → 0.6 kB read a call
+  on?      head/0: argmax 8→32 float32 batch 1
+             Quantized(bits=8), 6 of 32 rows exact; 1.0 kB → 0.6 kB read a call,
+               0.4 kB added
+  right?   head/0: approximate: the result is exact if the predictor's
+             candidates include the true winners
+  fast?    not measured: hire.compare(step, …) says it
 arguments of the step:
   %arg0 is arg0
   %arg1 is arg1

@@ -31,10 +31,15 @@ func.func public @main(%x: tensor<1x4xf32>, %ups: tensor<3x8x4xf32>, %downs: ten
 Config(rules=(Rule(kind="ffn", predictor=LowRank(rank=1), candidates=4, group=2),))
 
 // ===== report
-hire_compiler: 1 sites (3 with loops), 1 rewritten, 0 misses
-  ffn   relu 4→8 float32 batch 1 ×3
-        rewritten: LowRank(rank=1, bfloat16), 4 of 8 rows exact in groups of 2; 0.3 kB → 0.2 kB read a call, 0.1 kB added; approximate: neurons outside the selection count as zero
-  note  ffn/0: not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models: calibrate with hire.calibrate(…)
+hire_compiler: on, 1 of 1 site (3 with loops) rewritten, 0.8 kB → 0.5 kB read a call
+  on?      ffn/0: relu 4→8 float32 batch 1 ×3
+             LowRank(rank=1, bfloat16), 4 of 8 rows exact in groups of 2; 0.3 kB
+               → 0.2 kB read a call, 0.1 kB added
+  right?   ffn/0: approximate: neurons outside the selection count as zero
+  fast?    not measured: hire.compare(step, …) says it
+  note     ffn/0: not calibrated, so the factors are a plain SVD, which finds
+             few of the right rows on real models: calibrate with
+             hire.calibrate(…)
 arguments of the step:
   %arg0 is arg0
   %arg1 is arg1

@@ -15,10 +15,15 @@ func.func public @main(%x: tensor<2x4xf32>, %up: tensor<4x8xf32>, %down: tensor<
 Config(rules=(Rule(kind="ffn", predictor=LowRank(rank=1, dtype="float32"), density=0.5, group=2),))
 
 // ===== report
-hire_compiler: 1 sites, 1 rewritten, 0 misses
-  ffn   relu 4→8 float32 batch 2
-        rewritten: LowRank(rank=1, float32), 4 of 8 rows exact in groups of 2; 0.3 kB → 0.2 kB read a call, 0.2 kB added; approximate: neurons outside the selection count as zero
-  note  ffn/0: not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models: calibrate with hire.calibrate(…)
+hire_compiler: on, 1 of 1 site rewritten, 0.3 kB → 0.2 kB read a call
+  on?      ffn/0: relu 4→8 float32 batch 2
+             LowRank(rank=1, float32), 4 of 8 rows exact in groups of 2; 0.3 kB
+               → 0.2 kB read a call, 0.2 kB added
+  right?   ffn/0: approximate: neurons outside the selection count as zero
+  fast?    not measured: hire.compare(step, …) says it
+  note     ffn/0: not calibrated, so the factors are a plain SVD, which finds
+             few of the right rows on real models: calibrate with
+             hire.calibrate(…)
 arguments of the step:
   %arg0 is arg0
   %arg1 is arg2
