@@ -62,10 +62,7 @@ def masked_flat(
         normalize(module)
         found = detect(read_graph(module), program.arguments)
         pairs = [(m, p) for m, p in zip(found.matches, plans, strict=True) if p.predictor is not None]
-        masks = [
-            (p.site.id, _mask(m, p, kind_of(m).replace(m, p, calibration, CPU), _order(m, p, calibration)))
-            for m, p in pairs
-        ]
+        masks = [(p.site.id, _mask(m, p, kind_of(m).replace(m, p, CPU), _order(m, p, calibration))) for m, p in pairs]
         spliced = splice(module, masks, [(a.shape, a.dtype) for a in program.arguments], CPU)
     built = {key: p.traced(*[jnp.asarray(values[i]) for i in p.arguments]) for key, p in spliced.preparations.items()}
     operands = [values[i] for i in spliced.kept] + [built[e.preparation][e.name] for e in spliced.prepared]

@@ -96,8 +96,8 @@ def calibration_notes(
 ) -> tuple[str, ...]:
     """What a reader should know of the calibration that a plan rests on, or of the one that it lacks."""
     doubts: dict[str, list[str]] = {}
-    for plan, match in zip(plans, matches, strict=True):
-        for doubt in _doubts(plan, match, calibration):
+    for plan in plans:
+        for doubt in _doubts(plan):
             doubts.setdefault(doubt, []).append(plan.site.id)
     notes = [f"{_names(sites)}: {doubt}" for doubt, sites in doubts.items()]
     if calibration is not None and matches and not any(_knows(calibration, match) for match in matches):
@@ -109,26 +109,22 @@ def calibration_notes(
     return tuple(notes)
 
 
-def _doubts(plan: SitePlan, match: SiteMatch, calibration: Calibration | None) -> list[str]:
-    predictor, found = plan.predictor, []
-    moment = calibration.moment(moment_key(match)) if calibration else None
+def _doubts(plan: SitePlan) -> list[str]:
+    predictor, known, found = plan.predictor, plan.learned, []
     if isinstance(predictor, Cascade | LowRank):
         low_rank = predictor.coarse if isinstance(predictor, Cascade) else predictor
-        if moment is None:
+        if known.moment is None:
             found.append(
                 "not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models: "
                 "calibrate with hire.calibrate(…)"
             )
-        elif doubt := moment.doubt(low_rank.rank if isinstance(low_rank, LowRank) else 1):
+        elif doubt := known.moment.doubt(low_rank.rank if isinstance(low_rank, LowRank) else 1):
             found.append(f"{predictor} rests on {doubt}")
-    if calibration is None or not match.neuron_key:
-        return found
-    activity = calibration.activity(match.neuron_key)
+    activity = known.activity
     if isinstance(predictor, Exact) and activity is not None and activity.rows < FEW_ROWS:
         found.append(f"the room for active neurons rests on {_rows(activity.rows)} of calibration, which says little")
     if plan.decision.recall is not None:
-        trials = calibration.trials_of(match.neuron_key).values()
-        tried = min((trial.rows for trial in trials), default=0)
+        tried = min((trial.rows for trial in known.trials.values()), default=0)
         if tried < FEW_ROWS // 4:
             found.append(f"recall and error were measured on {_rows(tried)}, which says little")
     return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 from hire_compiler.calibration import Calibration
 from hire_compiler.passes.kinds import KINDS
-from hire_compiler.passes.replacement import copied_bytes, site_hotness
-from hire_compiler.passes.site_plan import SiteFacts
+from hire_compiler.passes.replacement import copied_bytes
+from hire_compiler.passes.site_plan import NOTHING, Learned, SiteFacts
 from hire_compiler.patterns.site_match import SiteMatch, moment_key
 from hire_compiler.runtime.target import Target
 
@@ -25,30 +26,32 @@ def site_facts(
     for name, kind in KINDS.items():
         alike = [match for match in matches if match.kind == name]
         own |= zip(alike, kind.facts(alike, target), strict=True)
+    known = learned(matches, calibration)
     return [
-        _learned(
-            replace(
-                own[match],
-                weight_bytes=tuple(weight.nbytes for weight in match.weights),
-                copied_bytes=copied_bytes(match),
-                uncertifiable=(fast_math or own[match].uncertifiable) if own[match].provable else "",
-                devices=devices,
-            ),
-            match,
-            calibration,
+        replace(
+            own[match],
+            weight_bytes=tuple(weight.nbytes for weight in match.weights),
+            copied_bytes=copied_bytes(match),
+            uncertifiable=(fast_math or own[match].uncertifiable) if own[match].provable else "",
+            devices=devices,
+            learned=known[match],
         )
         for match in matches
     ]
 
 
-def _learned(facts: SiteFacts, match: SiteMatch, calibration: Calibration | None) -> SiteFacts:
-    """The facts of a site with what a calibration knows of it."""
+def learned(matches: Sequence[SiteMatch], calibration: Calibration | None) -> dict[SiteMatch, Learned]:
+    """What a calibration knows of every site."""
     if calibration is None:
-        return facts
-    return replace(
-        facts,
-        calibrated=calibration.moment(moment_key(match)) is not None,
-        counted=site_hotness(match, calibration, 1) is not None,
-        activity=calibration.activity(match.neuron_key),
-        trials=calibration.trials_of(match.neuron_key) if match.neuron_key else {},
-    )
+        return dict.fromkeys(matches, NOTHING)
+    digest = cache(lambda: calibration.digest)  # reads every moment, so once for all sites, and only if one is used
+    return {
+        match: Learned(
+            moment=calibration.moment(moment_key(match)),
+            winners=calibration.winners.get(match.winner_key),
+            activity=calibration.activity(match.neuron_key),
+            trials=calibration.trials_of(match.neuron_key) if match.neuron_key else {},
+            digest=digest,
+        )
+        for match in matches
+    }

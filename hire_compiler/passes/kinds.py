@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from hire_compiler.calibration import Calibration
 from hire_compiler.graph import Op
 from hire_compiler.passes.ffn_facts import ffn_facts, ffn_looks, tried_block
 from hire_compiler.passes.head_facts import head_facts, head_looks, no_trial
@@ -32,9 +31,7 @@ M_contra = TypeVar("M_contra", bound=SiteMatch, contravariant=True)
 class Replacer(Protocol[M_contra]):
     """From a match and its plan to the JAX functions that take its place."""
 
-    def __call__(
-        self, match: M_contra, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
-    ) -> Replacement:
+    def __call__(self, match: M_contra, plan: SitePlan, target: Target, *, local: bool = False) -> Replacement:
         """The replacement; ``local``: the match is restated in the sizes of one shard."""
 
 

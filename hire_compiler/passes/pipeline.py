@@ -16,6 +16,7 @@ from hire_compiler.fast_math import fast_math_reason
 from hire_compiler.graph import Graph, collection_paused, read_graph
 from hire_compiler.passes.bodies import Inside, bodies, left_dense, on_devices
 from hire_compiler.passes.calibrated import calibration_notes, fit_calibration
+from hire_compiler.passes.choose_rule import check_rules, idle_rules
 from hire_compiler.passes.detect import detect
 from hire_compiler.passes.facts import site_facts
 from hire_compiler.passes.fold import fold_constants
@@ -23,11 +24,11 @@ from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.manual import rewrite_bodies
 from hire_compiler.passes.normalize import normalize
-from hire_compiler.passes.plan import check_rules, idle_rules, plan
+from hire_compiler.passes.plan import plan
 from hire_compiler.passes.plan_shards import plan_on_mesh
 from hire_compiler.passes.replace_sharded import replace_sharded
 from hire_compiler.passes.shards import Placement
-from hire_compiler.passes.site_plan import SitePlan
+from hire_compiler.passes.site_plan import LeftDense, SitePlan
 from hire_compiler.passes.splice import Spliced, splice
 from hire_compiler.passes.trials import candidates_for_trial
 from hire_compiler.passes.verify import check_module
@@ -108,7 +109,7 @@ def rewrite_program(
         fast_math = fast_math_reason(dict(program.compiler_options))
         facts = site_facts(found.matches, calibration, target, devices, fast_math)
         placement: Placement | None = None
-        layouts: list[SiteLayout | str] = []
+        layouts: list[SiteLayout | LeftDense] = []
         if devices > 1 and config.sharded == "local":
             placement = Placement(module, program.arguments)
             layouts = clock.time("place", lambda: placement.layouts(module, found.matches))
@@ -122,11 +123,11 @@ def rewrite_program(
             types = [(argument.shape, argument.dtype) for argument in program.arguments]
             replacements = []
             for i in chosen:
-                match, layout = found.matches[i], layouts[i] if layouts else ""
-                if placement is None or isinstance(layout, str):
-                    replacement = kind_of(match).replace(match, plans[i], calibration, target)
+                match, layout = found.matches[i], layouts[i] if layouts else None
+                if placement is None or not isinstance(layout, SiteLayout):
+                    replacement = kind_of(match).replace(match, plans[i], target)
                 else:
-                    replacement = replace_sharded(match, plans[i], layout, placement, calibration, target)
+                    replacement = replace_sharded(match, plans[i], layout, placement, target)
                 replacements.append((plans[i].site.id, replacement))
             spliced = clock.time("splice", lambda: splice(module, replacements, types, target))
         inner: list[Report] = []

@@ -8,11 +8,12 @@ from math import ceil
 
 from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
 from hire_compiler.errors import ConfigError
-from hire_compiler.passes.defaults import UNPROVEN, exact_rule, why_no_rule
+from hire_compiler.passes.choose_rule import Chosen, choose_rule
+from hire_compiler.passes.defaults import UNPROVEN
 from hire_compiler.passes.neurons import common_neurons, no_common_path, union_densities
 from hire_compiler.passes.predictor_bytes import bound_bytes, limit_bytes, read_bytes, stored_bytes
-from hire_compiler.passes.settle_rule import settle_rule
-from hire_compiler.passes.site_plan import Choice, SiteFacts, SitePlan, leave_dense
+from hire_compiler.passes.settle_rule import Settled, settle_rule
+from hire_compiler.passes.site_plan import Choice, LeftDense, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Decision, Site
 
 
@@ -22,74 +23,28 @@ def plan(sites: Sequence[Site], facts: Sequence[SiteFacts], config: Config) -> t
     Raises:
       ConfigError: a rule asks a site for something impossible; names both.
     """
-    return tuple(plan_site(site, fact, config) for site, fact in zip(sites, facts, strict=True))
+    return tuple(_decide_whole(site, fact, config) for site, fact in zip(sites, facts, strict=True))
 
 
-def check_rules(sites: Sequence[Site], config: Config) -> None:
-    """Refuse rules whose path names no site of a program that has sites.
+def _decide_whole(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
+    chosen = choose_rule(site, facts, config)
+    if isinstance(chosen, LeftDense):
+        return leave_dense(site, chosen.reason, sum(facts.weight_bytes))
+    return decide(site, facts, chosen)
 
-    A rule without a path is for any program: where its kind does not occur, that is only worth a note.
+
+def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
+    """What a rule makes of a site, whole or one shard of it.
 
     Raises:
-      ConfigError: names the rule and lists the sites there are.
+      ConfigError: the rule asks the site for something impossible; names both.
     """
-    for index, rule in enumerate(config.rules):
-        if rule.path and sites and not any(rule.selects(site.kind, site.id, site.path) for site in sites):
-            raise ConfigError(
-                f"rule {index} (kind={rule.kind!r}, path={rule.path!r}) matched nothing; the sites are {_names(sites)}"
-            )
-
-
-def idle_rules(sites: Sequence[Site], config: Config) -> tuple[str, ...]:
-    """A note for every rule that decided nothing."""
-    taken = {_rule_number(site, config) for site in sites}
-    notes = []
-    for index, rule in enumerate(config.rules):
-        if index in taken or not sites:
-            continue
-        alike = [site.id for site in sites if rule.selects(site.kind, site.id, site.path)]
-        why = f"earlier rules took its sites ({', '.join(alike[:4])})" if alike else f"there is no {rule.kind} site"
-        notes.append(f"rule {index} (kind={rule.kind!r}, path={rule.path!r}) matched nothing: {why}")
-    return tuple(notes)
-
-
-def _names(sites: Sequence[Site]) -> str:
-    names = [f"{site.id} in {site.path!r}" for site in sites[:6]]
-    return ", ".join(names + ["…"] * (len(sites) > 6))
-
-
-def first_rule(site: Site, config: Config) -> Rule | None:
-    """The rule that decides a site; None if none selects it."""
-    number = _rule_number(site, config)
-    return None if number is None else config.rules[number]
-
-
-def _rule_number(site: Site, config: Config) -> int | None:
-    numbered = enumerate(config.rules)
-    return next((number for number, rule in numbered if rule.selects(site.kind, site.id, site.path)), None)
-
-
-def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
-    """Decide one site; see :func:`plan`."""
-    dense_bytes = sum(facts.weight_bytes)
-    chosen = first_rule(site, config)
-    rule = chosen or (exact_rule(site, facts) if config.exact else None)
-    if rule is None:
-        return leave_dense(site, why_no_rule(site, facts), dense_bytes)
-    named = "the exact default" if chosen is None else f"rule {_rule_number(site, config)}"
-    if rule.dense:
-        return leave_dense(site, f"{named} says so", dense_bytes)
-    if site.batch > rule.max_batch:
-        return leave_dense(
-            site, f"its batch of {site.batch} rows is more than the max_batch {rule.max_batch} of {named}", dense_bytes
-        )
-    assert rule.predictor is not None
-    where = f"{named} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
-    settled = settle_rule(rule, site, facts, where)
-    if isinstance(settled, str):
-        return leave_dense(site, settled, dense_bytes)
-    explicit, rule = rule, settled.rule
-    group = rule.group or 1
+    dense_bytes, explicit = sum(facts.weight_bytes), chosen.rule
+    where = f"{chosen.name} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
+    settled = settle_rule(explicit, site, facts, where)
+    if isinstance(settled, LeftDense):
+        return leave_dense(site, settled.reason, dense_bytes)
+    rule, group = settled.rule, settled.rule.group or 1
     if site.width % group:
         raise ConfigError(
             f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
@@ -104,7 +59,7 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
     decision = Decision(
         site=site.id,
         action="rewritten",
-        reason="; ".join([named, *settled.notes, *_remarks(rule, site, facts, common)]),
+        reason="; ".join([chosen.name, *settled.notes, *_remarks(rule, site, facts, common)]),
         predictor=str(rule.predictor),
         candidates=candidates,
         group=group,
@@ -118,18 +73,25 @@ def plan_site(site: Site, facts: SiteFacts, config: Config) -> SitePlan:
         added_bytes=added_bytes,
         exactness=_exactness(site, candidates, facts, rule),
     )
+    return _carried_out(decision, settled, site, facts)
+
+
+def _carried_out(decision: Decision, settled: Settled, site: Site, facts: SiteFacts) -> SitePlan:
+    """A decision with what carries it out."""
+    rule = settled.rule
     return SitePlan(
         site,
         decision,
         rule.predictor,
-        candidates,
-        group,
+        decision.candidates,
+        decision.group,
         rule.tail,
         facts.winners_only,
         rule.certify,
-        common=common,
+        common=decision.common,
         budgets=settled.budgets,
         score=rule.score,
+        learned=facts.learned,
     )
 
 
@@ -160,7 +122,7 @@ def _remarks(rule: Rule, site: Site, facts: SiteFacts, common: int) -> list[str]
         remarks.append(f"{facts.running_bytes} bytes of its first products are read as before, for others who use them")
     if facts.devices > 1:
         remarks.append(f"sharded over {facts.devices} devices, where XLA's partitioner may gather scores and rows")
-    if isinstance(rule.predictor, (LowRank, Cascade)) and not facts.calibrated:
+    if isinstance(rule.predictor, (LowRank, Cascade)) and facts.learned.moment is None:
         remarks.append(
             "not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
         )

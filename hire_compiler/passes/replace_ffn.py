@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hire_compiler.calibration import Calibration
 from hire_compiler.config import Exact
 from hire_compiler.passes.neurons import common_order
 from hire_compiler.passes.prepared_key import digest
@@ -31,18 +30,16 @@ from hire_compiler.runtime.skip import certified_ffn, exact_ffn, row_limits, tru
 from hire_compiler.runtime.target import Target
 
 
-def replace_ffn(
-    match: FfnMatch, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
-) -> Replacement:
+def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool = False) -> Replacement:
     """The replacement of a planned feed-forward block, of all devices or of one."""
     activation, up = match.activation, match.products[0]
     weights = match.weights
     vectors = [(origin.weight, index) for origin, index in match.biases]
     gate = match.matrices[activation.gate]
     negative = match.negative_gate if plan.certify else None
-    order = _order(match, plan, calibration)
+    order = _order(plan)
     proof = _proof(match, plan) if plan.certify or isinstance(plan.predictor, Exact) else None
-    preparation = make_preparation(match, plan, gate, vectors, calibration, target, order, proof=proof)
+    preparation = make_preparation(match, plan, gate, vectors, target, order, proof=proof)
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)
@@ -127,13 +124,12 @@ def _proof(match: FfnMatch, plan: SitePlan) -> Proof:
     return proof
 
 
-def _order(match: FfnMatch, plan: SitePlan, calibration: Calibration | None) -> np.ndarray | None:
+def _order(plan: SitePlan) -> np.ndarray | None:
     """The order in which the rows are laid out; None for that of the model."""
     if not plan.common:
         return None
-    activity = calibration.activity(match.neuron_key) if calibration else None
-    assert activity is not None, "a common path is planned from what a calibration knows"
-    return common_order(activity, plan.group, plan.common)
+    assert plan.learned.activity is not None, "a common path is planned from what a calibration knows"
+    return common_order(plan.learned.activity, plan.group, plan.common)
 
 
 def _given(value: jax.Array, index: np.ndarray, order: np.ndarray | None, layer: jax.Array | None) -> jax.Array:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hire_compiler.calibration import Calibration
 from hire_compiler.passes.replace_winners import replace_winners
 from hire_compiler.passes.replacement import (
     Replacement,
@@ -30,20 +29,18 @@ from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import Compare
 
 
-def replace_head(
-    match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
-) -> Replacement:
+def replace_head(match: HeadMatch, plan: SitePlan, target: Target, *, local: bool = False) -> Replacement:
     """The replacement of a planned head: of its winners where only those are read, else of its logits.
 
     Args:
       local: the match is restated in the sizes of one shard.
     """
     if plan.winners_only:
-        return replace_winners(match, plan, calibration, target, local=local)
+        return replace_winners(match, plan, target, local=local)
     dot = match.dot
     weights = match.weights
     vectors = [(origin.weight, index) for region in match.compared for origin, index in region.parameters]
-    preparation = make_preparation(match, plan, dot.weight, vectors, calibration, target)
+    preparation = make_preparation(match, plan, dot.weight, vectors, target)
     owners = np.cumsum([0, *(len(region.parameters) for region in match.compared)])
 
     def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array) -> list[jax.Array]:

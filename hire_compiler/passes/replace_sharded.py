@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from hire_compiler.calibration import Calibration
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.local_match import Localizer, Meeting
-from hire_compiler.passes.replacement import Preparation, Replacement, Spread, site_hotness
+from hire_compiler.passes.replacement import Preparation, Replacement, Spread
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.site_match import SiteMatch
@@ -34,13 +33,12 @@ def replace_sharded(
     plan: SitePlan,
     layout: SiteLayout,
     placement: Placement,
-    calibration: Calibration | None,
     target: Target,
 ) -> Replacement:
     """The replacement of a site whose shards work by themselves; ``plan`` is that of one shard."""
-    dealing = _dealing(match, plan, layout, calibration) if plan.spread else None
+    dealing = _dealing(plan, layout) if plan.spread else None
     kind, local = kind_of(match), Localizer(layout, placement.source, dealing)
-    shard = kind.replace(kind.on_mesh.local(match, local), plan, calibration, target, local=True)
+    shard = kind.replace(kind.on_mesh.local(match, local), plan, target, local=True)
     preparation = _sharded_preparation(shard.preparation, layout, dealing if kind.on_mesh.numbered else None)
     inputs = [local.spec(value) for value in shard.values]
     outputs = [local.spec(value) for value in shard.results]
@@ -76,10 +74,10 @@ def replace_sharded(
     )
 
 
-def _dealing(match: SiteMatch, plan: SitePlan, layout: SiteLayout, calibration: Calibration | None) -> Dealing:
+def _dealing(plan: SitePlan, layout: SiteLayout) -> Dealing:
     """Who gets which rows: the hot ones are spread as far as the calibration knows them."""
     rows = plan.site.width * layout.shards
-    hotness = site_hotness(match, calibration, plan.group)
+    hotness = plan.learned.hotness(plan.group)
     return deal(np.zeros(rows // plan.group) if hotness is None else hotness, layout.shards, plan.group)
 
 

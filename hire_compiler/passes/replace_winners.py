@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hire_compiler.calibration import Calibration
 from hire_compiler.passes.prove_winners import HeadAtWork, prove
 from hire_compiler.passes.replacement import (
     AuthorsCode,
@@ -31,9 +30,7 @@ from hire_compiler.runtime.weights import materialize, view
 from hire_compiler.weights import Weight
 
 
-def replace_winners(
-    match: HeadMatch, plan: SitePlan, calibration: Calibration | None, target: Target, *, local: bool = False
-) -> Replacement:
+def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: bool = False) -> Replacement:
     """The replacement of a head whose readers keep only the best of the same values.
 
     Args:
@@ -52,7 +49,6 @@ def replace_winners(
         plan,
         dot.weight,
         held_vectors,
-        calibration,
         target,
         matrices=weights,
         proof=_proof if plan.certify else None,

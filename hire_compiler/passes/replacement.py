@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
-from hire_compiler.calibration import Calibration
 from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
 from hire_compiler.passes.prepared_key import PreparedKey, digest
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside
 from hire_compiler.patterns.dots import WeightDot
-from hire_compiler.patterns.site_match import SiteMatch, moment_key
+from hire_compiler.patterns.site_match import SiteMatch
 from hire_compiler.runtime.predictors import (
     PREDICTOR_ARRAYS,
     Arrays,
@@ -132,22 +131,6 @@ class Replacement:
     author: AuthorsCode | None = None
 
 
-def site_hotness(match: SiteMatch, calibration: Calibration | None, group: int) -> np.ndarray | None:
-    """How often each row of a vocabulary won, or each group of neurons was active: ``[…, rows / group]``.
-
-    None if no calibration counted it.
-    """
-    if calibration is None:
-        return None
-    if match.winner_key:
-        return calibration.winners.get(match.winner_key)
-    activity = calibration.activity(match.neuron_key)
-    if activity is None or group in activity.groups:
-        return None if activity is None else activity.frequency(group)
-    each = activity.frequency(1)
-    return each.reshape(*each.shape[:-1], -1, group).max(axis=-1)
-
-
 def copied_bytes(match: SiteMatch) -> int:
     """Bytes of the site's matrices that no argument already holds by rows (all layers)."""
     return sum(w.nbytes * (w.layers or 1) for w in match.weights if not w.is_view)
@@ -183,7 +166,6 @@ def make_preparation(
     plan: SitePlan,
     predicted: Weight,
     vectors: list[tuple[Weight, np.ndarray]],
-    calibration: Calibration | None,
     target: Target,
     order: np.ndarray | None = None,
     matrices: tuple[Weight, ...] | None = None,
@@ -203,7 +185,7 @@ def make_preparation(
     matrices = match.weights if matrices is None else matrices
     held = {w.argument for w in (predicted, *matrices)}
     used = sorted(held | {v.argument for v, _ in vectors})
-    moment = calibration.moment(moment_key(match)) if calibration else None
+    moment = plan.learned.moment
     mean = None if moment is None or not isinstance(predictor, (LowRank, Cascade)) else moment.mean
 
     def build(*arrays: jax.Array) -> Arrays:
@@ -226,7 +208,7 @@ def make_preparation(
         return {name: array if name.startswith("vector") else store(array, target) for name, array in prepared.items()}
 
     parts = (predicted.key, *(w.key for w in matrices), *(f"{v.key}@{digest(i)}" for v, i in vectors))
-    learned = calibration.digest if mean is not None and calibration else ""
+    learned = "" if mean is None else plan.learned.digest()
     options = f"{predictor}{'+bound' if plan.certify else ''}"
     options += "" if order is None else f"+{common} common@{digest(order)}"
     key = PreparedKey(plan.site.kind, options, learned, target.platform, parts, predicted.name)

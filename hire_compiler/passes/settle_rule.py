@@ -11,8 +11,9 @@ from hire_compiler.errors import ConfigError
 from hire_compiler.passes.budgets import exact_budgets, why_no_budget
 from hire_compiler.passes.neurons import with_group
 from hire_compiler.passes.predictor_bytes import stored_bytes
-from hire_compiler.passes.site_plan import SiteFacts
+from hire_compiler.passes.site_plan import LeftDense, SiteFacts
 from hire_compiler.report import Site
+from hire_compiler.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Settled:
     loss: tuple[float, float] | None = None
 
 
-def settle_rule(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled | str:
+def settle_rule(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled | LeftDense:
     """Decide the size of groups and the number of candidates; or why the site is better left dense.
 
     Raises:
@@ -46,13 +47,13 @@ def settle_rule(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled
     return Settled(rule)
 
 
-def _exact(rule: Rule, site: Site, facts: SiteFacts) -> Settled | str:
+def _exact(rule: Rule, site: Site, facts: SiteFacts) -> Settled | LeftDense:
     group = rule.group or 1
     if site.width % group:
         return Settled(replace(rule, candidates=site.width))  # refused with the size of the group
     budgets = exact_budgets(rule, site, facts, group)
     if not budgets:
-        return why_no_budget(site, facts, group)
+        return LeftDense(why_no_budget(site, facts, group))
     tried = ", then ".join(map(str, budgets))
     if facts.activity is not None and facts.activity.strongest is None:
         note = f"room for {tried} active neurons, by calibration on {facts.activity.rows} rows"
@@ -63,8 +64,8 @@ def _exact(rule: Rule, site: Site, facts: SiteFacts) -> Settled | str:
     return Settled(replace(rule, candidates=budgets[-1]), budgets[:-1], (note,) if note else ())
 
 
-def _approximate(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled | str:
-    trial, group = facts.trials.get(tried(rule)), rule.group or 1
+def _approximate(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled | LeftDense:
+    trial = facts.learned.trials.get(tried(rule))
     if rule.recall is not None and trial is None:
         raise ConfigError(
             f"{where}: recall={rule.recall} has to be measured, and the calibration did not try {tried(rule)}: pass "
@@ -72,25 +73,31 @@ def _approximate(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settle
         )
     if rule.density is None and rule.candidates is None:
         assert trial is not None
-        assert rule.recall is not None
-        enough = trial.enough(rule.recall, site.batch)
-        if enough is None:
-            return f"{_short_of(rule, trial.best(site.batch), site)} even with 3/4 of the neurons"
-        neurons = min(ceil(ceil(enough * site.width) / group) * group, site.width)
-        assert rule.predictor is not None
-        dense, ratio = sum(facts.weight_bytes), facts.costs.gather_ratio  # the plan itself decides how many there are
-        if stored_bytes(rule.predictor, site, where) + ratio * dense * neurons / site.width >= dense:
-            return (
-                f"{rule.predictor} needs {neurons} of {site.width} neurons for a recall of {rule.recall:.2%}, and "
-                f"gathered rows cost {ratio:g} times those of a stream: it would lose"
-            )
-        note = f"{neurons} neurons are enough for a recall of {rule.recall:.2%}"
-        return Settled(replace(rule, candidates=neurons), notes=(note,), loss=trial.at(enough, site.batch))
+        return _enough(rule, trial, site, facts, where)
     share = rule.density if rule.density is not None else (rule.candidates or 0) / site.width
     loss = None if trial is None else (1.0, 0.0) if share >= 1 else trial.at(share, site.batch)
     if rule.recall is not None and (loss is None or loss[0] < rule.recall):
-        return f"{_short_of(rule, loss[0] if loss else None, site)} with {share:.1%} of the neurons"
+        return LeftDense(f"{_short_of(rule, loss[0] if loss else None, site)} with {share:.1%} of the neurons")
     return _with_union(Settled(rule, loss=loss), share, site, facts, where)
+
+
+def _enough(rule: Rule, trial: Trial, site: Site, facts: SiteFacts, where: str) -> Settled | LeftDense:
+    """The smallest number of neurons that reaches the recall asked for."""
+    group = rule.group or 1
+    assert rule.recall is not None
+    assert rule.predictor is not None
+    enough = trial.enough(rule.recall, site.batch)
+    if enough is None:
+        return LeftDense(f"{_short_of(rule, trial.best(site.batch), site)} even with 3/4 of the neurons")
+    neurons = min(ceil(ceil(enough * site.width) / group) * group, site.width)
+    dense, ratio = sum(facts.weight_bytes), facts.costs.gather_ratio  # the plan itself decides how many there are
+    if stored_bytes(rule.predictor, site, where) + ratio * dense * neurons / site.width >= dense:
+        return LeftDense(
+            f"{rule.predictor} needs {neurons} of {site.width} neurons for a recall of {rule.recall:.2%}, and "
+            f"gathered rows cost {ratio:g} times those of a stream: it would lose"
+        )
+    note = f"{neurons} neurons are enough for a recall of {rule.recall:.2%}"
+    return Settled(replace(rule, candidates=neurons), notes=(note,), loss=trial.at(enough, site.batch))
 
 
 def _short_of(rule: Rule, reached: float | None, site: Site) -> str:
@@ -99,7 +106,7 @@ def _short_of(rule: Rule, reached: float | None, site: Site) -> str:
     return f"the recall of {rule.predictor}{rows} {found} on calibration rows, not the {rule.recall:.2%} asked for,"
 
 
-def _with_union(settled: Settled, share: float, site: Site, facts: SiteFacts, where: str) -> Settled | str:
+def _with_union(settled: Settled, share: float, site: Site, facts: SiteFacts, where: str) -> Settled | LeftDense:
     """The rows of a batch share one choice; where they need different neurons, there is little to share."""
     rule, group = settled.rule, settled.rule.group or 1
     if facts.activity is None or site.batch == 1 or share >= 1 or site.width % group or rule.predictor is None:
@@ -108,7 +115,7 @@ def _with_union(settled: Settled, share: float, site: Site, facts: SiteFacts, wh
     touched = f"{union:.0%} of all groups of {group}" if group > 1 else f"{union:.0%} of all neurons"
     rows = f"the {site.batch} rows of a call touch {touched} between them"
     if stored_bytes(rule.predictor, site, where) + union * dense >= dense:
-        return f"{rows} (by calibration): sharing one choice does not pay"
+        return LeftDense(f"{rows} (by calibration): sharing one choice does not pay")
     if union <= share:
         return settled
     return replace(settled, notes=(*settled.notes, f"{rows}, more than the {share:.0%} computed"))

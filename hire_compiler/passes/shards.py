@@ -17,6 +17,7 @@ from hire_compiler import _mlir
 from hire_compiler.errors import HireError
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.local_match import batch_dimension, result_batch_dims
+from hire_compiler.passes.site_plan import LeftDense
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.site_match import SiteMatch
 from hire_compiler.program import Argument
@@ -42,10 +43,10 @@ class Placement:
         elif not self.refusal:
             self.refusal = "it names no mesh" if not found else "it uses several meshes"
 
-    def layouts(self, module: Any, matches: Sequence[SiteMatch]) -> list[SiteLayout | str]:
+    def layouts(self, module: Any, matches: Sequence[SiteMatch]) -> list[SiteLayout | LeftDense]:
         """For every site its layout, or the reason why its shards cannot work by themselves."""
         if self.mesh is None:
-            return [f"the program is spread over several devices, but {self.refusal}"] * len(matches)
+            return [LeftDense(f"the program is spread over several devices, but {self.refusal}")] * len(matches)
         products = [match.products[0] for match in matches]
         shardings = _mlir.propagated_shardings(module, [dot.op.ir for dot in products])
         return [self._layout(match, dot, spec) for match, dot, spec in zip(matches, products, shardings, strict=True)]
@@ -58,7 +59,7 @@ class Placement:
         """Shape of the argument behind a weight."""
         return self._arguments[weight.argument].shape
 
-    def _layout(self, match: SiteMatch, dot: WeightDot, spec: Spec | None) -> SiteLayout | str:
+    def _layout(self, match: SiteMatch, dot: WeightDot, spec: Spec | None) -> SiteLayout | LeftDense:
         assert self.mesh is not None
         used = sorted({w.argument for w in (*match.weights, *(origin.weight for origin, _ in match.vectors))})
         specs = tuple((i, self.argument(i)) for i in used)
@@ -67,7 +68,7 @@ class Placement:
             rows, turned = kind_of(match).on_mesh.rows(match, plain, self.source)
             specs = tuple((dict(specs) | self._vector_specs(match, plain, rows)).items())
         except NotLocal as no:
-            return str(no)
+            return LeftDense(str(no))
         batch = tuple(axis for axis in _batch_axes(dot, spec) if axis not in rows)
         parts = self.mesh.size(batch)
         if parts > 1 and not kind_of(match).on_mesh.divides(match, parts):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hire_compiler.activity import Activity
+from hire_compiler.calibration import Moment
 from hire_compiler.config import Cascade, Predictor
 from hire_compiler.report import Decision, Site
 from hire_compiler.runtime.costs import Costs
@@ -31,6 +34,40 @@ class Choice:
     whole_rows: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What a calibration knows of a site.
+
+    Attributes:
+      moment: of its input.
+      winners: how often each of its rows won, ``[rows]``.
+      activity: of its neurons.
+      trials: what predictors found on calibration rows, by :func:`hire_compiler.calibration.tried`.
+      digest: the calibration's fingerprint, when somebody asks.
+    """
+
+    moment: Moment | None = None
+    winners: np.ndarray | None = None
+    activity: Activity | None = None
+    trials: Mapping[str, Trial] = field(default_factory=dict)
+    digest: Callable[[], str] = str
+
+    def hotness(self, group: int) -> np.ndarray | None:
+        """How often each row of a vocabulary won, or each group of neurons was active: ``[…, rows / group]``.
+
+        None if no calibration counted it.
+        """
+        if self.winners is not None or self.activity is None:
+            return self.winners
+        if group in self.activity.groups:
+            return self.activity.frequency(group)
+        each = self.activity.frequency(1)
+        return each.reshape(*each.shape[:-1], -1, group).max(axis=-1)
+
+
+NOTHING = Learned()
+
+
 @dataclass(frozen=True)
 class SiteFacts:
     """What the plan must know of a site beyond its report line.
@@ -45,16 +82,13 @@ class SiteFacts:
       winners_only: a head of which only argmax and top_k are read.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
-      calibrated: a second moment of the site's input is at hand.
-      counted: a calibration counted how often each of its rows won, or was active.
       exact_zeros: one product alone proves neurons exactly zero.
       unproven_zeros: neurons are often zero, but no product alone proves it.
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
       devices: over how many devices the program's arguments are spread.
       shards: into how many parts the rows are split, each choosing by itself.
-      activity: what a calibration knows of a block's neurons.
-      trials: what predictors found on calibration rows, by :func:`hire_compiler.calibration.tried`.
+      learned: what a calibration knows of it.
     """
 
     costs: Costs
@@ -64,8 +98,6 @@ class SiteFacts:
     winners_only: bool = False
     top_k: int = 1
     uncertifiable: str = ""
-    calibrated: bool = False
-    counted: bool = False
     devices: int = 1
     exact_zeros: bool = False
     unproven_zeros: bool = False
@@ -74,8 +106,24 @@ class SiteFacts:
     running_bytes: int = 0
     by_columns: bool = False
     shards: int = 1
-    activity: Activity | None = None
-    trials: Mapping[str, Trial] = field(default_factory=dict)
+    learned: Learned = NOTHING
+
+    @property
+    def activity(self) -> Activity | None:
+        """What a calibration knows of a block's neurons."""
+        return self.learned.activity
+
+    @property
+    def counted(self) -> bool:
+        """Whether a calibration counted how often each of its rows won, or was active."""
+        return self.learned.hotness(1) is not None
+
+
+@dataclass(frozen=True)
+class LeftDense:
+    """Why a site stays as it is."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -85,7 +133,7 @@ class SitePlan:
     On several devices it is the plan of one shard, ``axes`` the mesh axes that split the rows,
     ``spread`` whether the rows are dealt out to them anew. Of the candidates of a block, ``common`` are neurons that
     every call computes; ``budgets`` are smaller numbers of neurons that an exact skip tries first; groups count with
-    their ``score``.
+    their ``score``; ``learned`` is what a calibration knows of the site.
     """
 
     site: Site
@@ -101,6 +149,7 @@ class SitePlan:
     common: int = 0
     budgets: tuple[int, ...] = ()
     score: str = "max"
+    learned: Learned = field(default=NOTHING, compare=False, repr=False)
 
     @property
     def survivors(self) -> int:

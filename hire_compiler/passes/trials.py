@@ -20,9 +20,10 @@ from jax import lax
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration, trial_key
 from hire_compiler.config import Config, LowRank, Quantized, Rule
+from hire_compiler.passes.choose_rule import first_rule
+from hire_compiler.passes.facts import learned
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.neurons import chosen_group
-from hire_compiler.passes.plan import first_rule
 from hire_compiler.passes.replacement import prepare_predictor
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.patterns.ffn import FfnMatch
@@ -83,7 +84,8 @@ def run_trials(
     trials = dict(calibration.trials)
     values = [on_automatic_axes(value) for value in values]
     for candidate in candidates:
-        facts = replace(candidate.facts, activity=calibration.activity(candidate.key))
+        known = learned([candidate.match], calibration)[candidate.match]
+        facts = replace(candidate.facts, learned=known)
         batches = [replace(candidate.site, batch=batch) for batch in TOGETHER]
         for group in sorted({chosen_group(candidate.rule, site, facts) for site in batches}):
             if candidate.site.width % group == 0:
