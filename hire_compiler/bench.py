@@ -27,6 +27,7 @@ class Program:
         self._run = run
         self._function = function
         self._donated = donated
+        self.runs = 0
 
     def ready(self, leaves: list[Any], tree: Any) -> Ready:
         """A run on copies of what is given away, whose results are kept as ``self.results``."""
@@ -39,7 +40,7 @@ class Program:
         return bring
 
     def _keep(self, results: Any) -> Any:
-        self.results = results
+        self.results, self.runs = results, self.runs + 1
         return results
 
 
@@ -129,7 +130,7 @@ class Bench:
     def found(self, fed: str) -> Comparison:
         """Everything so far."""
         report = self._step.report(*self._first, **self._kwargs)
-        proofs = _proofs(self._before, report, self.calls)
+        proofs = _proofs(self._before, report, self._programs[REWRITTEN].runs, self.calls)
         dense_bytes, read_bytes = bytes_read(report, proofs)
         has_integers = any(output.total for output in self._outputs[REWRITTEN].found())
         return Comparison(
@@ -158,16 +159,15 @@ def _dense_program(dense: Any, wrapped: Callable, first: Call, kwargs: dict[str,
     return Program(run, wrapped, function.donated(tree)[-taken:])
 
 
-def _proofs(before: tuple[Certificate, ...], report: Report, calls: int) -> tuple[Certificate, ...]:
-    """How often proofs held, each call counted once (it ran several times)."""
-    batch = {site.id: site.batch for site in report.sites}
+def _proofs(before: tuple[Certificate, ...], report: Report, runs: int, calls: int) -> tuple[Certificate, ...]:
+    """How often proofs held in so many runs, each call counted once (it ran several times)."""
     known = {proof.site: proof for proof in before}
     proofs = []
     for after in report.certificates:
         start = known.get(after.site)
         rows = after.rows - (start.rows if start else 0)
         proven = after.proven - (start.proven if start else 0)
-        counted = batch[after.site] * calls
-        held = min(round(proven * counted / max(rows, 1)), counted if proven == rows else counted - 1)
+        counted = round(rows * calls / max(runs, 1))
+        held = min(round(proven * calls / max(runs, 1)), counted if proven == rows else counted - 1)
         proofs.append(Certificate(site=after.site, rows=counted, proven=held))
     return tuple(proofs)

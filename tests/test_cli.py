@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ from safetensors.numpy import load_file
 
 from hire_compiler.cli import main
 from hire_compiler.cli.examples import EXAMPLES
-from hire_compiler.cli.parser import make_parser
+from hire_compiler.cli.parser import make_parser, with_verb
+from hire_compiler.cli.show import show, table
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
@@ -89,6 +93,55 @@ def test_a_reader_that_crashes_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines() == [
         "hire-compiler: the reader or compiler inside jaxlib crashed (SIGABRT): is the file corrupted?"
     ]
+
+
+def test_a_file_alone_is_inspected_or_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_all(tmp_path)
+    model, weights, artifact = (tmp_path / n for n in ("model.jax_export", "weights.safetensors", "a.hire"))
+    assert run(capsys, model) == run(capsys, "inspect", model)
+    assert json.loads(run(capsys, model, "--json"))["sites"]
+    run(capsys, "rewrite", model, "--weights", weights, "--platform", "cpu", "-o", artifact)
+    assert run(capsys, artifact) == run(capsys, "report", artifact)
+    assert with_verb(["inspekt"]) == ["inspekt"]
+    assert with_verb([]) == []
+
+
+def test_the_version_takes_a_fifth_of_a_second() -> None:
+    taken = []
+    for _ in range(6):  # other work on the machine may slow any one of them
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "hire_compiler", "--version"], capture_output=True, text=True)
+        taken.append(time.perf_counter() - start)
+        assert done.stdout.startswith("hire-compiler ")
+        if taken[-1] < 0.2:
+            return
+    pytest.fail(f"--version took {min(taken):.2f} s")
+
+
+def test_tables_fit_eighty_columns_and_lose_nothing() -> None:
+    rows = [["['cache'][12]['key']", "float32[1, 128, 4, 256]", "0.000123 (of 12.3) and some words more " * 2]] * 3
+    text = table(("result", "type", "equal, or largest error"), rows)
+    assert all(len(line) <= 80 for line in text.splitlines()), text
+    assert text.count("words") == 6
+    assert table(("a", "b"), [["1", "2"]]) == "a  b\n─  ─\n1  2"
+
+
+def test_colours_are_for_terminals_and_change_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    text = "hire_compiler: on, 1 of 1 site rewritten\n  fast?    1.50× as fast [not markup]\nFAILED: " + "a word " * 30
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for out, coloured in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stdout", out)
+        show(text)
+        said = out.getvalue()
+        assert ("\x1b[" in said) is coloured
+        assert re.sub(r"\x1b\[[0-9;]*m", "", said).rstrip("\n") == text.rstrip("\n")
 
 
 def test_results_are_written_as_npz_where_they_are_called_so(

@@ -31,7 +31,7 @@ def test_four_processes_decode_the_tokens_of_dense(mesh: str) -> None:
     done = launched("--mesh", mesh)
     assert done.returncode == 0, done.stderr
     assert "4 processes, 4 devices" in done.stdout
-    assert "3 sites, 3 rewritten" in done.stdout
+    assert "on, 3 of 3 sites rewritten" in done.stdout
     assert "tokens equal to dense on process 0: True" in done.stdout
 
 

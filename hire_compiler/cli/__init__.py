@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       KeyboardInterrupt: somebody interrupts it.
     """
-    from hire_compiler.cli.parser import make_parser
+    from hire_compiler.cli.parser import make_parser, with_verb
 
-    options = make_parser().parse_args(argv)
+    options = make_parser().parse_args(with_verb(sys.argv[1:] if argv is None else argv))
     import jax
 
     from hire_compiler.cli import verbs

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
 from hire_compiler.cli.examples import EXAMPLES
+from hire_compiler.cli.options import (
+    MODEL,
+    add_artifact,
+    add_dims,
+    add_full,
+    add_model,
+    add_output,
+    add_sampler,
+    add_trials,
+    add_weights,
+    count,
+    share,
+)
 from hire_compiler.version import __version__
 
-MODEL = "the exported model: StableHLO text or bytecode, a VHLO portable artifact, or a serialized jax.export"
 EPILOG = """\
 a model that came as a file, from there to tokens:
   hire-compiler inspect   model.jax_export
@@ -18,6 +31,7 @@ a model that came as a file, from there to tokens:
   hire-compiler verify    model.hire --original model.jax_export --weights model.safetensors
   hire-compiler run       model.hire --inputs inputs.npz -o outputs.npz
 
+a file alone is inspected (a model) or reported (an artifact): hire-compiler model.mlir
 hire-compiler VERB --help has examples of each; --json prints what a program can read
 everything runs on the CPU unless JAX_PLATFORMS says otherwise
 exit codes: 0 done, 1 verify found an artifact that is not what it calls itself, 2 bad input (one line says which),
@@ -64,6 +78,18 @@ def make_parser() -> Parser:
     return parser
 
 
+def with_verb(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the verb that is meant where there is none: a model is inspected, an artifact reported."""
+    given = list(arguments)
+    if not given or given[0].startswith("-") or given[0] in EXAMPLES:
+        return given
+    path = Path(given[0])
+    if not (path.exists() or path.suffix):
+        return given  # a typing error in a verb
+    artifact = path.suffix == ".hire" or path.is_dir()
+    return ["report" if artifact else "inspect", *given]
+
+
 def _verb(verbs: Any, name: str, summary: str, description: str) -> Any:
     examples = "\n".join(f"  hire-compiler {name} {example}" for example in EXAMPLES[name])
     verb = verbs.add_parser(
@@ -81,8 +107,8 @@ def _inspect(verbs: Any) -> None:
         "Find feed-forward blocks and LM heads in a lowered model; needs neither weights nor a device.",
     )
     verb.add_argument("file", type=Path, help=MODEL)
-    _add_full(verb)
-    _add_dims(verb)
+    add_full(verb)
+    add_dims(verb)
 
 
 def _calibrate(verbs: Any) -> None:
@@ -92,7 +118,7 @@ def _calibrate(verbs: Any) -> None:
         "learn from real inputs what predictors and plans need",
         "Run the model on real inputs; keep the second moments of its sites' inputs, and which neurons were active.",
     )
-    _add_model(verb)
+    add_model(verb)
     verb.add_argument(
         "--inputs",
         type=Path,
@@ -110,7 +136,7 @@ def _calibrate(verbs: Any) -> None:
         metavar="SHARE",
         help="of activations without exact zeros, the share of neurons that counts as active (default: %(default)s)",
     )
-    _add_output(verb, "the calibration (safetensors)")
+    add_output(verb, "the calibration (safetensors)")
 
 
 def _rewrite(verbs: Any) -> None:
@@ -121,8 +147,8 @@ def _rewrite(verbs: Any) -> None:
         "Rewrite a model, prepare its weights, and write both as an artifact: one file if its name ends with .hire, "
         "else a directory. Without rules only what is provably exact is done.",
     )
-    _add_model(verb)
-    _add_output(verb, "the artifact; NAME.hire makes one file, any other name a directory")
+    add_model(verb)
+    add_output(verb, "the artifact; NAME.hire makes one file, any other name a directory")
     verb.add_argument("--rules", type=Path, metavar="TOML", help="rules, and a [map] of argument names to tensor names")
     verb.add_argument("--calibration", type=Path, metavar="FILE", help="what calibrate wrote")
     verb.add_argument(
@@ -137,7 +163,7 @@ def _rewrite(verbs: Any) -> None:
         metavar="REGEX",
         help="arguments so named are weights, given later",
     )
-    _add_sampler(verb)
+    add_sampler(verb)
     verb.add_argument("--force", action="store_true", help="replace an artifact that stands there")
 
 
@@ -148,8 +174,8 @@ def _prepare(verbs: Any) -> None:
         "prepare weights for an artifact that has none, or new ones",
         "Prepare the model's weights for an artifact and store them in it.",
     )
-    _add_artifact(verb)
-    _add_weights(verb, required=True)
+    add_artifact(verb)
+    add_weights(verb, required=True)
     verb.add_argument("-o", "--output", type=Path, metavar="PATH", help="write a new artifact, leave this one")
     verb.add_argument("--new-weights", action="store_true", help="accept other numbers than it was first prepared from")
     verb.add_argument("--force", action="store_true", help="replace an artifact that stands at --output")
@@ -163,17 +189,17 @@ def _upgrade(verbs: Any) -> None:
         "Export the programs of an artifact anew, from the portable StableHLO that it keeps: JAX loads its own exports "
         "for six months, the portable form for five years. Weights, plan and report stay as they are.",
     )
-    _add_artifact(verb)
+    add_artifact(verb)
     verb.add_argument("-o", "--output", type=Path, metavar="PATH", help="write a new artifact, leave this one")
     verb.add_argument("--force", action="store_true", help="replace an artifact that stands at --output")
 
 
 def _run(verbs: Any) -> None:
     verb = _verb(verbs, "run", "run an artifact", "Run the step of an artifact on given or random inputs.")
-    _add_artifact(verb)
+    add_artifact(verb)
     verb.add_argument("--inputs", type=Path, metavar="FILE", help="npz or safetensors (default: random inputs)")
-    verb.add_argument("--seed", type=_count(0), default=0, help="of random inputs (default 0)")
-    verb.add_argument("--repeat", type=_count(1), default=1, metavar="N", help="run N times and say the median time")
+    verb.add_argument("--seed", type=count(0), default=0, help="of random inputs (default 0)")
+    verb.add_argument("--repeat", type=count(1), default=1, metavar="N", help="run N times and say the median time")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the results (safetensors, or FILE.npz)")
 
 
@@ -185,21 +211,21 @@ def _verify(verbs: Any) -> None:
         "Run an artifact and its original on the same inputs: largest error, agreeing tokens, recall, certificates. "
         "Exits with 1 if the artifact is not as near as it was planned to be, with 2 if the weights are not its own.",
     )
-    _add_artifact(verb)
+    add_artifact(verb)
     verb.add_argument("--original", type=Path, required=True, metavar="FILE", help=MODEL)
-    _add_weights(verb)
-    _add_dims(verb)
-    _add_trials(verb)
+    add_weights(verb)
+    add_dims(verb)
+    add_trials(verb)
     verb.add_argument(
         "--tolerance",
-        type=_share,
+        type=share,
         metavar="X",
         help="allow float errors up to X times the largest value (default: what rounding explains if the artifact is "
         "exact or certified, else the error it was planned with)",
     )
     verb.add_argument(
         "--agreement",
-        type=_share,
+        type=share,
         metavar="X",
         help="be content if this share of integers agrees (default: all of an exact or certified artifact, else 0.9)",
     )
@@ -214,18 +240,12 @@ def _compare(verbs: Any) -> None:
         "Rewrite a model in memory, run it and the original in turns on the same inputs, and print times, differences, "
         "proofs, bytes and memory; nothing is written. Without rules only what is provably exact is done.",
     )
-    _add_model(verb)
+    add_model(verb)
     verb.add_argument("--rules", type=Path, metavar="TOML", help="rules, and a [map] of argument names to tensor names")
     verb.add_argument("--calibration", type=Path, metavar="FILE", help="what calibrate wrote")
-    _add_trials(verb)
+    add_trials(verb)
     verb.add_argument("--picture", type=Path, metavar="FILE", help="draw it too: .svg, .png or .pdf (extra plot)")
-    _add_sampler(verb)
-
-
-def _add_trials(verb: Any) -> None:
-    verb.add_argument("--inputs", type=Path, nargs="+", default=[], metavar="FILE", help="default: random")
-    verb.add_argument("--trials", type=_count(1), default=4, metavar="N", help="random inputs to try (default 4)")
-    verb.add_argument("--seed", type=_count(0), default=0, help="of random inputs (default 0)")
+    add_sampler(verb)
 
 
 def _estimate(verbs: Any) -> None:
@@ -236,9 +256,9 @@ def _estimate(verbs: Any) -> None:
         "Compile the artifact's TPU step, and with --original the dense program too, with the TPU compiler (extra "
         "'tpu'), and add up cycles and HBM bytes. An estimate by the compiler, not a measurement.",
     )
-    _add_artifact(verb)
+    add_artifact(verb)
     verb.add_argument("--original", type=Path, metavar="FILE", help=MODEL)
-    _add_dims(verb)
+    add_dims(verb)
     verb.add_argument("--tpu", default="v5e:2x2", metavar="TOPOLOGY", help="default v5e:2x2, of which one chip is used")
 
 
@@ -249,97 +269,6 @@ def _report(verbs: Any) -> None:
         "say what an artifact is and what was done to it",
         "Print the report of the rewrite, or draw it.",
     )
-    _add_artifact(verb)
-    _add_full(verb)
+    add_artifact(verb)
+    add_full(verb)
     verb.add_argument("--picture", type=Path, metavar="FILE", help="draw it too: .svg, .png or .pdf (extra plot)")
-
-
-# --------------------------------------------------------------------------- options that verbs share
-
-
-def _add_model(verb: Any) -> None:
-    verb.add_argument("file", type=Path, help=MODEL)
-    _add_weights(verb)
-    _add_dims(verb)
-
-
-def _add_full(verb: Any) -> None:
-    verb.add_argument("--full", action="store_true", help="leave nothing out: every miss with its place")
-
-
-def _add_artifact(verb: Any) -> None:
-    verb.add_argument("artifact", type=Path, help="the artifact, a file or a directory")
-
-
-def _add_weights(verb: Any, required: bool = False) -> None:
-    verb.add_argument(
-        "--weights",
-        type=Path,
-        nargs="+",
-        required=required,
-        metavar="FILE",
-        help="safetensors (also shards, a directory or an index) or npz",
-    )
-    verb.add_argument(
-        "--map",
-        type=_pair,
-        action="append",
-        default=[],
-        metavar="ARGUMENT=TENSOR",
-        help="which tensor is which argument (by name or position), where names do not say it",
-    )
-
-
-def _add_sampler(verb: Any) -> None:
-    group = verb.add_argument_group("sampler", "for a model that returns logits: fold in the choice of the next token")
-    group.add_argument("--sampler", choices=("greedy", "top_k", "gumbel"), help="how to choose")
-    group.add_argument("--logits", metavar="RESULT", help='which result holds them, as "[\'logits\']" or "[0]"')
-    group.add_argument("-k", type=_count(1), metavar="K", help="of top_k: how many tokens")
-    group.add_argument("--temperature", metavar="T", help="of gumbel: a number, or 'input' for one given at run time")
-    group.add_argument("--position", type=int, default=-1, metavar="N", help="whose logits, of several (default: last)")
-
-
-def _add_dims(verb: Any) -> None:
-    verb.add_argument(
-        "--dim", type=_dimension, action="append", default=[], metavar="NAME=SIZE", help="size of a symbolic dimension"
-    )
-
-
-def _add_output(verb: Any, what: str) -> None:
-    verb.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help=what)
-
-
-# --------------------------------------------------------------------------- values
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.rpartition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not ARGUMENT=TENSOR")
-    return name, value
-
-
-def _dimension(text: str) -> tuple[str, int]:
-    name, _, size = text.partition("=")
-    if not name or not size.isdecimal() or int(size) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SIZE with a size of at least 1")
-    return name, int(size)
-
-
-def _count(least: int) -> Any:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-        return int(text)
-
-    return parse
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0")
-    return value

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
+from textwrap import wrap
 
 from hire_compiler.cli.words import on_the_command_line
 from hire_compiler.offline.artifact import Artifact
@@ -12,6 +15,8 @@ from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.verify import Verification
 from hire_compiler.report import report_of
 from hire_compiler.report_text import report_text
+
+WIDTH, NARROW = 80, 12  # of a table, and of a column that is not made narrower
 
 
 @contextmanager
@@ -39,12 +44,49 @@ def _line(what: str, done: int, total: int) -> None:
     print(f"\r\x1b[K{what} {done}/{total}", end="", file=sys.stderr, flush=True)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, as wide as they need."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
+    """Columns of text, as wide as they need; where that is too wide, the cells of the widest ones are broken."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
+    gaps = 2 * (len(widths) - 1)
+    while sum(widths) + gaps > width and max(widths) > NARROW:
+        widths[widths.index(max(widths))] -= 1
+    lines = [_row(head, widths), "  ".join("─" * n for n in widths), *(_row(row, widths) for row in rows)]
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    parts = [wrap(cell, n) or [""] for cell, n in zip(cells, widths, strict=True)]
+    lines = zip_longest(*parts, fillvalue="")
+    return "\n".join("  ".join(part.ljust(n) for part, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def show(text: str) -> None:
+    """Print text; in colours with ``rich`` where a terminal looks."""
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+        print(text)
+        return
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    except ModuleNotFoundError:
+        print(text)
+        return
+    coloured = Text(text, no_wrap=True)
+    for pattern, style in STYLES:
+        coloured.highlight_regex(pattern, style)
+    Console(highlight=False).print(coloured, soft_wrap=True)
+
+
+STYLES = (
+    (r"(?m)^  (on\?|right\?|fast\?|why not\?|proof|reads|memory|once|note|time|miss|ffn|head|dense=) ", "bold cyan"),
+    (r"(?m)^hire_compiler: .*$", "bold"),
+    (r"(?m)^─[─ ]*$", "dim"),
+    (r"\d+\.\d+×", "bold green"),
+    (r"\b(exact|certified): ", "green"),
+    (r"\bapproximate: ", "yellow"),
+    (r"(?m)\bleft dense: ", "dim"),
+    (r"(?m)^FAILED: .*$", "bold red"),
+)
 
 
 def artifact_lines(artifact: Artifact, full: bool = False) -> list[str]:

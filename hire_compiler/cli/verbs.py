@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import hire_compiler as hire
-from hire_compiler.cli.show import artifact_lines, progress, table, verification_lines
+from hire_compiler.cli.show import artifact_lines, progress, show, table, verification_lines
 from hire_compiler.cli.words import on_the_command_line
 from hire_compiler.errors import ConfigError
 from hire_compiler.offline.artifact import Artifact
@@ -32,7 +32,9 @@ from hire_compiler.rules import RulesFile, read_rules
 
 def inspect(options: Namespace) -> int:
     """Sites and misses of a model."""
-    report = hire.inspect(options.file, dims=_dims(options))
+    with progress() as tell:
+        tell("reading", 0, 1)
+        report = hire.inspect(options.file, dims=_dims(options))
     found, text = report.to_dict(), report_text(report, options.full, on_the_command_line)
     _print(options, {key: found[key] for key in ("sites", "misses", "notes")}, text)
     return 0
@@ -233,7 +235,10 @@ def _describe(options: Namespace, artifact: Artifact) -> int:
 
 
 def _print(options: Namespace, content: Any, text: str) -> None:
-    print(json.dumps(content, indent=2) if options.json else on_the_command_line(text))
+    if options.json:
+        print(json.dumps(content, indent=2))
+    else:
+        show(on_the_command_line(text))
 
 
 def _dims(options: Namespace) -> dict[str, int]:
