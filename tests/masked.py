@@ -89,11 +89,16 @@ def _mask_ffn(match: FfnMatch, plan: Any, replacement: Replacement, places: np.n
     down, up = match.down, match.products[0]
 
     def step(prepared: Any, _views: Any, x: jax.Array, h: jax.Array, *layers: jax.Array) -> list[jax.Array]:
+        def beside(i: int, layer: Any) -> jax.Array:
+            vector = prepared[f"vector{i}"][..., plan.common :]
+            return vector if layer is None else vector[layer]
+
         bias, layer = match.activation.gate_bias, layers[0].reshape(()) if layers else None
         groups = select_groups(
             canonical_input(x, up), predictor_arrays(prepared),
             None if bias is None else prepared[f"vector{bias}"][..., plan.common :],
-            match.activation.name, plan.group, (plan.candidates - plan.common) // plan.group, CPU, layer,
+            lambda z: match.relevance(z, [beside(i, layer) for i in match.relevance.reads]),
+            plan.group, (plan.candidates - plan.common) // plan.group, CPU, layer,
         )  # fmt: skip
         rest = jnp.zeros((down.d - plan.common) // plan.group, bool).at[groups].set(True).repeat(plan.group)
         neurons = jnp.asarray(places)[0 if layer is None or len(places) == 1 else layer]

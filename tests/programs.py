@@ -6,7 +6,9 @@ from the *same* parameters, the float64 answer for any selection of rows, with a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,12 @@ ACTIVATIONS_64 = {
     "gelu": lambda z: z * scipy.special.ndtr(z),
     "gelu_tanh": lambda z: 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))),
 }
+
+
+def rank_of(activation: str) -> Callable[[Any], Any]:
+    """What ranks neurons by their predicted gates, told by hand: the gate itself where negative ones give zero."""
+    return (lambda z: z) if activation in ("relu", "relu2") else lambda z: jnp.abs(ACTIVATIONS_JAX[activation](z))
+
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 

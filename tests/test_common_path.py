@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from masked import largest_difference, masked
 from models import said
-from programs import Ffn, rounding, wide
+from programs import Ffn, rank_of, rounding, wide
 
 import hire_compiler as hire
 from hire_compiler.passes.neurons import common_order
@@ -89,8 +89,8 @@ def test_same_selection_same_answer_with_a_common_path(gated: bool, layers: int 
         own = order[layer or 0]
         bias = params["bias"][..., own] if layer is None else jnp.stack([b[o] for b, o in zip(params["bias"], order)])
         groups = select_groups(
-            jnp.asarray(h, x.dtype), predictor, bias[..., common:], block.activation, group, (24 - common) // group,
-            CPU, None if layer is None else jnp.int32(layer),
+            jnp.asarray(h, x.dtype), predictor, bias[..., common:], rank_of(block.activation), group,
+            (24 - common) // group, CPU, None if layer is None else jnp.int32(layer),
         )  # fmt: skip
         rest = (np.asarray(groups)[:, None] * group + np.arange(group)).ravel()
         return np.sort(np.concatenate([own[:common], own[common:][rest]]))

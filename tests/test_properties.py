@@ -17,7 +17,7 @@ import pytest
 import scipy.special
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from programs import ACTIVATIONS_JAX, TOP, WINNERS, Ffn, Head, ffns, heads, random_array, rounding, wide
+from programs import ACTIVATIONS_JAX, TOP, WINNERS, Ffn, Head, ffns, heads, random_array, rank_of, rounding, wide
 
 import hire_compiler as hire
 from hire_compiler.runtime.ffn import select_groups
@@ -110,7 +110,7 @@ def check_small_width_ffn(program: Ffn, predictor: object, group: int) -> None:
             jnp.asarray(h, rows.dtype),
             prepared,
             params.get("bias"),
-            program.activation,
+            rank_of(program.activation),
             group,
             decision.candidates // group,
             CPU,

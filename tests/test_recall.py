@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models import said
+from programs import rank_of
 
 import hire_compiler as hire
 from hire_compiler.offline.calibrate import load_calibration, save_calibration
@@ -89,7 +90,7 @@ def test_a_trial_says_what_the_rewritten_step_does(block: Any, score: str, group
         if activity.strongest is not None:
             active = np.abs(h) >= np.sort(np.abs(h), axis=1)[:, -26, None]  # a tenth, rounded up
         name = "silu" if block is gated else "relu"
-        chosen = select_groups(jnp.asarray(x), predictor, w["bias"], name, group, 64 // group, CPU, by=score)
+        chosen = select_groups(jnp.asarray(x), predictor, w["bias"], rank_of(name), group, 64 // group, CPU, by=score)
         kept = np.zeros(WIDTH, bool)
         kept[(np.asarray(chosen)[:, None] * group + np.arange(group)).ravel()] = True
         found, wanted = found + (active & kept).sum(), wanted + active.sum()

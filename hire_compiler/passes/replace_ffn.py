@@ -32,7 +32,7 @@ from hire_compiler.runtime.target import Target
 
 def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool = False) -> Replacement:
     """The replacement of a planned feed-forward block, of all devices or of one."""
-    activation, up = match.activation, match.products[0]
+    activation, relevance, up = match.activation, match.relevance, match.products[0]
     weights = match.weights
     vectors = [(origin.weight, index) for origin, index in match.biases]
     gate = match.matrices[activation.gate]
@@ -78,7 +78,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             rows,
             predictor_arrays(prepared),
             None if activation.gate_bias is None else _predicted_part(biases[activation.gate_bias], plan.common),
-            activation.name,
+            lambda z: relevance(z, [_beside(biases[i], plan.common, layer) for i in relevance.reads]),
             plan.group,
             budget,
             target,
@@ -143,6 +143,14 @@ def _given(value: jax.Array, index: np.ndarray, order: np.ndarray | None, layer:
 
 def _predicted_part(bias: jax.Array | PerRow, common: int) -> jax.Array | PerRow:
     return PerRow(bias.values[:, common:]) if isinstance(bias, PerRow) else bias[..., common:]
+
+
+def _beside(vector: jax.Array | PerRow, common: int, layer: jax.Array | None) -> jax.Array:
+    """A vector of the neurons that are predicted, of one layer."""
+    if isinstance(vector, PerRow):
+        return vector.values[:, common:]
+    own = vector[..., common:]
+    return own if layer is None else jax.lax.dynamic_index_in_dim(own, layer, keepdims=False)
 
 
 def _common_path(prepared: Arrays, plan: SitePlan, matrices: int) -> CommonPath | None:

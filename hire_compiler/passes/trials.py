@@ -31,7 +31,6 @@ from hire_compiler.patterns.site_match import SiteMatch, moment_key
 from hire_compiler.placement import on_automatic_axes
 from hire_compiler.report import Site
 from hire_compiler.runtime.activity import TOGETHER, active_neurons
-from hire_compiler.runtime.ffn import relevance
 from hire_compiler.runtime.predictors import kept_for, predict
 from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import group_scores
@@ -120,7 +119,7 @@ def _try(
         z = predict(x, kept_for(arrays, gate.shape[1], target), target)
         if match.activation.gate_bias is not None:
             z = z + vectors[match.activation.gate_bias]
-        scores = relevance(z, match.activation.name)
+        scores = match.relevance(z, [vectors[i] for i in match.relevance.reads])
         active = active_neurons(h, activity.strongest)
         return _compare(h, active, scores, matrices[-1].astype(jnp.float32), rule)
 

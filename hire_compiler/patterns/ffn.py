@@ -31,6 +31,7 @@ from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.recognise import recognise
 from hire_compiler.patterns.region import RegionReader
+from hire_compiler.patterns.relevance import Relevance, relevance_of
 from hire_compiler.patterns.site_match import Vector
 from hire_compiler.patterns.sparsity import gate_stages, zero_shares
 from hire_compiler.report import Site
@@ -115,6 +116,11 @@ class FfnMatch:
         bias = self.activation.gate_bias
         number = None if bias is None else len(self.products) + bias
         return negative_gate(self.region.expression, self.activation.gate, number)
+
+    @property
+    def relevance(self) -> Relevance:
+        """How much a neuron matters, from its predicted gate."""
+        return relevance_of(self.region.expression, len(self.products), self.activation.gate, self.activation.gate_bias)
 
     @property
     def layer(self) -> Value | None:

@@ -14,12 +14,14 @@ from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, take_rows, unfused
 from hire_compiler.runtime.topk import top_groups
 
+Rank = Callable[[jax.Array], jax.Array]
+
 
 def select_groups(
     x: jax.Array,
     prepared: Arrays,
     bias: jax.Array | PerRow | None,
-    activation: str,
+    rank: Rank,
     group: int,
     k: int,
     target: Target,
@@ -31,7 +33,7 @@ def select_groups(
     Args:
       x: ``[b, d]``.
       bias: added to the predicted pre-activation, ``[m]`` (or stacked) or None.
-      activation: name of the activation; it decides what makes a neuron matter.
+      rank: from that to how much each neuron matters, ``[b, m]`` both.
       layer: which layer of stacked arrays.
       by: what a group counts with: ``max`` or ``l2``; see :func:`hire_compiler.runtime.topk.group_scores`.
     """
@@ -40,27 +42,7 @@ def select_groups(
         z = unfused(z, target) + bias.values
     elif bias is not None:
         z = unfused(z, target) + (bias if layer is None else lax.dynamic_index_in_dim(bias, layer, keepdims=False))
-    return top_groups(relevance(z, activation), group, k, by)
-
-
-def relevance(z: jax.Array, activation: str) -> jax.Array:
-    """How much a neuron matters, from its predicted pre-activation.
-
-    Where negative values give exact zeros the value itself ranks best (the least negative neuron is the
-    likeliest to be wrongly predicted); elsewhere it is the size of what the neuron passes on.
-    """
-    size = _SIZES.get(activation)
-    return z if size is None else jnp.abs(size(z))
-
-
-_SIZES: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "silu": jax.nn.silu,
-    "gelu": jax.nn.gelu,
-    "gelu_tanh": jax.nn.gelu,
-    "gelu_sigmoid": lambda z: z * jax.nn.sigmoid(1.702 * z),
-    "tanh": jnp.tanh,
-    "identity": jnp.abs,
-}
+    return top_groups(rank(z), group, k, by)
 
 
 @dataclass(frozen=True)
