@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable as Function
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,6 +76,7 @@ def calibrate(
         instrumented, run, constants, out_tree = programs[key]
         outputs = run(*constants, *leaves)
         own = len(outputs) - len(instrumented.probes)
+        learner.skip(instrumented.skipped)
         learner.add(instrumented.probes, outputs[own:], f"batch {done}")
         tried, values = instrumented.candidates, (*constants, *leaves)
         if progress is not None:
@@ -107,6 +108,7 @@ class Learner:
         self._rows: dict[Entry, int] = {}
         self._inputs: dict[str, np.ndarray] = {}
         self._offered: dict[str, int] = {}
+        self._skipped: dict[str, str] = {}
         self._rng = np.random.default_rng(0)
 
     def add(self, probes: Sequence[Probe], seen: Sequence[Any], where: str) -> None:
@@ -126,6 +128,10 @@ class Learner:
             self._probes.setdefault(entry, probe)
             self._totals[entry] = self._totals.get(entry, 0) + total
             self._rows[entry] = self._rows.get(entry, 0) + probe.rows
+
+    def skip(self, skipped: Mapping[str, str]) -> None:
+        """Note what a program has that it could not show."""
+        self._skipped |= skipped
 
     def _keep(self, key: str, rows: np.ndarray) -> None:
         """Keep a random sample of all rows ``[…, n, d]`` that were offered."""
@@ -147,7 +153,8 @@ class Learner:
 
     def calibration(self) -> Calibration:
         """Everything so far."""
-        learned = Calibration()
+        known = {key for _, key, _ in self._totals}  # another program may have shown it
+        learned = Calibration(skipped={key: why for key, why in self._skipped.items() if key not in known})
         for entry, total in self._totals.items():
             probe = self._probes[entry]
             if probe.what == "moment":
@@ -168,7 +175,7 @@ def _compile(
     instrumented = instrument_program(program, kind, jax.default_backend(), strongest, config)
     if not instrumented.probes:
         raise CaptureError(
-            f"{program.name} has no {'' if kind is None else kind + ' '}site to calibrate; "
+            f"{program.name} has no {'' if kind is None else kind + ' '}site to calibrate{but_for(instrumented)}; "
             "hire.inspect(…) says what was found and what missed"
         )
     out_avals = (*program.out_avals, *probe_avals(instrumented.probes))
@@ -177,6 +184,11 @@ def _compile(
         return _mlir.run_module(instrumented.module, out_avals, operands)
 
     return instrumented, jax.jit(run), program.constants, program.out_tree
+
+
+def but_for(instrumented: Instrumented) -> str:
+    """The sites that could not be probed, and why, as the end of a clause."""
+    return "".join(f" ({key}: {why})" for key, why in instrumented.skipped.items())
 
 
 def probe_avals(probes: Sequence[Probe]) -> list[Any]:

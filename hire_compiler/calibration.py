@@ -76,12 +76,14 @@ class Calibration:
       trials: by :func:`trial_key`, what a rule's predictor found there.
       winners: from a head's weight, named as for moments, to how often each of its rows was among the best
         :data:`WINNERS` of a row of logits: float64 ``[n]``.
+      skipped: what was not looked at, named as the rest, and why not.
     """
 
     moments: dict[str, Moment] = field(default_factory=dict)
     activities: dict[str, Activity] = field(default_factory=dict)
     trials: dict[str, Trial] = field(default_factory=dict)
     winners: dict[str, np.ndarray] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def moment(self, weight: str) -> Moment | None:
         """The moment for the input of the product with a weight, if the calibration saw it."""
@@ -97,7 +99,8 @@ class Calibration:
 
     def doubts(self) -> tuple[str, ...]:
         """What it knows too little of, a sentence each."""
-        return tuple(f"{key}: {doubt}" for key, moment in self.moments.items() if (doubt := moment.doubt(_USUAL_RANK)))
+        few = [f"{key}: {doubt}" for key, moment in self.moments.items() if (doubt := moment.doubt(_USUAL_RANK))]
+        return (*few, *(f"{key} was not looked at: {why}" for key, why in self.skipped.items()))
 
     @property
     def digest(self) -> str:
@@ -115,6 +118,7 @@ class Calibration:
             for key, activity in self.activities.items()
         ]
         seen += [f"{key}: {np.count_nonzero(counts)} of {len(counts)} rows won" for key, counts in self.winners.items()]
+        seen += [f"{key} not looked at, {why}" for key, why in self.skipped.items()]
         return f"Calibration({', '.join(seen) or 'empty'})"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.activity import Activity
-from hire_compiler.calibrate import STRONGEST, Learner, check_strongest, probe_avals
+from hire_compiler.calibrate import STRONGEST, Learner, but_for, check_strongest, probe_avals
 from hire_compiler.calibration import Calibration, Moment
 from hire_compiler.config import Config, check_config
 from hire_compiler.errors import CaptureError, HireError
@@ -68,7 +68,8 @@ def calibrate_export(
     program = source.program(jax.default_backend())
     instrumented = instrument_program(program, kind, jax.default_backend(), strongest, config)
     if not instrumented.probes:
-        raise CaptureError(f"{source.name} has no {kind + ' ' if kind else ''}site to calibrate: inspect says why not")
+        what = f"{kind} site" if kind else "site"
+        raise CaptureError(f"{source.name} has no {what} to calibrate{but_for(instrumented)}: inspect says why not")
     tensors = None if weights is None else open_tensors(weights)
     given = {} if tensors is None else assign(source, tensors, mapping)
     free = [leaf for leaf in source.kept if leaf not in given]
@@ -93,6 +94,7 @@ def calibrate_export(
         inputs = dict(zip(free, given_inputs, strict=True))
         values = [*constants, *(held[leaf] if leaf in held else inputs[leaf] for leaf in source.kept)]
         sums = run(*values)
+        learner.skip(instrumented.skipped)
         learner.add(instrumented.probes, sums, batch.origin)
         progress("calibrating", done, len(files))
     if not files:
@@ -112,7 +114,7 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     }
     known |= {f"trial|{key}": {"rows": trial.rows} for key, trial in calibration.trials.items()}
     known |= {f"winners|{key}": {} for key in calibration.winners}
-    metadata = {"format": FORMAT, "known": json.dumps(known)}
+    metadata = {"format": FORMAT, "known": json.dumps(known), "skipped": json.dumps(calibration.skipped)}
     with new_file(path) as temporary, temporary.open("wb") as file:
         writer = TensorWriter(file, {name: spec_of(tensor) for name, tensor in tensors.items()}, metadata)
         for name, tensor in tensors.items():
@@ -131,6 +133,7 @@ def load_calibration(path: Path) -> Calibration:
         raise HireError(f"{path} holds tensors, but no calibration of this version: hire-compiler calibrate makes one")
     moments, activities, trials, winners = {}, {}, {}, {}
     try:
+        skipped = {str(key): str(why) for key, why in json.loads(metadata.get("skipped", "{}")).items()}
         for name, known in json.loads(metadata["known"]).items():
             what, key = name.split("|", 1)
             if what == "moment":
@@ -141,9 +144,9 @@ def load_calibration(path: Path) -> Calibration:
                 winners[key] = tensors.read(name)
             else:
                 activities[key] = _activity(tensors.read(name), **known)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise HireError(f"{path} is a damaged calibration: it does not say what its tensors are") from None
-    return Calibration(moments, activities, trials, winners)
+    return Calibration(moments, activities, trials, winners, skipped)
 
 
 def _moment(total: np.ndarray, rows: int) -> Moment:

@@ -46,7 +46,7 @@ def fit_calibration(calibration: Calibration | None, matches: Sequence[SiteMatch
         winners.pop(key, None)
         activities.pop(block, None)
         trials = {name: trial for name, trial in trials.items() if not block or not name.startswith(f"{block}|")}
-    return Fitted(Calibration(moments, activities, trials, winners), tuple(misfits))
+    return Fitted(Calibration(moments, activities, trials, winners, calibration.skipped), tuple(misfits))
 
 
 def _activity_misfit(match: SiteMatch, calibration: Calibration) -> str:
@@ -114,9 +114,10 @@ def _doubts(plan: SitePlan) -> list[str]:
     if isinstance(predictor, Cascade | LowRank):
         low_rank = predictor.coarse if isinstance(predictor, Cascade) else predictor
         if known.moment is None:
+            why = f" ({known.skipped})" if known.skipped else ""
             found.append(
-                "not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models: "
-                "calibrate with hire.calibrate(…)"
+                f"not calibrated{why}, so the factors are a plain SVD, which finds few of the right rows on real "
+                "models: calibrate with hire.calibrate(…)"
             )
         elif doubt := known.moment.doubt(low_rank.rank if isinstance(low_rank, LowRank) else 1):
             found.append(f"{predictor} rests on {doubt}")

@@ -52,6 +52,7 @@ def learned(matches: Sequence[SiteMatch], calibration: Calibration | None) -> di
             activity=calibration.activity(match.neuron_key),
             trials=calibration.trials_of(match.neuron_key) if match.neuron_key else {},
             digest=digest,
+            skipped=calibration.skipped.get(moment_key(match), ""),
         )
         for match in matches
     }

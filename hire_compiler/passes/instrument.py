@@ -28,11 +28,15 @@ from hire_compiler.runtime.target import Target
 
 @dataclass(frozen=True)
 class Instrumented:
-    """The program with its probes; ``@main`` returns what they saw after its own results."""
+    """The program with its probes; ``@main`` returns what they saw after its own results.
+
+    Attributes:
+      skipped: what could not be probed, by the name a calibration would file it under, and why not.
+    """
 
     module: bytes
     probes: tuple[Probe, ...]
-    skipped: tuple[str, ...]
+    skipped: dict[str, str]
     candidates: tuple[Candidate, ...] = ()
 
 
@@ -49,14 +53,15 @@ def instrument(
     function = _mlir.main_function(module)
     block = function.operation.regions[0].blocks[0]
     probes: list[Probe] = []
-    skipped, pending = [], []
+    skipped: dict[str, str] = {}
+    pending = []
     for match in matches:
         for look in (moment_look(match), *kind_of(match).looks(match, strongest, wanted)):
             probe = look.probe
             if any((known.what, known.key) == (probe.what, probe.key) for known in probes):
                 continue
             if _enclosing_loops(look.dot.op.ir, block) is None:
-                skipped.append(f"{probe.key}: it stands in a branch, which calibration does not enter")
+                skipped[probe.key] = "it stands in a branch, which calibration does not enter"
                 continue
             probes.append(probe)
             pending.append(_emit_sum(module, block, look, target))
@@ -65,7 +70,7 @@ def instrument(
         _mlir.append_result(block, _carry_out(call, block))
     _mlir.set_main_signature(function)
     _mlir.run_passes(module, "trivial-dce")
-    return Instrumented(_mlir.to_bytecode(module), tuple(probes), tuple(skipped), tuple(candidates))
+    return Instrumented(_mlir.to_bytecode(module), tuple(probes), skipped, tuple(candidates))
 
 
 def _enclosing_loops(op: Any, block: Any) -> list[Any] | None:

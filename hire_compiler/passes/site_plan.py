@@ -44,6 +44,7 @@ class Learned:
       activity: of its neurons.
       trials: what predictors found on calibration rows, by :func:`hire_compiler.calibration.tried`.
       digest: the calibration's fingerprint, when somebody asks.
+      skipped: why the calibration did not look at it, or ''.
     """
 
     moment: Moment | None = None
@@ -51,6 +52,7 @@ class Learned:
     activity: Activity | None = None
     trials: Mapping[str, Trial] = field(default_factory=dict)
     digest: Callable[[], str] = str
+    skipped: str = ""
 
     def hotness(self, group: int) -> np.ndarray | None:
         """How often each row of a vocabulary won, or each group of neurons was active: ``[…, rows / group]``.
