@@ -235,6 +235,15 @@ _TABLE: dict[str, tuple[Callable[..., Any], str]] = {
 
 _ROUNDING = {"round_nearest_even": "TO_NEAREST_EVEN", "round_nearest_afz": "AWAY_FROM_ZERO"}
 
+# Of whole numbers alone, by which packed weights are taken apart: never evaluated with NumPy.
+_BITWISE = {
+    "shift_left": "shift_left",
+    "shift_right_logical": "shift_right_logical",
+    "shift_right_arithmetic": "shift_right_arithmetic",
+    "xor": "bitwise_xor",
+}
+BITWISE = frozenset(_BITWISE)
+
 _INTEGERS = re.compile(r"u?int")
 
 OPERATIONS = frozenset(_TABLE) | {"compare", "convert", "constant", "reduce_precision"}
@@ -324,4 +333,5 @@ def _jax(instruction: Instruction, operands: Sequence[Any]) -> Any:
         return lax.reduce_precision(operands[0], *map(int, str(instruction.value).split("/")))
     if instruction.op in _ROUNDING:
         return lax.round(operands[0], getattr(lax.RoundingMethod, _ROUNDING[instruction.op]))
-    return getattr(lax, _TABLE[instruction.op][1])(*operands)
+    name = _BITWISE.get(instruction.op) or _TABLE[instruction.op][1]
+    return getattr(lax, name)(*operands)

@@ -23,6 +23,7 @@ class Site:
       d: width of the input.
       width: neurons of a feed-forward, vocabulary rows of a head.
       dtype: storage type of the weight.
+      computed: of a weight that is stored narrow: the type in which its numbers are computed; else ''.
       repeat: trip count when the site stands in a loop over layers, else 1.
       weights: names of the arguments that hold the weights.
       devices: inside a ``shard_map`` or ``pmap``, on how many devices each with sizes of its own; else 1.
@@ -39,6 +40,7 @@ class Site:
     d: int
     width: int
     dtype: str
+    computed: str = ""
     repeat: int = 1
     weights: tuple[str, ...] = ()
     devices: int = 1

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from hire_compiler.errors import WeightError, warn
 from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.passes.replacement import Preparation
 from hire_compiler.placement import on_automatic_axes, traced_on_automatic_axes
+from hire_compiler.runtime.weights import materialize
+from hire_compiler.weights import Weight
 
 Arrays = dict[str, jax.Array]
 
@@ -107,6 +110,8 @@ class PreparedCache:
             for argument, array, name in zip(preparation.arguments, arrays, names, strict=True):
                 if argument not in preparation.vectors:
                     check_finite(array, name)
+            for weight in preparation.computed:
+                _check_computed(weight, dict(zip(preparation.arguments, arrays, strict=True)))
         given = dict(zip(preparation.arguments, arrays, strict=True))
         bits = {name: _alias_bits(given[argument]) for name, argument in preparation.bits}
         return dict(self._builder(preparation)(*arrays)) | bits
@@ -128,14 +133,15 @@ def nobody_can_write(array: Any) -> bool:
 
 
 def _alias_bits(array: Any) -> jax.Array:
-    """A bfloat16 array on the CPU as ``uint16``, sharing its memory."""
+    """A bfloat16 array on the CPU as ``uint16``, or one of eight-bit floats as ``uint8``, sharing its memory."""
+    bits = np.uint16 if array.dtype.itemsize == 2 else np.uint8
     if not isinstance(array, jax.Array) or array.sharding.num_devices == 1:
-        return jax.device_put(np.asarray(array).view(np.uint16), may_alias=True)
+        return jax.device_put(np.asarray(array).view(bits), may_alias=True)
     parts = [
-        jax.device_put(np.asarray(shard.data).view(np.uint16), shard.device, may_alias=True)
+        jax.device_put(np.asarray(shard.data).view(bits), shard.device, may_alias=True)
         for shard in array.addressable_shards
     ]
-    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts, dtype=jnp.uint16)
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts, dtype=bits)
 
 
 @jax.jit
@@ -151,7 +157,21 @@ def check_finite(array: Any, name: str) -> None:
     """
     if not jnp.issubdtype(array.dtype, np.floating) or bool(_all_finite(array)):
         return
-    raise UnrankedError(
-        f"{name} holds NaN or Inf, so its rows cannot be ranked: repair the weights, leave the site dense with "
+    raise _unranked(f"{name} holds NaN or Inf")
+
+
+@partial(jax.jit, static_argnums=0)
+def _computed_finite(weight: Weight, given: dict[int, jax.Array]) -> jax.Array:
+    return jnp.isfinite(materialize(weight, given)).all()
+
+
+def _check_computed(weight: Weight, given: dict[int, Any]) -> None:
+    if not bool(_computed_finite(weight, {argument: given[argument] for argument in weight.arguments})):
+        raise _unranked(f"{weight.name}, with its scales, gives NaN or Inf")
+
+
+def _unranked(what: str) -> UnrankedError:
+    return UnrankedError(
+        f"{what}, so its rows cannot be ranked: repair the weights, leave the site dense with "
         "Rule(…, dense=True), or pass Config(check_weights=False)"
     )

@@ -248,7 +248,8 @@ def _what(site: Site) -> str:
     loop = f" ×{site.repeat}" if site.repeat > 1 else ""
     devices = f" on each of {site.devices} devices" if site.devices > 1 else ""
     gate = "gated " if site.gated else ""
-    return f"{gate}{what} {site.d}→{site.width} {site.dtype} batch {site.batch}{loop}{devices}"
+    dtype = f"{site.dtype} as {site.computed}" if site.computed else site.dtype
+    return f"{gate}{what} {site.d}→{site.width} {dtype} batch {site.batch}{loop}{devices}"
 
 
 def _site_lines(sites: Iterable[Site]) -> list[tuple[str, str]]:

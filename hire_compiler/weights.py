@@ -119,7 +119,22 @@ class Weight:
     @property
     def nbytes(self) -> int:
         """Bytes of one layer."""
-        return self.size * itemsize(self.dtype)
+        return -(-self.size * bits(self.dtype) // 8)
+
+    @property
+    def leaves(self) -> tuple[Weight, ...]:
+        """The matrices that its rows are read from, row by row: itself, unless it is computed from several."""
+        return (self,)
+
+    @property
+    def stored(self) -> str:
+        """The type in which its numbers are stored, where that is narrower than that of the matrix."""
+        return self.dtype
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """The arguments that it is computed from."""
+        return (self.argument,)
 
     @property
     def is_view(self) -> bool:

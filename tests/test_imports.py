@@ -24,6 +24,9 @@ FLOORS = {
     "version": 0,
     "_mlir": 0,
     "weights": 1,
+    "parts": 2,
+    "storage": 2,
+    "narrow": 2,
     "group_topk": 1,
     "expression": 2,
     "monotone": 3,
@@ -71,7 +74,7 @@ FLOORS = {
     "cli": 8,
     "": 8,
 }
-RUNTIME_MAY_IMPORT = ("runtime", "weights", "errors")
+RUNTIME_MAY_IMPORT = ("runtime", "weights", "parts", "storage", "narrow", "expression", "errors")
 IR = ("_mlir", "graph", "patterns", "program")
 
 

@@ -139,14 +139,14 @@ def test_replaying_the_steps_gives_the_rows_that_the_dot_reads(chain: Chain, see
 
     dot = only_dot(program, w, x)
     wanted = np.moveaxis(np.asarray(read.astype(jnp.float32)), contracted, -1).reshape(-1, read.shape[contracted])
-    rows = materialize(dot.weight, w)
+    rows = materialize(dot.weight, {dot.weight.argument: w})
     assert (rows.shape, str(rows.dtype)) == (dot.weight.shape, dot.weight.dtype)
     np.testing.assert_array_equal(rows.astype(jnp.float32), wanted)
-    np.testing.assert_array_equal(materialize(dot.columns, w).astype(jnp.float32), wanted.T)
+    np.testing.assert_array_equal(materialize(dot.columns, {dot.columns.argument: w}).astype(jnp.float32), wanted.T)
     assert (dot.rows, dot.d, dot.batch) == (*wanted.shape, 3)
     for weight in (dot.weight, dot.columns):
         if weight.is_view:
-            np.testing.assert_array_equal(view(weight, w), materialize(weight, w))
+            np.testing.assert_array_equal(view(weight, w), materialize(weight, {weight.argument: w}))
 
 
 def test_a_weight_stored_by_rows_is_a_view_and_a_transposed_one_is_not(rng: np.random.Generator) -> None:
@@ -218,8 +218,8 @@ def test_a_layer_of_a_stack_along_any_axis_is_followed(axis: int, flip: bool, rn
     dot = only_dot(stacked_program(axis, flip), array(rng, 2, D), given)
     assert dot.layer is not None
     assert dot.weight.layers == 3
-    np.testing.assert_array_equal(materialize(dot.weight, given), np.swapaxes(stack, 1, 2))
-    np.testing.assert_array_equal(materialize(dot.columns, given), stack)
+    np.testing.assert_array_equal(materialize(dot.weight, {dot.weight.argument: given}), np.swapaxes(stack, 1, 2))
+    np.testing.assert_array_equal(materialize(dot.columns, {dot.columns.argument: given}), stack)
     if dot.columns.is_view:
         np.testing.assert_array_equal(view(dot.columns, given), stack)
 
@@ -227,7 +227,7 @@ def test_a_layer_of_a_stack_along_any_axis_is_followed(axis: int, flip: bool, rn
 def test_a_stack_of_one_layer_is_followed(rng: np.random.Generator) -> None:
     stack = array(rng, 1, D, D)
     dot = only_dot(lambda x, s: jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, s)[0], array(rng, 2, D), stack)
-    rows = materialize(dot.weight, stack)
+    rows = materialize(dot.weight, {dot.weight.argument: stack})
     np.testing.assert_array_equal(rows.reshape(D, D), stack[0].T)
 
 
@@ -239,7 +239,7 @@ def test_a_layer_picked_by_plain_indexing_in_a_fori_loop_is_followed(rng: np.ran
 
     dot = only_dot(program, array(rng, 2, D), stack)
     assert dot.weight.layers == 3
-    np.testing.assert_array_equal(materialize(dot.columns, stack), stack)
+    np.testing.assert_array_equal(materialize(dot.columns, {dot.columns.argument: stack}), stack)
 
 
 def test_a_layer_at_a_fixed_position_is_a_weight_of_its_own(rng: np.random.Generator) -> None:
@@ -248,7 +248,7 @@ def test_a_layer_at_a_fixed_position_is_a_weight_of_its_own(rng: np.random.Gener
         dot = only_dot(lambda x, s, pick=pick: jnp.sin(x) @ pick(s), x, stack)
         assert dot.layer is None
         assert dot.weight.layers is None
-        np.testing.assert_array_equal(materialize(dot.columns, stack), stack[1])
+        np.testing.assert_array_equal(materialize(dot.columns, {dot.columns.argument: stack}), stack[1])
 
 
 # --------------------------------------------------------------------------- what is no weight

@@ -10,7 +10,7 @@ from hire_compiler.calibration import Calibration
 from hire_compiler.passes.kinds import KINDS
 from hire_compiler.passes.replacement import copied_bytes
 from hire_compiler.passes.site_plan import NOTHING, Learned, SiteFacts
-from hire_compiler.patterns.site_match import SiteMatch, moment_key
+from hire_compiler.patterns.site_match import SiteMatch, computed_type, moment_key
 from hire_compiler.runtime.target import Target
 
 
@@ -32,12 +32,21 @@ def site_facts(
             own[match],
             weight_bytes=tuple(weight.nbytes for weight in match.weights),
             copied_bytes=copied_bytes(match),
-            uncertifiable=(fast_math or own[match].uncertifiable) if own[match].provable else "",
+            uncertifiable=(fast_math or _too_narrow(match) or own[match].uncertifiable) if own[match].provable else "",
+            narrow=any(computed_type(weight) for weight in match.weights),
             devices=devices,
             learned=known[match],
         )
         for match in matches
     ]
+
+
+def _too_narrow(match: SiteMatch) -> str:
+    """Why nothing is gained by a proof, or ''."""
+    weight = match.ranked.weight
+    if not computed_type(weight):
+        return ""
+    return f"its weight is stored narrow already ({weight.stored}), so an int8 copy for the proof would save nothing"
 
 
 def learned(matches: Sequence[SiteMatch], calibration: Calibration | None) -> dict[SiteMatch, Learned]:

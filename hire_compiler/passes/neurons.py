@@ -101,6 +101,8 @@ def no_common_path(rule: Rule, facts: SiteFacts) -> str:
     """Why there can be none; or ''."""
     if isinstance(rule.predictor, Exact) or rule.certify:
         return "nothing is predicted that it could save, zeros are known from the gate or proven"
+    if facts.narrow:
+        return "its rows are read as they are stored, so none are laid out anew"
     if facts.activity is None:
         return "which neurons are active most is not known; pass calibration=hire.calibrate(…) of feed-forward sites"
     if facts.shards > 1:

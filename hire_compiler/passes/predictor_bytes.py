@@ -35,7 +35,7 @@ def stored_bytes(predictor: Predictor, site: Site, where: str) -> int:
     if predictor.rank > site.d:
         raise ConfigError(f"{where}: rank {predictor.rank} is more than the input width d = {site.d}")
     row = predictor.rank + 4 if predictor.dtype == "int8" else predictor.rank * itemsize(predictor.dtype)
-    first = predictor.dtype if predictor.dtype == site.dtype else "float32"
+    first = predictor.dtype if predictor.dtype == (site.computed or site.dtype) else "float32"
     return site.width * row + predictor.rank * itemsize(first) * site.d
 
 

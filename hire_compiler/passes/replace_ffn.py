@@ -35,11 +35,10 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     activation, relevance, up = match.activation, match.relevance, match.products[0]
     weights = match.weights
     vectors = [(origin.weight, index) for origin, index in match.biases]
-    gate = match.matrices[activation.gate]
     negative = match.negative_gate if plan.certify else None
     order = _order(plan)
     proof = _proof(match, plan) if plan.certify or isinstance(plan.predictor, Exact) else None
-    preparation = make_preparation(match, plan, gate, vectors, target, order, proof=proof)
+    preparation = make_preparation(match, plan, match.predicted, vectors, target, order, proof=proof)
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)

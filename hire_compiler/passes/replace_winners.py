@@ -118,7 +118,7 @@ def _proof(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]
 
 def entries(vector: Weight, index: np.ndarray, argument: jax.Array) -> jax.Array:
     """The entry of every row, from the argument that holds a vector."""
-    flat = materialize(vector, argument).reshape(-1)
+    flat = materialize(vector, {vector.argument: argument}).reshape(-1)
     return flat if np.array_equal(index, np.arange(vector.size)) else flat[index]
 
 

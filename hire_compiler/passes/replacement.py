@@ -6,7 +6,7 @@ that the step needs, and *step*, from the values captured in the graph to the va
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,11 +17,13 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
+from hire_compiler.narrow import NarrowWeight
 from hire_compiler.passes.prepared_key import PreparedKey, digest
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.site_match import SiteMatch
+from hire_compiler.runtime.narrow import NarrowRows, keeps_as_bits, store_part
 from hire_compiler.runtime.predictors import (
     PREDICTOR_ARRAYS,
     Arrays,
@@ -66,6 +68,7 @@ class Preparation:
       bits: named arrays that are an argument itself, its bytes read as unsigned integers: no copy.
       spread: how the arrays lie on a mesh, if every shard has its own.
       vectors: those of the arguments that are biases or masks alone: any number is right there, −inf too.
+      computed: weights of which finite arguments do not say that they are finite: a scale may be zero, or divide.
     """
 
     key: PreparedKey
@@ -74,6 +77,7 @@ class Preparation:
     bits: tuple[tuple[str, int], ...] = ()
     spread: Spread | None = None
     vectors: frozenset[int] = frozenset()
+    computed: tuple[Weight, ...] = ()
 
     def spec(self, name: str) -> Spec | None:
         """On a mesh, the axes that split the first dimensions of an array."""
@@ -133,25 +137,35 @@ class Replacement:
 
 def copied_bytes(match: SiteMatch) -> int:
     """Bytes of the site's matrices that no argument already holds by rows (all layers)."""
-    return sum(w.nbytes * (w.layers or 1) for w in match.weights if not w.is_view)
+    leaves = [leaf for weight in match.weights for leaf in weight.leaves]
+    return sum(leaf.nbytes * (leaf.layers or 1) for leaf in leaves if not leaf.is_view)
 
 
 def lies_by_columns(dot: WeightDot) -> bool:
     """Whether an argument holds a head's matrix as ``[d, n]``, so that a copy by rows would be one more."""
-    moved = any(step.op in ("deal", "turn") for step in dot.weight.steps)
+    moved = any(step.op in ("deal", "turn") for step in dot.weight.steps) or isinstance(dot.weight, NarrowWeight)
     return not moved and not dot.weight.is_view and dot.columns.is_view and dot.columns.layers is None
 
 
 def _as_bits(weight: Weight, target: Target) -> bool:
     """Whether the step takes a weight's argument as bits.
 
-    That is a bfloat16 stack, read inside a loop, where the target would otherwise convert all of it.
+    That is a stack of narrow floats, read inside a loop, where the target would otherwise convert all of it.
     """
-    return weight.is_view and weight.layers is not None and weight.dtype == "bfloat16" and target.bf16_as_bits
+    return weight.is_view and weight.layers is not None and target.bf16_as_bits and keeps_as_bits(weight.dtype)
 
 
 def _is_argument(weight: Weight, target: Target) -> bool:
     return weight.is_view and not _as_bits(weight, target)
+
+
+def _leaves(weights: Sequence[Weight]) -> list[tuple[str, Weight]]:
+    """Everything that rows are read from, and its name among the prepared arrays."""
+    return [
+        (f"rows{i}_{j}" if isinstance(weight, NarrowWeight) else f"rows{i}", leaf)
+        for i, weight in enumerate(weights)
+        for j, leaf in enumerate(weight.leaves)
+    ]
 
 
 # --------------------------------------------------------------------------- preparing
@@ -183,26 +197,27 @@ def make_preparation(
     predictor, common = plan.predictor, plan.common
     assert predictor is not None
     matrices = match.weights if matrices is None else matrices
-    held = {w.argument for w in (predicted, *matrices)}
+    held = {argument for w in (predicted, *matrices) for argument in w.arguments}
     used = sorted(held | {v.argument for v, _ in vectors})
     moment = plan.learned.moment
     mean = None if moment is None or not isinstance(predictor, (LowRank, Cascade)) else moment.mean
 
     def build(*arrays: jax.Array) -> Arrays:
         given = dict(zip(used, arrays, strict=True))
-        rows = in_order(materialize(predicted, given[predicted.argument]), order)[..., common:, :]
+        rows = in_order(materialize(predicted, given), order)[..., common:, :]
         made = prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
         prepared = kept_for(made, predicted.shape[1], target)
         if proof is not None:
-            prepared |= proof(rows, prepared, lambda i: materialize(matrices[i], given[matrices[i].argument]))
-        for i, w in enumerate(matrices):
-            if order is not None:
-                whole = in_order(materialize(w, given[w.argument]), order)
+            prepared |= proof(rows, prepared, lambda i: materialize(matrices[i], given))
+        if order is not None:
+            for i, w in enumerate(matrices):
+                whole = in_order(materialize(w, given), order)
                 prepared |= {f"common{i}": whole[..., :common, :], f"rows{i}": whole[..., common:, :]}
-            elif not w.is_view:
-                prepared[f"rows{i}"] = materialize(w, given[w.argument])
+        for name, leaf in _leaves(matrices) if order is None else ():
+            if not leaf.is_view:
+                prepared[name] = store_part(materialize(leaf, given), target)
         for i, (vector, index) in enumerate(vectors):
-            value = materialize(vector, given[vector.argument])
+            value = materialize(vector, given)
             entries = value.reshape(*value.shape[: value.ndim - len(vector.shape)], -1)[..., index]
             prepared[f"vector{i}"] = in_order(entries[..., None], order)[..., 0]
         return {name: array if name.startswith("vector") else store(array, target) for name, array in prepared.items()}
@@ -212,8 +227,10 @@ def make_preparation(
     options = f"{predictor}{'+bound' if plan.certify else ''}"
     options += "" if order is None else f"+{common} common@{digest(order)}"
     key = PreparedKey(plan.site.kind, options, learned, target.platform, parts, predicted.name)
-    bits = tuple((f"rows{i}", w.argument) for i, w in enumerate(matrices) if order is None and _as_bits(w, target))
-    return Preparation(key, tuple(used), build, bits, vectors=frozenset(used) - held)
+    read = _leaves(matrices) if order is None else []
+    bits = tuple((name, leaf.argument) for name, leaf in read if _as_bits(leaf, target))
+    computed = tuple(dict.fromkeys(w for w in (predicted, *matrices) if isinstance(w, NarrowWeight)))
+    return Preparation(key, tuple(used), build, bits, vectors=frozenset(used) - held, computed=computed)
 
 
 def in_order(rows: jax.Array, order: np.ndarray | None) -> jax.Array:
@@ -281,16 +298,25 @@ def restore_result(y: jax.Array, dot: WeightDot) -> jax.Array:
 
 def held_matrices(
     weights: tuple[Weight, ...], prepared: Arrays, views: tuple[jax.Array, ...], target: Target
-) -> list[jax.Array]:
+) -> list[jax.Array | NarrowRows]:
     """The matrices of a site inside its step function, from the arguments or from what was prepared."""
     arguments = iter(views)
-    held = [next(arguments) if _is_argument(w, target) else prepared[f"rows{i}"] for i, w in enumerate(weights)]
-    return [view(w, array) if w.is_view else array for w, array in zip(weights, held, strict=True)]
+    held = []
+    for name, leaf in _leaves(weights):
+        array = next(arguments) if _is_argument(leaf, target) else prepared[name]
+        held.append(view(leaf, array) if leaf.is_view else array)
+    arrays = iter(held)
+    return [
+        NarrowRows(tuple(next(arrays) for _ in weight.leaves), weight.rows, target)
+        if isinstance(weight, NarrowWeight)
+        else next(arrays)
+        for weight in weights
+    ]
 
 
 def argument_views(weights: tuple[Weight, ...], target: Target) -> tuple[int, ...]:
     """The arguments that the step function of a site reads as they are."""
-    return tuple(w.argument for w in weights if _is_argument(w, target))
+    return tuple(leaf.argument for _, leaf in _leaves(weights) if _is_argument(leaf, target))
 
 
 def predictor_arrays(prepared: Arrays) -> Arrays:

@@ -88,6 +88,7 @@ class SiteFacts:
       unproven_zeros: neurons are often zero, but no product alone proves it.
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
+      narrow: its weights are stored narrow, and read as they are stored.
       devices: over how many devices the program's arguments are spread.
       shards: into how many parts the rows are split, each choosing by itself.
       learned: what a calibration knows of it.
@@ -100,6 +101,7 @@ class SiteFacts:
     winners_only: bool = False
     top_k: int = 1
     uncertifiable: str = ""
+    narrow: bool = False
     devices: int = 1
     exact_zeros: bool = False
     unproven_zeros: bool = False

@@ -102,18 +102,18 @@ def _try(
     moment, activity = calibration.moment(moment_key(match)), calibration.activity(candidate.key)
     assert moment is not None
     assert activity is not None
-    matrices = [_layers(w, materialize(w, values[w.argument])) for w in match.weights]
+    matrices = [_layers(w, materialize(w, values)) for w in (match.predicted, *match.weights)]
     vectors = [_vector(origin.weight, index, values) for origin, index in match.biases]
     moments = np.broadcast_to(moment.mean, (len(matrices[0]), *moment.mean.shape[-2:]))
     samples = inputs if inputs.ndim == 3 else inputs[None]
 
     def one(x: jax.Array, matrices: list[jax.Array], vectors: list[jax.Array], moment: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
-        products = [wide @ m.T.astype(jnp.float32) for m in matrices[:-1]]
+        gate, *first, down = matrices
+        products = [wide @ m.T.astype(jnp.float32) for m in first]
         h = match.region.expression.evaluate(
             [*(p.astype(match.products[0].result.dtype) for p in products), *vectors], exact=True
         ).astype(jnp.float32)
-        gate = matrices[match.activation.gate]
         assert rule.predictor is not None
         arrays = prepare_predictor(gate, rule.predictor, moment, stacked=False)
         z = predict(x, kept_for(arrays, gate.shape[1], target), target)
@@ -121,7 +121,7 @@ def _try(
             z = z + vectors[match.activation.gate_bias]
         scores = match.relevance(z, [vectors[i] for i in match.relevance.reads])
         active = active_neurons(h, activity.strongest)
-        return _compare(h, active, scores, matrices[-1].astype(jnp.float32), rule)
+        return _compare(h, active, scores, down.astype(jnp.float32), rule)
 
     run = jax.jit(one)
     with _mlir.own_settings():
@@ -169,5 +169,5 @@ def _layers(weight: Any, rows: jax.Array) -> jax.Array:
 
 
 def _vector(vector: Any, index: np.ndarray, values: Sequence[Any]) -> jax.Array:
-    value = _layers(vector, materialize(vector, values[vector.argument]))
+    value = _layers(vector, materialize(vector, values))
     return value.reshape(len(value), -1)[:, index]

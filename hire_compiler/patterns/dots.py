@@ -105,13 +105,13 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
       NoMatch: batch dimensions, or no operand is a weight.
     """
     left, right = op.operands
-    left_is_weight, right_is_weight = provenance.is_weight(left), provenance.is_weight(right)
+    left_is_weight, right_is_weight = (provenance.is_factor(op, position) for position in (0, 1))
     if not (left_is_weight or right_is_weight):
         raise NoMatch("neither operand is a parameter")
     check_product(op)
     # Where the input itself is an argument of the program, both operands look alike: the larger is the weight.
     rows_first = left_is_weight and not (right_is_weight and right.size >= left.size)
-    return product_with(op, provenance.weight(left if rows_first else right), rows_first=rows_first)
+    return product_with(op, provenance.factor(op, 0 if rows_first else 1), rows_first=rows_first)
 
 
 def check_product(op: Op) -> None:

@@ -81,8 +81,9 @@ class Explainer:
             how = "what was computed (an expert of a router)" if source.computed else "numbers (experts, or adapters)"
             return f"it is one of {source.picked} parameters, picked by {how}{of}"
         if quantised:
-            inputs = " by quantised inputs" if op.result.dtype.startswith("int") else ""
-            return f"{quantised}{inputs}: its rows are not computed as they are stored yet"
+            if op.result.dtype.startswith("int"):
+                return f"{quantised} by quantised inputs: its rows are not computed as they are stored yet"
+            return f"{quantised}: {self._provenance.refusal(operand)}"
         if op.name == "convolution":
             return _WINDOW
         if source.looked_up:

@@ -15,7 +15,7 @@ experts, a computed weight, and products with nothing nonlinear between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.activations import Activation
 from hire_compiler.patterns.adapters import is_narrow
 from hire_compiler.patterns.canonical import Region
+from hire_compiler.patterns.channel_scales import ChannelScale, scaled_rows, split_scales
 from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.dots import WeightDot, contracted_size, read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
@@ -32,7 +33,7 @@ from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.recognise import recognise
 from hire_compiler.patterns.region import RegionReader
 from hire_compiler.patterns.relevance import Relevance, relevance_of
-from hire_compiler.patterns.site_match import Vector
+from hire_compiler.patterns.site_match import Vector, computed_type
 from hire_compiler.patterns.sparsity import gate_stages, zero_shares
 from hire_compiler.report import Site
 from hire_compiler.weights import Weight
@@ -50,6 +51,7 @@ class FfnMatch:
       region: from the streams (and biases) to h.
       activation: what the region computes.
       biases: parameter vectors of the region, one entry per neuron, with their positions.
+      scales: of the biases, those that scale a product: the numbers of a quantised weight, behind the product.
       givens: what adapters add, with the element of each neuron in each batch row; inputs of the region before biases.
     """
 
@@ -63,6 +65,7 @@ class FfnMatch:
     activation: Activation
     biases: tuple[Vector, ...]
     givens: tuple[tuple[Value, np.ndarray], ...] = ()
+    scales: tuple[ChannelScale, ...] = ()
 
     @property
     def ranked(self) -> WeightDot:
@@ -88,6 +91,14 @@ class FfnMatch:
     def x(self) -> Value:
         """Input of the block."""
         return self.products[0].x
+
+    @property
+    def predicted(self) -> Weight:
+        """The rows whose products rank the neurons: those of the gate, scaled as its product is."""
+        gate = self.activation.gate
+        scales = [(scale.op, *self.biases[scale.vector]) for scale in self.scales if scale.stream == gate]
+        own = [(op, origin.weight, index) for op, origin, index in scales]
+        return scaled_rows(self.matrices[gate], own) if own else self.matrices[gate]
 
     @property
     def zero_gate(self) -> int:
@@ -120,7 +131,10 @@ class FfnMatch:
     @property
     def relevance(self) -> Relevance:
         """How much a neuron matters, from its predicted gate."""
-        return relevance_of(self.region.expression, len(self.products), self.activation.gate, self.activation.gate_bias)
+        gate, bias, streams = self.activation.gate, self.activation.gate_bias, len(self.products)
+        plain, _, kept = split_scales(self.region.expression, streams, streams + len(self.givens), frozenset({gate}))
+        found = relevance_of(plain, streams, gate, None if bias is None else kept.index(bias))
+        return replace(found, reads=tuple(kept[i] for i in found.reads))
 
     @property
     def layer(self) -> Value | None:
@@ -139,7 +153,8 @@ class FfnMatch:
             batch=self.down.batch,
             d=self.products[0].d,
             width=self.down.d,
-            dtype=self.down.weight.dtype,
+            dtype=self.down.weight.stored,
+            computed=computed_type(self.down.weight),
             repeat=_trip_count(self, counters),
             weights=tuple(w.name for w in (*self.matrices, self.down.weight)),
         )
@@ -175,7 +190,10 @@ def _match_region(down: WeightDot, region: Region) -> FfnMatch:
         raise NoMatch("a product whose weight is no parameter as it stands enters", depth=3)
     if not np.array_equal(region.batch_rows, np.arange(down.batch)):
         raise NoMatch("its input rows are a reordering or a part of the block's input rows", depth=3)
-    activation = recognise(region.expression, len(products))
+    plain, scales, kept = split_scales(region.expression, len(products), len(products) + len(region.givens))
+    activation = recognise(plain, len(products))
+    if activation.gate_bias is not None:
+        activation = replace(activation, gate_bias=kept[activation.gate_bias])
     if activation.name == "identity" and len(products) == 1 and not activation.selection:
         raise NoMatch("nothing nonlinear stands between the two products (a low-rank adapter?)", depth=3)
     width, d = down.d, products[0].d
@@ -184,10 +202,10 @@ def _match_region(down: WeightDot, region: Region) -> FfnMatch:
     if down.rows * 4 < d:
         raise NoMatch(f"it makes {down.rows} numbers of its neurons, of {d} inputs (an adapter on the block)", depth=4)
     matrices = tuple(_rows(dot, rows) for dot, rows in region.streams)
-    if any(weight.argument == down.weight.argument and weight.steps == down.columns.steps for weight in matrices):
+    if any(weight.key == down.columns.key for weight in matrices):
         raise NoMatch("both products read the same parameter (attention to a memory, not a feed-forward)", depth=4)
     _check_layers(down, products, region)
-    return FfnMatch(down, products, matrices, region, activation, region.parameters, region.givens)
+    return FfnMatch(down, products, matrices, region, activation, region.parameters, region.givens, scales)
 
 
 def _is_residual(region: Region) -> bool:

@@ -30,7 +30,7 @@ from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.readers import Readers
 from hire_compiler.patterns.region import RegionReader
-from hire_compiler.patterns.site_match import Vector, moment_key
+from hire_compiler.patterns.site_match import Vector, computed_type, moment_key
 from hire_compiler.patterns.tail import TailReader
 from hire_compiler.patterns.winners import Winner, grouped, replaced_before, same_values
 from hire_compiler.report import Site
@@ -105,7 +105,8 @@ class HeadMatch:
             batch=len(self.rows),
             d=self.dot.d,
             width=self.dot.rows,
-            dtype=self.dot.weight.dtype,
+            dtype=self.dot.weight.stored,
+            computed=computed_type(self.dot.weight),
             weights=(self.dot.weight.name,),
         )
 

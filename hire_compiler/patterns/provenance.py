@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,19 +10,15 @@ from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.match import NoMatch
-from hire_compiler.patterns.sources import Sources
+from hire_compiler.patterns.narrow import NarrowReader
+from hire_compiler.patterns.origin import Origin
+from hire_compiler.patterns.quantised import storage
+from hire_compiler.patterns.sources import ACTIVATION, Sources
 from hire_compiler.program import Argument
+from hire_compiler.storage import Entangled
 from hire_compiler.weights import Step, Weight
 
 _STORED = ("float32", "bfloat16", "float16")  # storage that rows can be gathered from and summed as they are
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A weight, and the loop counter that picks its layer where it is stacked."""
-
-    weight: Weight
-    layer: Value | None = None
 
 
 class Provenance:
@@ -39,6 +34,8 @@ class Provenance:
         self.sources = Sources(arguments)
         self._arguments = arguments
         self._known: dict[int, Origin | NoMatch] = {}
+        self._stored = _Stored(arguments, self.counters)
+        self._narrow = NarrowReader(self._stored.weight)
 
     def weight(self, value: Value) -> Origin:
         """The weight behind a value.
@@ -51,11 +48,41 @@ class Provenance:
             try:
                 known = self._trace(value)
             except NoMatch as no:
-                known = no
+                known = self._computed(value, no)
+            except Entangled as mixed:
+                known = NoMatch(f"{mixed} mixes numbers and scales of a quantised weight")
             self._known[id(value)] = known
         if isinstance(known, NoMatch):
             raise known
         return known
+
+    def factor(self, op: Op, position: int) -> Origin:
+        """The weight behind an operand of a product, which converts what is stored narrow by itself.
+
+        Raises:
+          NoMatch: as :meth:`weight`.
+        """
+        value = op.operands[position]
+        if value.dtype == op.result.dtype or not storage(value.dtype):
+            return self.weight(value)
+        return self._narrow.factor(value, op.result.dtype)
+
+    def is_factor(self, op: Op, position: int) -> bool:
+        """Whether :meth:`factor` has an answer."""
+        try:
+            self.factor(op, position)
+        except NoMatch:
+            return False
+        return True
+
+    def _computed(self, value: Value, no: NoMatch) -> Origin | NoMatch:
+        """A weight that is computed from narrow numbers; or why it is none, in the words of ``no`` where none enter."""
+        if self.sources.of(value) is ACTIVATION:
+            return no
+        try:
+            return self._narrow.weight(value)
+        except NoMatch as narrow:
+            return narrow if narrow.depth else no
 
     def is_weight(self, value: Value) -> bool:
         """Whether :meth:`weight` has an answer."""
@@ -97,7 +124,8 @@ class Provenance:
             check = check.op.operands[0]
         filled = _splat(fallback)
         passes = self.counters.values(check) if check.size == 1 else None
-        if filled is None or not np.isnan(filled) or passes is None or not passes.all():
+        whole = storage(fallback.dtype)  # integers have no NaN
+        if filled is None or not (whole or np.isnan(filled)) or passes is None or not passes.all():
             raise NoMatch("it is computed (select), not a parameter")
         return self.weight(value)
 
@@ -141,10 +169,33 @@ class Provenance:
         argument = self._arguments[value.index]
         if argument.donated:
             raise NoMatch(f"{argument.name} is donated, so it is state and not a weight")
+        self._check_type(value)
+        return Origin(Weight(value.index, argument.name, value.shape, value.dtype))
+
+    def _check_type(self, value: Value) -> None:
         if value.dtype not in _STORED and not (value.dtype == "bool" and len(value.shape) == 1):  # a vocabulary mask
             small = value.dtype.lower().startswith(("int", "uint", "i4", "ui4", "f8", "f4"))
             raise NoMatch(f"it is stored as {value.dtype}" + (" (quantised)" if small else ""))
-        return Origin(Weight(value.index, argument.name, value.shape, value.dtype))
+
+
+class _Stored(Provenance):
+    """Follows values through changes of layout alone, to arguments of any type."""
+
+    def __init__(self, arguments: Sequence[Argument], counters: Counters) -> None:
+        self.counters = counters
+        self._arguments = arguments
+        self._known = {}
+
+    def _trace(self, value: Value) -> Origin:
+        if value.op is not None and value.op.name in ("convert", "multiply", "divide"):
+            raise NoMatch(f"it is computed ({value.op.name}), not a parameter")
+        return super()._trace(value)
+
+    def _computed(self, value: Value, no: NoMatch) -> Origin | NoMatch:
+        return no
+
+    def _check_type(self, value: Value) -> None:
+        """Any will do."""
 
 
 def _transpose(origin: Origin, op: Op) -> Origin:
@@ -241,3 +292,6 @@ _STEPS = {
     "slice": _slice,
     "broadcast_in_dim": _broadcast,
 }
+
+
+__all__ = ["Origin", "Provenance"]

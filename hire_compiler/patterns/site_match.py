@@ -62,6 +62,11 @@ def moment_key(match: SiteMatch) -> str:
     return f"{weight.name}[{weight.shape[1]}]"
 
 
+def computed_type(weight: Weight) -> str:
+    """In which type a weight is computed that is stored narrow; '' for one that is read as it is."""
+    return "" if weight.stored == weight.dtype else weight.dtype
+
+
 def stack_of(match: SiteMatch) -> tuple[int, ...]:
     """The leading dimension of what is learned of a stacked site, ``(layers,)``; else ``()``."""
     layers = match.ranked.weight.layers

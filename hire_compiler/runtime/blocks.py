@@ -8,17 +8,24 @@ memory. A gather that is not fused leaves the cache when it is large.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.runtime.narrow import NarrowRows
 from hire_compiler.runtime.target import Target, columns_dot, rows_dot, take_rows
+
+Matrix: TypeAlias = "jax.Array | NarrowRows"
 
 _LANES = 8  # rows that are summed in one pass over a row of the result
 
 
 def chosen_rows_dot(
-    x: jax.Array, matrix: jax.Array, index: jax.Array, group: int, target: Target, *, precise: bool = False
+    x: jax.Array, matrix: Matrix, index: jax.Array, group: int, target: Target, *, precise: bool = False
 ) -> jax.Array:
     """``x [b, d]`` times the rows of the chosen blocks, summed in float32.
 
@@ -29,30 +36,28 @@ def chosen_rows_dot(
     Returns:
       ``[b, k · group]``.
     """
-    blocks, width, k = _blocks(matrix, group, target), matrix.shape[1], len(index)
+    k, take = len(index), _taking(matrix, group, target)
 
     def product(some: jax.Array) -> jax.Array:
-        rows = take_rows(blocks, some, target).reshape(-1, width)
-        return rows_dot(x, rows, precise=precise, target=target)
+        return rows_dot(x, take(some), precise=precise, target=target)
 
     if target.gathered_rows is None or k * group <= target.gathered_rows:
         return product(index)
     if x.shape[0] == 1 and group == 1:  # fused whole
-        return rows_dot(x, take_rows(matrix, index, target), precise=precise)
+        return rows_dot(x, _taking_rows(matrix, target)(index), precise=precise)
     parts = _in_chunks(index, max(1, target.gathered_rows // group))
     return lax.map(product, parts).transpose(1, 0, 2).reshape(x.shape[0], -1)[:, : k * group]
 
 
 def chosen_columns_dot(
-    h: jax.Array, matrix: jax.Array, index: jax.Array, group: int, target: Target, *, precise: bool = False
+    h: jax.Array, matrix: Matrix, index: jax.Array, group: int, target: Target, *, precise: bool = False
 ) -> jax.Array:
     """``h [b, k · group]`` times the rows of the chosen blocks of ``matrix``, summed in float32: ``[b, width]``."""
     h = h.astype(jnp.float32)
-    blocks, width = _blocks(matrix, group, target), matrix.shape[1]
+    width, take = matrix.shape[1], _taking(matrix, group, target)
 
     def product(some: jax.Array, weights: jax.Array) -> jax.Array:
-        rows = take_rows(blocks, some, target).reshape(-1, width)
-        return columns_dot(weights, rows, precise=precise, target=target)
+        return columns_dot(weights, take(some), precise=precise, target=target)
 
     if target.gathered_rows is None:
         return product(index, h)
@@ -67,7 +72,7 @@ def chosen_columns_dot(
     return lax.fori_loop(0, len(parts), lambda i, total: total + product(parts[i], weights[:, i]), nothing)
 
 
-def _one_row_columns_dot(h: jax.Array, matrix: jax.Array, index: jax.Array, group: int, target: Target) -> jax.Array:
+def _one_row_columns_dot(h: jax.Array, matrix: Matrix, index: jax.Array, group: int, target: Target) -> jax.Array:
     """Sums eight rows at a time in one vectorised loop, and what is left with a product by ones.
 
     A plain product would run down the columns of the gathered rows, one scalar after the other. Of groups of rows, the
@@ -81,11 +86,28 @@ def _one_row_columns_dot(h: jax.Array, matrix: jax.Array, index: jax.Array, grou
         lanes, weights = (values.reshape(-1, _LANES).T for values in (lanes, weights))
     else:
         lanes, weights = (values.reshape(_LANES, -1) for values in (lanes, weights))
-    partial = jnp.zeros((lanes.shape[1], matrix.shape[1]), jnp.float32)
+    take = _taking_rows(matrix, target)
+    sums = jnp.zeros((lanes.shape[1], matrix.shape[1]), jnp.float32)
     for lane in range(len(lanes)):  # not an iteration over arrays, which JAX's releases lower in different orders
         own, factors = (lax.index_in_dim(values, lane, keepdims=False) for values in (lanes, weights))
-        partial += take_rows(matrix, own, target).astype(jnp.float32) * factors[:, None]
-    return columns_dot(jnp.ones((1, len(partial)), jnp.float32), partial)
+        sums += take(own).astype(jnp.float32) * factors[:, None]
+    return columns_dot(jnp.ones((1, len(sums)), jnp.float32), sums)
+
+
+_Take = Callable[[jax.Array], jax.Array]
+
+
+def _taking(matrix: Matrix, group: int, target: Target) -> _Take:
+    """Takes the rows of blocks: from ``[k]`` to ``[k · group, width]``."""
+    if isinstance(matrix, NarrowRows):
+        return partial(matrix.take, group=group)
+    blocks, width = _blocks(matrix, group, target), matrix.shape[1]
+    return lambda index: take_rows(blocks, index, target).reshape(-1, width)
+
+
+def _taking_rows(matrix: Matrix, target: Target) -> _Take:
+    """Takes single rows: from ``[k]`` to ``[k, width]``."""
+    return matrix.take if isinstance(matrix, NarrowRows) else lambda index: take_rows(matrix, index, target)
 
 
 def _blocks(matrix: jax.Array, group: int, target: Target) -> jax.Array:

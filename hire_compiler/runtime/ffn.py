@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.runtime.blocks import chosen_columns_dot, chosen_rows_dot
+from hire_compiler.runtime.blocks import Matrix, chosen_columns_dot, chosen_rows_dot
+from hire_compiler.runtime.narrow import NarrowRows
 from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, take_rows, unfused
 from hire_compiler.runtime.topk import top_groups
@@ -73,43 +74,50 @@ class Form:
     precise: bool = False
     down_precise: bool = False
 
-    def product(self, x: jax.Array, stack: jax.Array) -> jax.Array:
+    def product(self, x: jax.Array, stack: Matrix) -> jax.Array:
         """One of the first products with all rows, in the author's type: ``[b, m]``."""
+        if isinstance(stack, NarrowRows):
+            narrow = stack.of_layer(self.layer).product(x, precise=self.precise)
+            return unfused(narrow, self.target).astype(self.product_dtype)
         whole = rows_dot(x, self.whole(stack, 2), precise=self.precise, target=self.target)
         return unfused(whole, self.target).astype(self.product_dtype)
 
-    def chosen_product(self, x: jax.Array, stack: jax.Array, groups: jax.Array) -> jax.Array:
+    def chosen_product(self, x: jax.Array, stack: Matrix, groups: jax.Array) -> jax.Array:
         """One of the first products with the chosen groups alone: ``[b, k · group]``."""
         rows, index = self._flat(stack, groups)
         product = chosen_rows_dot(x, rows, index, self.group, self.target, precise=self.precise)
         return unfused(product, self.target).astype(self.product_dtype)
 
-    def common_product(self, x: jax.Array, stack: jax.Array) -> jax.Array:
+    def common_product(self, x: jax.Array, stack: Matrix) -> jax.Array:
         """One of the first products with the neurons that are always computed, one block of memory: ``[b, c]``."""
         if self.layer is None:
             return self.product(x, stack)
         return self.chosen_product(x, stack, self._all_groups(stack))
 
-    def common_down_product(self, h: jax.Array, stack: jax.Array) -> jax.Array:
+    def common_down_product(self, h: jax.Array, stack: Matrix) -> jax.Array:
         """The last product, of ``h [b, c]`` with the neurons that are always computed: ``[b, d_out]`` float32."""
         return self.chosen_down_product(h, stack, self._all_groups(stack))
 
-    def _all_groups(self, stack: jax.Array) -> jax.Array:
+    def _all_groups(self, stack: Matrix) -> jax.Array:
         # As a gather: slicing a layer out of a stack first would copy it.
         return jnp.arange(stack.shape[-2] // self.group, dtype=jnp.int32)
 
-    def chosen_down_product(self, h: jax.Array, stack: jax.Array, groups: jax.Array) -> jax.Array:
+    def chosen_down_product(self, h: jax.Array, stack: Matrix, groups: jax.Array) -> jax.Array:
         """The last product, of ``h [b, k · group]`` with the chosen groups: ``[b, d_out]`` float32."""
         rows, index = self._flat(stack, groups)
         return chosen_columns_dot(h, rows, index, self.group, self.target, precise=self.down_precise)
 
-    def _flat(self, stack: jax.Array, groups: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _flat(self, stack: Matrix, groups: jax.Array) -> tuple[Matrix, jax.Array]:
+        if isinstance(stack, NarrowRows):
+            return stack.of_layer(self.layer), groups
         m, width = stack.shape[-2:]
         index = groups if self.layer is None else groups + self.layer.astype(jnp.int32) * (m // self.group)
         return stack.reshape(-1, width), index
 
-    def down_product(self, h: jax.Array, stack: jax.Array) -> jax.Array:
+    def down_product(self, h: jax.Array, stack: Matrix) -> jax.Array:
         """The last product with all rows: ``[b, d_out]`` float32."""
+        if isinstance(stack, NarrowRows):  # piece by piece: nothing makes all of it
+            return self.chosen_down_product(h, stack, self._all_groups(stack))
         return columns_dot(h, self.whole(stack, 2), precise=self.down_precise, target=self.target)
 
     def take_vector(self, stack: jax.Array | PerRow, groups: jax.Array) -> jax.Array:
@@ -118,6 +126,7 @@ class Form:
             b = stack.values.shape[0]
             return stack.values.reshape(b, -1, self.group)[:, groups].reshape(b, -1)
         entries, index = self._flat(stack[..., None], groups)
+        assert not isinstance(entries, NarrowRows)
         return take_rows(entries.reshape(-1, self.group), index, self.target).reshape(-1)
 
     def whole(self, stack: jax.Array | PerRow, rank: int) -> jax.Array:
@@ -132,14 +141,14 @@ class Form:
 class CommonPath:
     """The neurons that every call computes: their rows of every first matrix, and of the last one."""
 
-    matrices: Sequence[jax.Array]
-    down: jax.Array
+    matrices: Sequence[Matrix]
+    down: Matrix
 
 
 def sparse_ffn(
     x: jax.Array,
-    matrices: Sequence[jax.Array],
-    down: jax.Array,
+    matrices: Sequence[Matrix],
+    down: Matrix,
     biases: Sequence[jax.Array | PerRow],
     groups: jax.Array,
     form: Form,

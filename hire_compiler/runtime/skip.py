@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.runtime.blocks import Matrix
 from hire_compiler.runtime.certify import upper_bounds
 from hire_compiler.runtime.ffn import Form, PerRow
 from hire_compiler.runtime.predictors import Arrays, predict
@@ -54,8 +55,8 @@ class Negative(Protocol):
 
 def exact_ffn(
     x: jax.Array,
-    matrices: Sequence[jax.Array],
-    down: jax.Array,
+    matrices: Sequence[Matrix],
+    down: Matrix,
     vectors: Sequence[jax.Array | PerRow],
     prepared: Arrays,
     gate: int,
@@ -88,7 +89,7 @@ def exact_ffn(
     zero = stages.zero(known, dict(zip(others, largest, strict=False)))
     needed = jnp.logical_not(jnp.broadcast_to(zero & jnp.isfinite(largest[0]), z.shape))
 
-    def finish(take: Callable[[jax.Array], jax.Array], product: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def finish(take: Callable[[jax.Array], jax.Array], product: Callable[[Matrix], jax.Array]) -> jax.Array:
         some = {i: take(value) if value.ndim and value.shape[-1] == width else value for i, value in known.items()}
         return stages.second(some, {i: product(matrices[i]) for i in others})
 
@@ -104,8 +105,8 @@ def exact_ffn(
 
 def certified_ffn(
     x: jax.Array,
-    matrices: Sequence[jax.Array],
-    down: jax.Array,
+    matrices: Sequence[Matrix],
+    down: Matrix,
     vectors: Sequence[jax.Array | PerRow],
     prepared: Arrays,
     gate: int,
@@ -206,7 +207,7 @@ def _fitting(size: jax.Array, dtypes: Sequence[str]) -> jax.Array:
 def _sparse_or_dense(
     needed: jax.Array,
     budgets: Sequence[int],
-    down: jax.Array,
+    down: Matrix,
     form: Form,
     sparse: Callable[[jax.Array], jax.Array],
     dense: Callable[[], jax.Array],

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.runtime.narrow import NarrowRows
 from hire_compiler.runtime.target import (
     Target,
     dot_of_few,
@@ -29,17 +30,20 @@ class StoredRows:
     """The rows of a matrix, ``[n, d]``.
 
     Attributes:
-      kept: ``[n, d]``, or ``[d, n]`` if ``by_columns``; for the target's sake perhaps as bits. Not to be read directly.
+      kept: ``[n, d]``, or ``[d, n]`` if ``by_columns``; for the target's sake perhaps as bits, or narrow. Not to be
+        read directly.
       by_columns: it lies as the author has it, and a row is gathered entry by entry. For a few hundred rows
         that costs less than a copy of all of them.
     """
 
-    kept: jax.Array
+    kept: jax.Array | NarrowRows
     target: Target
     by_columns: bool = False
 
     def chosen_products(self, x: jax.Array, ids: jax.Array, *, precise: bool = False) -> jax.Array:
         """Every ``x [b, d]`` times rows of its own, ``ids [b, k]``, in float32: ``[b, k]``."""
+        if isinstance(self.kept, NarrowRows):
+            return self.kept.chosen_products(x, ids, precise=precise)
         if not self.by_columns:
             return own_rows_dot(x, self.kept, ids, self.target, precise=precise)
 
@@ -50,6 +54,8 @@ class StoredRows:
 
     def products(self, x: jax.Array) -> jax.Array:
         """``x [b, d]`` times all rows, in float32: ``[b, n]``; in the fast form, not in the author's."""
+        if isinstance(self.kept, NarrowRows):
+            return unfused(self.kept.product(x), self.target)
         if not self.by_columns:
             return unfused(dot_of_few(x, self.kept, self.target), self.target)
         return unfused(self._by_columns(x.astype(jnp.float32)), self.target)
@@ -61,7 +67,8 @@ class StoredRows:
           rows_first: the matrix was the left operand.
           by_columns: it was ``[d, n]``, and not ``[n, d]``.
         """
-        matrix = load(self.kept) if self.by_columns == by_columns else load(self.kept).T
+        held = self.kept.whole() if isinstance(self.kept, NarrowRows) else load(self.kept)
+        matrix = held if self.by_columns == by_columns else held.T
         precision = lax.Precision.HIGHEST if precise else None
         contracted = 0 if by_columns else 1
 
@@ -74,9 +81,11 @@ class StoredRows:
         return product(x, matrix, (1, contracted))
 
     def _columns(self, ids: jax.Array) -> jax.Array:
+        assert not isinstance(self.kept, NarrowRows), "narrow rows lie by rows"
         return load(jnp.take(store(self.kept, self.target), ids, axis=1, mode="clip"))
 
     def _by_columns(self, x: jax.Array) -> jax.Array:
+        assert not isinstance(self.kept, NarrowRows), "narrow rows lie by rows"
         d, n = self.kept.shape
         chunk = max(self.target.chunk_bytes // (4 * d), 1)
         if self.kept.dtype == jnp.float32 or not self.target.bf16_as_bits or chunk >= n:

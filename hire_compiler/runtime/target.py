@@ -145,8 +145,8 @@ def store(matrix: jax.Array, target: Target) -> jax.Array:
 
 
 def bits_of(matrix: jax.Array) -> jax.Array:
-    """A bfloat16 array as ``uint16``."""
-    return lax.bitcast_convert_type(matrix, jnp.uint16)
+    """A bfloat16 array as ``uint16``, one of eight-bit floats as ``uint8``."""
+    return lax.bitcast_convert_type(matrix, jnp.uint16 if matrix.dtype.itemsize == 2 else jnp.uint8)
 
 
 def load(matrix: jax.Array) -> jax.Array:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.narrow import NarrowWeight
+from hire_compiler.parts import Constant
+from hire_compiler.storage import Form
 from hire_compiler.weights import Step, Weight
 
 
-def materialize(weight: Weight, argument: jax.Array) -> jax.Array:
-    """The weight of a site, computed from its argument.
+def materialize(weight: Weight, given: Mapping[int, Any] | Sequence[Any]) -> jax.Array:
+    """The weight of a site, computed from its arguments.
+
+    Args:
+      given: the arguments, by their position.
 
     Returns:
       Shape ``weight.shape``, or ``[layers, *weight.shape]`` for a stacked weight.
     """
+    if isinstance(weight, NarrowWeight):
+        return _computed(weight.form, weight.layers, given)
+    argument = given[weight.argument]
     before: list[Step] = []
     after: list[Step] = []
     axis: int | None = None
@@ -31,6 +40,20 @@ def materialize(weight: Weight, argument: jax.Array) -> jax.Array:
         return value
     layers = jnp.expand_dims(jnp.moveaxis(value, axis, 0), axis + 1)
     return jax.vmap(lambda layer, number: _apply(after, layer, number))(layers, jnp.arange(len(layers)))
+
+
+def _computed(form: Form, layers: int | None, given: Mapping[int, Any] | Sequence[Any]) -> jax.Array:
+    """A matrix of narrow numbers, as its author computes it."""
+    parts = []
+    for part in form.parts:
+        if isinstance(part, Constant):
+            parts.append(jnp.asarray(part.array(), part.dtype))
+        else:
+            stored = materialize(part, given)
+            parts.append(stored[None] if layers is not None and part.layers is None else stored)
+    numbers = form.code.evaluate(parts, exact=True)
+    front = () if layers is None else (layers,)
+    return jnp.broadcast_to(numbers, (*front, *form.factors)).reshape(*front, *form.shape)
 
 
 def view(weight: Weight, argument: jax.Array) -> jax.Array:
