@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hire_compiler.picture import draw
     from hire_compiler.report import Decision, Miss, Report, Site
     from hire_compiler.sampler import Sampling, with_sampler
+    from hire_compiler.saved_plan import Plan
     from hire_compiler.transformed import HireFunction
 
 # What a name is imported from when it is first asked for. So ``import hire_compiler`` does not import JAX, and the
@@ -53,6 +54,7 @@ _LATER = {
     "HireFunction": "transformed",
     "LowRank": "config",
     "Miss": "report",
+    "Plan": "saved_plan",
     "Quantized": "config",
     "Report": "report",
     "Rule": "config",
@@ -117,6 +119,7 @@ __all__ = [
     "HireWarning",
     "LowRank",
     "Miss",
+    "Plan",
     "Quantized",
     "Report",
     "Rule",

@@ -20,6 +20,7 @@ from hire_compiler.placement import abstract, aval_of, mesh_of, on_automatic_axe
 from hire_compiler.prepared import Arrays
 from hire_compiler.program import Program
 from hire_compiler.report import Report, Speed
+from hire_compiler.saved_plan import Plan
 from hire_compiler.sharding import MeshShape
 
 Prepared = dict[str, Arrays]
@@ -40,6 +41,7 @@ class CompiledStep:
         self.program = program
         self.spliced = spliced
         self.report = report
+        self.plan = Plan({})
         self.compiled: Any = None
         self.as_written: Any = None  # compiled by the caller of this, where it is needed
         self.unranked = ""

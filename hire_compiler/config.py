@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hire_compiler.errors import ConfigError
 
@@ -278,6 +278,7 @@ class Config:
         XLA's partitioner, which may gather scores and rows; for comparison.
       shard_recall: with ``"local"``, every shard keeps so many candidates that, were the rows placed at random, this
         share of the rule's candidates is expected among them.
+      plan: instead of rules: a :class:`hire_compiler.Plan` of this very program, which is carried out as it was kept.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -285,6 +286,7 @@ class Config:
     check_weights: bool = True
     sharded: Literal["local", "vanilla"] = "local"
     shard_recall: float = 0.99
+    plan: Any = None
 
     def __post_init__(self) -> None:
         rules = tuple(self.rules) if isinstance(self.rules, (tuple, list)) else (self.rules,)
@@ -298,6 +300,9 @@ class Config:
         for name in ("exact", "check_weights"):
             value = getattr(self, name)
             _require(isinstance(value, bool), f"Config.{name} is {value!r}, must be true or false")
+        _require(
+            self.plan is None or not rules, "Config has rules and a plan: a plan leaves nothing for rules to decide"
+        )
         object.__setattr__(self, "rules", rules)
 
 

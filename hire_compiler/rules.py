@@ -58,13 +58,31 @@ def _rules(content: dict[str, Any]) -> RulesFile:
         raise ConfigError("rules are tables [[rule]], one for each")
     if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
         raise ConfigError('[map] gives a tensor\'s name for each argument: "params[\'w\']" = "model.w"')
-    _known_fields(content, Config, {"rules"}, "the file")
-    config = Config(rules=tuple(_rule(table, index) for index, table in enumerate(tables)), **content)
+    _known_fields(content, Config, {"rules", "plan"}, "the file")
+    config = Config(rules=tuple(rule_from(table, f"rule {index}") for index, table in enumerate(tables)), **content)
     return RulesFile(config, mapping)
 
 
-def _rule(table: dict[str, Any], index: int) -> Rule:
-    where = f"rule {index}"
+def rule_table(rule: Rule) -> dict[str, Any]:
+    """A rule as a table that :func:`rule_from` reads; what is left at its default is left out."""
+    told = {field.name: getattr(rule, field.name) for field in fields(Rule)}
+    usual = {field.name: field.default for field in fields(Rule)}
+    table = {name: value for name, value in told.items() if name == "kind" or value != usual[name]}
+    return table | ({"predictor": _predictor_table(rule.predictor)} if rule.predictor else {})
+
+
+def _predictor_table(predictor: Predictor) -> dict[str, Any]:
+    told = {field.name: getattr(predictor, field.name) for field in fields(predictor) if field.name != "_"}
+    nested = {name: _predictor_table(v) if type(v).__name__ in _PREDICTORS else v for name, v in told.items()}
+    return {"type": type(predictor).__name__, **nested}
+
+
+def rule_from(table: dict[str, Any], where: str) -> Rule:
+    """A rule from a table of its fields.
+
+    Raises:
+      ConfigError: a field or a value is wrong; begins with ``where``.
+    """
     _known_fields(table, Rule, set(), where)
     if "kind" not in table:
         raise ConfigError(f"{where} lacks kind: 'ffn' or 'head'")

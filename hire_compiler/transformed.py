@@ -27,6 +27,7 @@ from hire_compiler.prepared import PreparedCache, UnrankedError
 from hire_compiler.program import capture
 from hire_compiler.report import Report, Speed
 from hire_compiler.runtime.target import lowering_platform, target_for
+from hire_compiler.saved_plan import Plan
 
 
 class _Call(NamedTuple):
@@ -137,6 +138,10 @@ class HireFunction:
         if self._last is None:
             return Report(notes=("not called yet: call the function once, or give report() the arguments",))
         return self._last.current_report()
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """What is decided for a call with these arguments, to be carried out again by ``hire.Config(plan=…)``."""
+        return self._step(*self._function.flatten(args, kwargs)).plan
 
     def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
         """Prepare the weights for the signature of these arguments, to be handed in as ``prepared=…``.
@@ -283,7 +288,9 @@ class HireFunction:
         )
         seconds = {"capture": captured, **outcome.report.seconds}
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})
-        return CompiledStep(avals, program, outcome.spliced, report, leaves)
+        step = CompiledStep(avals, program, outcome.spliced, report, leaves)
+        step.plan = Plan({platform: outcome.records})
+        return step
 
     def _prepare(self, step: CompiledStep, leaves: list[Any]) -> tuple[Any, ...]:
         if step.spliced is None:

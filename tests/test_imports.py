@@ -58,6 +58,7 @@ FLOORS = {
     "calibrate": 5,
     "offline": 5,
     "rules": 2,
+    "saved_plan": 3,
     "placement": 1,
     "compiled": 6,
     "ahead": 6,

@@ -85,7 +85,7 @@ def assemble(
             sources |= {n: signature.spec(n, one.program) for n in preparation.inputs}
         sources |= {n: entries[name].weights[n] for n in entries[name].originals}
     sources = {name: spec for name, spec in sources.items() if not files.holds(name)}
-    files.blobs[PLAN] = _json({name: [asdict(d) for d in b.outcome.report.decisions] for name, b in built.items()})
+    files.blobs[PLAN] = _json({name: _planned(one.outcome) for name, one in built.items()})
     files.blobs[REPORT] = _json({name: b.outcome.report.to_dict() for name, b in built.items()})
     first = next(iter(built.values()))
     manifest = Manifest(
@@ -272,6 +272,12 @@ def _export_preparation(
 
 def _content_name(value: Any) -> str:
     return f"table[{digest(np.asarray(value))[:12]}]"
+
+
+def _planned(outcome: Rewritten) -> list[dict[str, Any]]:
+    """The plan of all sites, those in a ``shard_map`` last."""
+    own = [record.to_dict() for record in outcome.records]
+    return [*own, *(asdict(decision) for decision in outcome.report.decisions[len(own) :])]
 
 
 def _json(content: Any) -> bytes:

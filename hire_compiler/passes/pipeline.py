@@ -27,6 +27,7 @@ from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.plan import plan
 from hire_compiler.passes.plan_shards import plan_on_mesh
 from hire_compiler.passes.replace_sharded import replace_sharded
+from hire_compiler.passes.replay import record_of, replay
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import LeftDense, SitePlan
 from hire_compiler.passes.splice import Spliced, splice
@@ -35,6 +36,7 @@ from hire_compiler.passes.verify import check_module
 from hire_compiler.program import Program
 from hire_compiler.report import Report, Site
 from hire_compiler.runtime.target import target_for
+from hire_compiler.saved_plan import SiteRecord, plan_of
 from hire_compiler.sharding import SiteLayout
 
 T = TypeVar("T")
@@ -47,11 +49,13 @@ class Rewritten:
     Attributes:
       spliced: the step program; None when nothing was rewritten.
       plans: one for every site, in order.
+      records: the same, to be kept and carried out again.
     """
 
     report: Report
     spliced: Spliced | None
     plans: tuple[SitePlan, ...] = ()
+    records: tuple[SiteRecord, ...] = ()
 
 
 def inspect_program(program: Program) -> Report:
@@ -113,6 +117,10 @@ def rewrite_program(
         if devices > 1 and config.sharded == "local":
             placement = Placement(module, program.arguments)
             layouts = clock.time("place", lambda: placement.layouts(module, found.matches))
+        kept = plan_of(config)
+        if kept is not None and not body:
+            plans = replay(kept, platform, found.sites, facts, layouts)
+        elif placement is not None:
             plans = plan_on_mesh(found.sites, facts, layouts, config)
         else:
             plans = plan(found.sites, facts, config)
@@ -151,11 +159,13 @@ def rewrite_program(
         notes=(
             *idle_rules(found.sites, config),
             *doubts,
+            *(() if kept is None or body else _replay_notes(inner)),
             *_nothing_done(plans, found.sites, inner),
         ),
         seconds=clock.seconds,
     )
-    return Rewritten(_with_bodies(report, inner), spliced, plans)
+    records = tuple(map(record_of, plans, found.sites))
+    return Rewritten(_with_bodies(report, inner), spliced, plans, records)
 
 
 def _left_dense(body: Inside) -> Report:
@@ -195,6 +205,12 @@ def _with_bodies(report: Report, inner: Sequence[Report]) -> Report:
             ),
         )
     return report
+
+
+def _replay_notes(inner: Sequence[Report]) -> tuple[str, ...]:
+    """What a reader of a report should know of a plan that was kept."""
+    anew = any(report.sites for report in inner)
+    return (f"the plan was kept, and is carried out again{'; sites in a shard_map are planned anew' if anew else ''}",)
 
 
 def _nothing_done(plans: Sequence[SitePlan], sites: Sequence[Site], inner: Sequence[Report]) -> tuple[str, ...]:

@@ -44,15 +44,8 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
     settled = settle_rule(explicit, site, facts, where)
     if isinstance(settled, LeftDense):
         return leave_dense(site, settled.reason, dense_bytes)
-    rule, group = settled.rule, settled.rule.group or 1
-    if site.width % group:
-        raise ConfigError(
-            f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
-        )
-    candidates = wanted_candidates(rule, site, group, where)
-    _check(explicit, site, facts, group, candidates, where)
-    common = common_neurons(rule, site, facts, group, candidates, where)
-    sparse_bytes, added_bytes = _bytes(rule, site, facts, candidates, common, where)
+    rule = settled.rule
+    candidates, common, sparse_bytes, added_bytes = weigh(rule, explicit, site, facts, where)
     loses = _why_it_loses(rule, site, facts, candidates, sparse_bytes)
     if loses and candidates < site.width:
         return leave_dense(site, loses, dense_bytes)
@@ -62,7 +55,7 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
         reason="; ".join([chosen.name, *settled.notes, *_remarks(rule, site, facts, common)]),
         predictor=str(rule.predictor),
         candidates=candidates,
-        group=group,
+        group=rule.group or 1,
         common=common,
         recall=settled.loss[0] if settled.loss else None,
         error=settled.loss[1] if settled.loss else None,
@@ -74,6 +67,27 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
         exactness=_exactness(site, candidates, facts, rule),
     )
     return _carried_out(decision, settled, site, facts)
+
+
+def weigh(rule: Rule, asked: Rule, site: Site, facts: SiteFacts, where: str) -> tuple[int, int, int, int]:
+    """How many candidates and common neurons a site has, and how many bytes it reads in a call and adds.
+
+    Args:
+      rule: with nothing left open.
+      asked: as somebody asked for it.
+
+    Raises:
+      ConfigError: it asks the site for something impossible; begins with ``where``.
+    """
+    group = rule.group or 1
+    if site.width % group:
+        raise ConfigError(
+            f"{where}: group {group} does not divide the width {site.width}; use one of {_divisors(site.width)}"
+        )
+    candidates = wanted_candidates(rule, site, group, where)
+    _check(asked, site, facts, group, candidates, where)
+    common = common_neurons(rule, site, facts, group, candidates, where)
+    return candidates, common, *_bytes(rule, site, facts, candidates, common, where)
 
 
 def _carried_out(decision: Decision, settled: Settled, site: Site, facts: SiteFacts) -> SitePlan:

@@ -59,13 +59,13 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
         reason = f"the model's own {site.selection} compares the neurons of all {shards} shards"
         return leave_dense(site, reason, sum(facts.weight_bytes))
     shard = replace(site, width=site.width // shards, batch=site.batch // layout.mesh.size(layout.batch))
-    own = _of_one_shard(facts, site, layout, moved=layout.turned)
+    own = facts_of_one_shard(facts, site, layout, moved=layout.turned)
     chosen = choose_rule(shard, own, config)
     if isinstance(chosen, LeftDense):
         return leave_dense(shard, chosen.reason, sum(own.weight_bytes))
     if spread := chosen.rule.spread and shards > 1:
-        _check_spread(chosen.rule, site, facts, shards)
-        own = _of_one_shard(facts, site, layout, moved=True)
+        check_spread(chosen.rule, site, facts, shards)
+        own = facts_of_one_shard(facts, site, layout, moved=True)
     shrunk = _shrink(chosen, site, shard, own, shards, config.shard_recall)
     planned = decide(shard, own, shrunk)
     if planned.predictor is None or shards == 1:
@@ -73,7 +73,7 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
     return _of_all_shards(planned, chosen, site, own, layout, spread)
 
 
-def _of_one_shard(facts: SiteFacts, site: Site, layout: SiteLayout, *, moved: bool) -> SiteFacts:
+def facts_of_one_shard(facts: SiteFacts, site: Site, layout: SiteLayout, *, moved: bool) -> SiteFacts:
     """The facts of a shard; ``moved``: rows change their device when they are prepared, which copies them."""
     shards = layout.shards
     copied = sum(facts.weight_bytes) * site.repeat if moved else facts.copied_bytes
@@ -87,7 +87,7 @@ def _of_one_shard(facts: SiteFacts, site: Site, layout: SiteLayout, *, moved: bo
     )
 
 
-def _check_spread(rule: Rule, site: Site, facts: SiteFacts, shards: int) -> None:
+def check_spread(rule: Rule, site: Site, facts: SiteFacts, shards: int) -> None:
     """Refuse to deal out rows that cannot be."""
     where = f"spread on {site.id} ({site.d}→{site.width})"
     if site.kind == "ffn" and not facts.counted:
