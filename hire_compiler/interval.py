@@ -114,9 +114,16 @@ def _multiply(a: Enclosure, b: Enclosure) -> Enclosure:
 def _divide(a: Enclosure, b: Enclosure) -> Enclosure:
     made = _corners(jnp.divide, a, b)
     if known(a, b):
-        return made
+        return point(jnp.where(_no_reciprocal(b.low), jnp.nan, made.low))
     nan = _holds_zero(b) & _holds_zero(a) if known(b) else _holds_zero(b)
-    return _unless(nan | (_infinite(a) & _infinite(b)), made)
+    unsure = _no_reciprocal(b.low) | _no_reciprocal(b.high)
+    return _unless(nan | unsure | (_infinite(a) & _infinite(b)), made)
+
+
+def _no_reciprocal(divisor: Any) -> Any:
+    """Where dividing by a reciprocal, as XLA may, goes wrong: one of the two is so small that it is flushed to zero."""
+    size = jnp.abs(divisor)
+    return (jnp.isfinite(size) & (size > 2.0**125)) | ((size > 0) & (size < 2.0**-125))
 
 
 def _power(a: Enclosure, b: Enclosure) -> Enclosure:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 from jax import lax
 
 from hire_compiler.enclosure import arithmetic_for, enclose
-from hire_compiler.interval import Enclosure, around, point
+from hire_compiler.interval import Enclosure, around, point, widened
 from hire_compiler.passes.replacement import predictor_arrays, take_batch_rows
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside
@@ -34,6 +35,8 @@ from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import top_candidates
 
+_PACKS_TOP_K = jaxlib.version.__version_info__ >= (0, 11)
+_BFLOAT16_STEP = 2.0**-7  # from one number to the next, as a share of it, at most
 _NOISE = 2.0**-20  # how far noise may come out otherwise where the compiler fuses it with other code, beside its size
 
 
@@ -45,7 +48,7 @@ class _Attempt:
       results: of its readers.
       proven, hopeless: which batch rows are right, and which only the author's own code can settle: ``[b]``.
       some: dense results for some batch rows, and which of them are settled.
-      slack: the largest τ of a winner.
+      slack: the largest τ of a proven winner.
     """
 
     results: list[jax.Array]
@@ -58,12 +61,22 @@ class _Attempt:
 def prove(
     heads: Sequence[HeadAtWork], prepared: Arrays, run_author: Callable[[], list[jax.Array]] | None
 ) -> tuple[list[jax.Array], jax.Array]:
-    """The winners of dense, and ``[rows proven, the largest slack τ]``."""
-    scores = predict(heads[0].inputs, predictor_arrays(prepared), heads[0].target)
+    """The winners of dense, and ``[rows proven, the largest slack τ]``.
+
+    Without ``run_author`` strict winners that are not proven are no more than a guess: on shards it is for the whole
+    program to run the author's code.
+    """
+    scores = predict(heads[0].inputs, predictor_arrays(prepared), heads[0].target, precise=True)
     attempts = [head.attempt(prepared, scores) for head in heads]
     proven, hopeless = attempts[0].proven, attempts[0].hopeless
     for other in attempts[1:]:
         proven, hopeless = proven & other.proven, hopeless | other.hopeless
+
+    slack = jnp.max(jnp.stack([attempt.slack for attempt in attempts]))
+    measured = jnp.stack([jnp.sum(proven, dtype=jnp.float32), slack])
+    likely = [part for a in attempts for part in a.results]
+    if run_author is None and heads[0].strict:
+        return likely, measured
 
     def some(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
         done = [attempt.some(at) for attempt in attempts]
@@ -71,13 +84,11 @@ def prove(
 
     def whole() -> list[jax.Array]:
         if run_author is None:
-            return [part for head in heads for part in head.dense()]
+            return [part for head in heads for part in head.quick()]
         like = jax.eval_shape(lambda: [part for head in heads for part in head.quick()])
         return [a.reshape(b.shape).astype(b.dtype) for a, b in zip(run_author(), like, strict=True)]
 
-    results = repair([part for a in attempts for part in a.results], proven, hopeless, some, whole)
-    slack = jnp.max(jnp.stack([attempt.slack for attempt in attempts]))
-    return results, jnp.stack([jnp.sum(proven, dtype=jnp.float32), slack])
+    return repair(likely, proven, hopeless, some, whole), measured
 
 
 @dataclass(frozen=True)
@@ -119,9 +130,19 @@ class HeadAtWork:
         """How many rows of the matrix are compared, from the first."""
         return min(self.winners[0].width, self.match.dot.rows)  # a shard's match says how many it holds
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether dense may rank by bfloat16 numbers that are cut off instead of rounded.
+
+        From 0.11 on XLA packs a bfloat16 and its row into one integer for ``top_k``, where the row fits into 16 bits,
+        and then drops the rounding in front of it.
+        """
+        ranked = [winner for winner in self.winners if winner.kind == "top_k"]
+        return _PACKS_TOP_K and self.width < 1 << 16 and any(_is_bfloat16(winner) for winner in ranked)
+
     def everyone(self, x: jax.Array) -> jax.Array:
         """The logits of all rows that are compared, ``[b, n]``."""
-        return self.rows.products(x)[:, : self.width]
+        return self.rows.products(x, precise=self.match.dot.precise)[:, : self.width]
 
     def likely(self, prepared: Arrays) -> list[jax.Array]:
         """The winners among the candidates."""
@@ -187,7 +208,8 @@ class HeadAtWork:
 
         # Between shards nothing but the author's own product settles an order.
         hopeless = self.strict & ~(proven if axes else best.sure)
-        largest = jnp.max(jnp.take_along_axis(apart, best.at, axis=1))
+        apart = jnp.take_along_axis(apart, best.at, axis=1)
+        largest = jnp.max(jnp.where(proven[:, None], apart, 0))  # where nothing is proven, dense runs
         return _Attempt(self.chosen(center, ids, best.at), proven, hopeless, some, largest)
 
     def best(
@@ -213,20 +235,6 @@ class HeadAtWork:
         """The results of all batch rows, by the fast form of the product."""
         return self.pick(self.everyone(self.inputs), None, self.vectors)
 
-    def dense(self) -> list[jax.Array]:
-        """The results of all batch rows: by the author's form of the product where strictness asks for it."""
-        if not self.strict:
-            return self.quick()
-        dot = self.match.dot
-        logits = self.rows.as_written(
-            self.everything,
-            rows_first=dot.rows_first,
-            by_columns=len(dot.columns.steps) < len(dot.weight.steps),
-            precise=dot.precise,
-            dtype=dot.result.dtype,
-        )
-        return self.pick(take_batch_rows(logits, self.match.rows)[:, : self.width], None, self.vectors)
-
     def bounds(self, logits: Enclosure, own: Sequence[jax.Array], *, rounded: bool) -> Enclosure:
         """Between what the program compares, for logits between bounds; as it rounds, or in float32 throughout."""
         code = self.winners[0].compared
@@ -234,7 +242,8 @@ class HeadAtWork:
         if not rounded:
             dtypes = ["float32" if d in ("bfloat16", "float16") else d for d in dtypes]
         inputs = [logits, *(self._known(vector, i) for i, vector in enumerate(own))]
-        return enclose(code if rounded else code.widened, inputs, dtypes, arithmetic_for(self.target))
+        made = enclose(code if rounded else code.widened, inputs, dtypes, arithmetic_for(self.target))
+        return widened(made, _BFLOAT16_STEP) if rounded and self.is_cut else made
 
     def _known(self, vector: jax.Array, number: int) -> Enclosure:
         region = self.winners[0].region
@@ -268,6 +277,10 @@ class HeadAtWork:
         narrow = logits.astype(jnp.dtype(self.match.dot.result.dtype))
         values = self.winners[0].compared.evaluate([narrow, *own], exact=True)
         return [part for winner in self.winners for part in _winners_of(winner, values, ids)]
+
+
+def _is_bfloat16(winner: Winner) -> bool:
+    return bool(winner.op.operands[0].dtype == "bfloat16")
 
 
 def _computed(entry: Outside) -> bool:

@@ -7,7 +7,7 @@ answers meet as ``runtime/collectives.py`` says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.local_match import Localizer, Meeting
-from hire_compiler.passes.replacement import Preparation, Replacement, Spread
+from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement, Spread
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.site_match import SiteMatch
@@ -42,10 +42,16 @@ def replace_sharded(
     preparation = _sharded_preparation(shard.preparation, layout, dealing if kind.on_mesh.numbered else None)
     inputs = [local.spec(value) for value in shard.values]
     outputs = [local.spec(value) for value in shard.results]
+    batch_parts = layout.mesh.size(layout.batch)
     if shard.measure:
         outputs.append(())
 
-    def step(prepared: Arrays, views: tuple[jax.Array, ...], *values: jax.Array) -> list[jax.Array]:
+    def step(
+        prepared: Arrays,
+        views: tuple[jax.Array, ...],
+        *values: jax.Array,
+        run_author: Callable[[], list[jax.Array]] | None = None,
+    ) -> list[jax.Array]:
         names = sorted(prepared)
         spread = preparation.spread
         assert spread is not None
@@ -59,9 +65,10 @@ def replace_sharded(
 
         specs = [spread.spec(name) for name in names]
         specs += [layout.argument(position) for position in shard.views]
-        return over_mesh(run, layout.mesh, [*specs, *inputs], outputs)(
+        found = over_mesh(run, layout.mesh, [*specs, *inputs], outputs)(
             *(prepared[name] for name in names), *views, *values
         )
+        return found if run_author is None else _or_author(found, run_author, plan.site.batch * batch_parts)
 
     return replace(
         shard,
@@ -69,9 +76,29 @@ def replace_sharded(
         values=tuple(local.whole(value) for value in shard.values),
         results=tuple(local.whole(value) for value in shard.results),
         before=local.whole_op(shard.before),
+        author=None if shard.author is None else _whole_code(shard.author, local),
         step=step,
         signature=repr((shard.signature, layout)),
     )
+
+
+def _or_author(found: list[jax.Array], run_author: Callable[[], list[jax.Array]], rows: int) -> list[jax.Array]:
+    """The shards' results; where a row is in doubt, those of the author's code, split as XLA splits it.
+
+    A shard cannot settle a doubt: the same product written for one device may be summed in another order.
+    """
+    *results, measured = found
+
+    def author() -> list[jax.Array]:
+        return [theirs.reshape(own.shape).astype(own.dtype) for theirs, own in zip(run_author(), results, strict=True)]
+
+    settled: list[jax.Array] = jax.lax.cond(measured[0] >= rows, lambda: results, author)
+    return [*settled, measured]
+
+
+def _whole_code(code: AuthorsCode, local: Localizer) -> AuthorsCode:
+    """The operations of the graph behind those of one device."""
+    return AuthorsCode(local.whole_op(code.first), tuple(map(local.whole_op, code.last)), local.whole(code.x))
 
 
 def _dealing(plan: SitePlan, layout: SiteLayout) -> Dealing:

@@ -34,7 +34,7 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
     """The replacement of a head whose readers keep only the best of the same values.
 
     Args:
-      local: the match is restated in the sizes of one shard, so the author's operations cannot be run as they are.
+      local: the match is restated in the sizes of one shard: the author's operations are not run inside its step.
     """
     dot, groups = match.dot, grouped(match.winners)
     firsts = [group[0] for group in groups]
@@ -59,7 +59,7 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
     replaced = tuple(value for winner in match.winners for value in winner.op.results)
     before = replaced_before(match.winners)
     assert before is not None, "such winners are not captured"
-    author = AuthorsCode(dot.op, tuple(w.op for w in match.winners), dot.x) if strict and not local else None
+    author = AuthorsCode(dot.op, tuple(w.op for w in match.winners), dot.x) if strict else None
 
     def step(
         prepared: Arrays,

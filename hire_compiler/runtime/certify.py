@@ -190,8 +190,14 @@ def take_batch(vector: jax.Array, at: jax.Array) -> jax.Array:
 
 
 def _norm(array: jax.Array, axis: int) -> jax.Array:
-    """Euclidean norms in float32, rounded up. Squares of small numbers would underflow, hence the division first."""
+    """Euclidean norms in float32, rounded up.
+
+    Squares of small numbers would underflow, those of large ones overflow, hence the scaling. By a power of two, and
+    multiplied: XLA divides by multiplying with the reciprocal, which is flushed to zero for numbers beyond 2¹²⁶.
+    """
     largest = jnp.max(jnp.abs(array), axis=axis, keepdims=True)
-    scaled = array / jnp.where(largest > 0, largest, 1)
+    power = jnp.where(largest > 2.0**40, 2.0**-70, jnp.where(largest < 2.0**-20, 2.0**50, 1.0))
+    power = jnp.where(largest < 2.0**-80, 2.0**100, power)
+    scaled = array * power
     length = jnp.sqrt(jnp.sum(scaled * scaled, axis=axis)) * (1 + gamma(array.shape[axis] + 8))
-    return length * jnp.squeeze(largest, axis)
+    return length * jnp.squeeze(1 / power, axis)

@@ -18,13 +18,16 @@ Arrays = dict[str, jax.Array]
 PREDICTOR_ARRAYS = ("a", "a_rows", "b", "b_scale", "q", "scale", "q4", "scale4")
 
 
-def predict(x: jax.Array, prepared: Arrays, target: Target, layer: jax.Array | None = None) -> jax.Array:
+def predict(
+    x: jax.Array, prepared: Arrays, target: Target, layer: jax.Array | None = None, *, precise: bool = False
+) -> jax.Array:
     """Predicted scores of all rows; of a cascade, the coarse ones.
 
     Args:
       x: ``[b, d]``.
       prepared: what a ``prepare_…`` returned, stored for the target; of a cascade the arrays of both passes.
       layer: which layer, where the arrays are stacked ``[layers, …]``.
+      precise: a proof rests on the scores (of ``Quantized(8)``): inputs are not rounded on the way.
 
     Returns:
       ``[b, n]`` float32.
@@ -35,7 +38,7 @@ def predict(x: jax.Array, prepared: Arrays, target: Target, layer: jax.Array | N
         return low_rank_scores(x, prepared, target)
     if "q4" in prepared:
         return int4_scores(x, prepared, target)
-    return quantized_scores(x, prepared, target)
+    return quantized_scores(x, prepared, target, precise=precise)
 
 
 def kept_for(prepared: Arrays, d: int, target: Target) -> Arrays:

@@ -35,9 +35,14 @@ def prepare_quantized(rows: jax.Array) -> Arrays:
     return {"q": q, "scale": scale}
 
 
-def quantized_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
-    """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_quantized` made."""
-    return dot_of_few(x.astype(jnp.float32), prepared["q"], target) * prepared["scale"]
+def quantized_scores(x: jax.Array, prepared: Arrays, target: Target, *, precise: bool = False) -> jax.Array:
+    """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_quantized` made.
+
+    Args:
+      precise: for a proof: no input is rounded on the way. Any matrix unit takes bfloat16 and int8 as they are.
+    """
+    wide = x.astype(jnp.float32)
+    return dot_of_few(wide, prepared["q"], target, precise=precise and x.dtype != jnp.bfloat16) * prepared["scale"]
 
 
 def prepare_int4(rows: jax.Array, columns: int) -> Arrays:

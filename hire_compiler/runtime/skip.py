@@ -153,7 +153,7 @@ def proven_negative(
     Args:
       dtypes: types through which the author passes the product, the bias and their sum, beside that of the product.
     """
-    scores = predict(x, {name: prepared[name] for name in ("q", "scale")}, form.target, form.layer)
+    scores = predict(x, {name: prepared[name] for name in ("q", "scale")}, form.target, form.layer, precise=True)
     upper = upper_bounds(scores, form.whole(prepared["bound"], 1), x)
     # The author may round the product, and its sum with the bias, to a narrow type.
     coarsest = max(float(jnp.finfo(dtype).eps) for dtype in ("float32", form.product_dtype, *dtypes))

@@ -52,49 +52,30 @@ class StoredRows:
 
         return for_each_row(one, x, ids)
 
-    def products(self, x: jax.Array) -> jax.Array:
+    def products(self, x: jax.Array, *, precise: bool = False) -> jax.Array:
         """``x [b, d]`` times all rows, in float32: ``[b, n]``; in the fast form, not in the author's."""
         if isinstance(self.kept, NarrowRows):
             return unfused(self.kept.product(x), self.target)
         if not self.by_columns:
-            return unfused(dot_of_few(x, self.kept, self.target), self.target)
-        return unfused(self._by_columns(x.astype(jnp.float32)), self.target)
-
-    def as_written(self, x: jax.Array, *, rows_first: bool, by_columns: bool, precise: bool, dtype: str) -> jax.Array:
-        """``x [b, d]`` times all rows, as the author wrote the product: ``[b, n]`` in the type it had.
-
-        Args:
-          rows_first: the matrix was the left operand.
-          by_columns: it was ``[d, n]``, and not ``[n, d]``.
-        """
-        held = self.kept.whole() if isinstance(self.kept, NarrowRows) else load(self.kept)
-        matrix = held if self.by_columns == by_columns else held.T
-        precision = lax.Precision.HIGHEST if precise else None
-        contracted = 0 if by_columns else 1
-
-        def product(left: jax.Array, right: jax.Array, axes: tuple[int, int]) -> jax.Array:
-            numbers = (((axes[0],), (axes[1],)), ((), ()))
-            return lax.dot_general(left, right, numbers, precision=precision, preferred_element_type=jnp.dtype(dtype))
-
-        if rows_first:
-            return product(matrix, x, (contracted, 1)).T
-        return product(x, matrix, (1, contracted))
+            return unfused(dot_of_few(x, self.kept, self.target, precise=precise), self.target)
+        return unfused(self._by_columns(x.astype(jnp.float32), precise), self.target)
 
     def _columns(self, ids: jax.Array) -> jax.Array:
         assert not isinstance(self.kept, NarrowRows), "narrow rows lie by rows"
         return load(jnp.take(store(self.kept, self.target), ids, axis=1, mode="clip"))
 
-    def _by_columns(self, x: jax.Array) -> jax.Array:
+    def _by_columns(self, x: jax.Array, precise: bool) -> jax.Array:
         assert not isinstance(self.kept, NarrowRows), "narrow rows lie by rows"
         d, n = self.kept.shape
+        precision = lax.Precision.HIGHEST if precise else None
         chunk = max(self.target.chunk_bytes // (4 * d), 1)
         if self.kept.dtype == jnp.float32 or not self.target.bf16_as_bits or chunk >= n:
-            return jnp.dot(x, load(self.kept).astype(jnp.float32))
+            return jnp.dot(x, load(self.kept).astype(jnp.float32), precision=precision)
         bits = store(self.kept, self.target)
 
         def part(start: jax.Array | int, size: int) -> jax.Array:
             narrow = load(lax.dynamic_slice_in_dim(bits, start, size, axis=1))
-            return jnp.dot(x, narrow.astype(jnp.float32))
+            return jnp.dot(x, narrow.astype(jnp.float32), precision=precision)
 
         def body(i: jax.Array, out: jax.Array) -> jax.Array:
             return lax.dynamic_update_slice_in_dim(out, part(i * chunk, chunk), i * chunk, axis=1)

@@ -193,7 +193,12 @@ def as_is(rows: jax.Array) -> jax.Array:
 
 
 def dot_of_few(
-    x: jax.Array, rows: jax.Array, target: Target, unpack: Callable[[jax.Array], jax.Array] = as_is
+    x: jax.Array,
+    rows: jax.Array,
+    target: Target,
+    unpack: Callable[[jax.Array], jax.Array] = as_is,
+    *,
+    precise: bool = False,
 ) -> jax.Array:
     """``x [b, d]`` of a decode step times a stored copy ``rows [n, d]`` transposed, in float32: ``[b, n]``.
 
@@ -202,23 +207,24 @@ def dot_of_few(
 
     Args:
       unpack: elementwise, from what is stored to the numbers; done on the way to the product.
+      precise: in float32 also where a matrix unit would round its operands first.
     """
     batch, (n, d) = x.shape[0], rows.shape
     piece = next((size for size in _FACTOR_ROWS if n > size and n % size == 0), 0)
     if batch == 1 and target.rows_one_by_one and piece and d <= _FACTOR_WIDTH and unpack is as_is:
         # A long thin factor: XLA:CPU threads this product half as well in one piece.
-        return _in_pieces(x, rows, piece)
+        return _in_pieces(x, rows, piece, precise)
     if batch == 1 or not target.rows_one_by_one or rows.dtype == jnp.float32:
-        return rows_dot(x, unpack(load(rows)), target=target)
+        return rows_dot(x, unpack(load(rows)), precise=precise, target=target)
     if batch <= _ONE_BY_ONE:
-        return for_each_row(lambda row: rows_dot(row, unpack(load(rows))), x)
+        return for_each_row(lambda row: rows_dot(row, unpack(load(rows)), precise=precise), x)
     chunk = max(target.chunk_bytes // (4 * d), 1)
     if chunk >= n:
-        return rows_dot(x, unpack(load(rows)))
+        return rows_dot(x, unpack(load(rows)), precise=precise)
 
     def part(start: jax.Array | int, size: int) -> jax.Array:
         narrow = load(lax.dynamic_slice_in_dim(rows, start, size))
-        return lax.dot_general(x, unpack(narrow).astype(jnp.float32), (((1,), (1,)), ((), ())))
+        return rows_dot(x, unpack(narrow), precise=precise)
 
     def body(i: jax.Array, out: jax.Array) -> jax.Array:
         return lax.dynamic_update_slice_in_dim(out, part(i * chunk, chunk), i * chunk, axis=1)
@@ -228,9 +234,9 @@ def dot_of_few(
     return lax.dynamic_update_slice_in_dim(out, part(n - rest, rest), n - rest, axis=1) if rest else out
 
 
-def _in_pieces(x: jax.Array, rows: jax.Array, size: int) -> jax.Array:
+def _in_pieces(x: jax.Array, rows: jax.Array, size: int, precise: bool) -> jax.Array:
     def some(i: jax.Array) -> jax.Array:
-        return rows_dot(x, load(lax.dynamic_slice_in_dim(rows, i * size, size)))[0]
+        return rows_dot(x, load(lax.dynamic_slice_in_dim(rows, i * size, size)), precise=precise)[0]
 
     return lax.map(some, jnp.arange(rows.shape[0] // size)).reshape(1, -1)
 
