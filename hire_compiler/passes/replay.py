@@ -139,4 +139,4 @@ def _check_learned(record: SiteRecord, facts: SiteFacts, named: str) -> None:
     }
     missing = [name for name in record.learned if not known.get(name, False)]
     if missing:
-        raise ConfigError(f"{named} is prepared with a calibration ({', '.join(missing)}): pass calibration= again")
+        raise ConfigError(f"{named} is prepared with a calibration ({', '.join(missing)}): give it the same one again")
