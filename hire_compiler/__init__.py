@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from hire_compiler.sampler import Sampling, with_sampler
     from hire_compiler.saved_plan import Plan
     from hire_compiler.transformed import HireFunction
+    from hire_compiler.tuning.tune import tune
+    from hire_compiler.tuning.tuned import Tuned
 
 # What a name is imported from when it is first asked for. So ``import hire_compiler`` does not import JAX, and the
 # command line can answer --help, typing errors and an interrupt at once.
@@ -60,6 +62,7 @@ _LATER = {
     "Rule": "config",
     "Sampling": "sampler",
     "Site": "report",
+    "Tuned": "tuning.tuned",
     "calibrate": "calibrate",
     "compare": "comparing",
     "draw": "picture",
@@ -69,6 +72,7 @@ _LATER = {
     "load": "offline.load",
     "rewrite": "offline.rewrite",
     "transform": "api",
+    "tune": "tuning.tune",
     "with_sampler": "sampler",
 }
 
@@ -126,6 +130,7 @@ __all__ = [
     "Sampling",
     "Site",
     "TransformError",
+    "Tuned",
     "WeightError",
     "__version__",
     "calibrate",
@@ -137,5 +142,6 @@ __all__ = [
     "load",
     "rewrite",
     "transform",
+    "tune",
     "with_sampler",
 ]

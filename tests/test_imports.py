@@ -71,6 +71,7 @@ FLOORS = {
     "outputs": 5,
     "bench": 7,
     "estimate": 7,
+    "tuning": 7,
     "comparing": 7,
     "cli": 8,
     "": 8,

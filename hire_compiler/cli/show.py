@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import zip_longest
 from textwrap import wrap
 
 from hire_compiler.cli.words import on_the_command_line
 from hire_compiler.offline.artifact import Artifact
-from hire_compiler.offline.progress import Progress, no_progress
 from hire_compiler.offline.verify import Verification
 from hire_compiler.report import report_of
 from hire_compiler.report_text import report_text
 
 WIDTH, NARROW = 80, 12  # of a table, and of a column that is not made narrower
-
-
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """A progress function for the duration of a block: a bar with ``rich``, else a line that is rewritten.
-
-    On anything but a terminal it says nothing.
-    """
-    if not sys.stderr.isatty():
-        yield no_progress
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import Progress as Bars
-    except ModuleNotFoundError:
-        yield _line
-        print("\r\x1b[K", end="", file=sys.stderr)
-        return
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("…", total=None)
-        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
-
-
-def _line(what: str, done: int, total: int) -> None:
-    print(f"\r\x1b[K{what} {done}/{total}", end="", file=sys.stderr, flush=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:

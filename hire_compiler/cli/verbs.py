@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 import hire_compiler as hire
-from hire_compiler.cli.show import artifact_lines, progress, show, table, verification_lines
+from hire_compiler.cli.show import artifact_lines, show, table, verification_lines
 from hire_compiler.cli.words import on_the_command_line
 from hire_compiler.errors import ConfigError
 from hire_compiler.offline.artifact import Artifact
 from hire_compiler.offline.atomic import check_destination, new_file
 from hire_compiler.offline.calibrate import calibrate_export, load_calibration, save_calibration
 from hire_compiler.offline.inputs import inputs_from, random_inputs
-from hire_compiler.offline.progress import Progress
+from hire_compiler.offline.progress import Progress, progress
 from hire_compiler.offline.save import replacing
 from hire_compiler.offline.tensor_files import TensorWriter
 from hire_compiler.offline.tensors import open_tensors, spec_of

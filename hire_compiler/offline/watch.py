@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,7 +57,7 @@ class Watch:
         proofs = tuple(Certificate(site=s, rows=rows, proven=held) for s, (rows, held) in certificates.items())
         dense_bytes, read_bytes = bytes_read(report, proofs)
         return Comparison(
-            name=self._artifact.manifest.name,
+            name=Path(self._artifact.manifest.name).name,
             machine=machine(),
             calls=calls,
             fed="calls",

@@ -8,7 +8,7 @@ layer where the weights are stacked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +41,19 @@ class Instrumented:
 
 
 def instrument(
-    module: Any, matches: Sequence[SiteMatch], target: Target, strongest: float, candidates: Sequence[Candidate] = ()
+    module: Any,
+    matches: Sequence[SiteMatch],
+    target: Target,
+    strongest: float,
+    candidates: Sequence[Candidate] = (),
+    looks: Callable[[SiteMatch], Sequence[Look]] | None = None,
 ) -> Instrumented:
     """Edit a parsed, normalized module in place.
 
     Args:
       strongest: share of a row's neurons that counts as active where none is exactly zero.
       candidates: blocks on which predictors are to be tried: some of their input rows are returned too.
+      looks: what to look at of each site, in the place of what a calibration wants.
     """
     wanted = {candidate.key for candidate in candidates}
     function = _mlir.main_function(module)
@@ -56,7 +62,8 @@ def instrument(
     skipped: dict[str, str] = {}
     pending = []
     for match in matches:
-        for look in (moment_look(match), *kind_of(match).looks(match, strongest, wanted)):
+        usual = (moment_look(match), *kind_of(match).looks(match, strongest, wanted)) if looks is None else looks(match)
+        for look in usual:
             probe = look.probe
             if any((known.what, known.key) == (probe.what, probe.key) for known in probes):
                 continue

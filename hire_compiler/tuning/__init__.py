@@ -1,0 +1,1 @@
+"""``tune``: choose, by measuring, the fastest setting that meets a budget."""

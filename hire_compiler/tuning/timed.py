@@ -1,0 +1,115 @@
+"""Time settings of a head on its real shapes: the head alone, as the program reads it, everything in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hire_compiler.api import transform
+from hire_compiler.calibration import Calibration, Moment
+from hire_compiler.config import Config
+from hire_compiler.passes.head_rows import Head
+from hire_compiler.transformed import HireFunction
+from hire_compiler.tuning.tuned import Tried
+from hire_compiler.turns import MOST, Run, Turn, Turns
+
+INPUTS = 32  # different inputs that are run in turn, so that proofs hold as often as they do
+DOMINATED = 2.0  # a setting that reads so many times the bytes of another is not timed
+SECONDS = 0.6  # of timing, for each setting
+DENSE = "dense"
+
+
+def time_settings(
+    head: Head,
+    weight: jax.Array,
+    inputs: np.ndarray,
+    moment: Moment | None,
+    settings: Sequence[Tried],
+    told: Callable[[str, int, int], None],
+) -> list[Tried]:
+    """The settings with the milliseconds, bytes and reasons of each; ``dense`` has no rule.
+
+    Args:
+      weight: of the head, ``[n, d]``.
+      inputs: float32 ``[N, d]``, of which a call takes as many as the site does.
+    """
+    size = head.site.batch
+    dtype = jnp.dtype(head.match.dot.x.dtype)
+    calls = [
+        jnp.asarray(inputs[i : i + size], dtype) for i in range(0, min(len(inputs), INPUTS * size) - size + 1, size)
+    ]
+    stored = weight.T if head.facts.by_columns else weight
+    planned = [_planned(head, tried, stored, calls[0], moment) for tried in settings]
+    least = min((tried.read_bytes for _, tried in planned if tried.recall is not None and not tried.why), default=0)
+    runs: dict[str, Callable[[jax.Array], Any]] = {}
+    for done, (step, tried) in enumerate(planned):
+        told(f"preparing {tried.name}", done, len(settings))
+        slow = tried.recall is not None and tried.read_bytes > DOMINATED * least
+        if slow and not tried.why:
+            why = f"not timed: it reads {tried.read_bytes / least:.1f} times as much as another"
+            planned[done] = step, replace(tried, why=why)
+        elif not tried.why:
+            runs[tried.name] = _prepared(step, stored, calls[0])
+    seconds = _in_turns(runs, calls, told)
+    return [replace(t, ms=median(seconds[t.name]) * 1e3) if t.name in seconds else t for _, t in planned]
+
+
+def _in_turns(
+    runs: dict[str, Callable[[jax.Array], Any]], calls: Sequence[jax.Array], told: Callable[[str, int, int], None]
+) -> dict[str, list[float]]:
+    turns, sources = Turns(), {name: cycle(calls) for name in runs}
+
+    def ready(name: str) -> Run:
+        x = next(sources[name])
+        return lambda: runs[name](x)
+
+    programs = {name: Turn(lambda name=name: ready(name)) for name in runs}  # type: ignore[misc]
+    turns.round(programs, timed=False)  # compiles
+    done, spent = 0, 0.0
+    while done < 5 or (done < MOST and spent < SECONDS * len(runs)):
+        turns.round(programs)
+        done, spent = done + 1, sum(map(sum, turns.seconds.values()))
+        told("timing", min(done, MOST), MOST)
+    return turns.seconds
+
+
+def _planned(head: Head, tried: Tried, stored: jax.Array, x: jax.Array, moment: Moment | None) -> tuple[Any, Tried]:
+    """The head alone as a setting asks for it, and what is known of its bytes."""
+    alone = jax.jit(_alone(head))
+    if tried.rule is None:
+        return alone, replace(tried, read_bytes=stored.nbytes)
+    learned = Calibration(moments={} if moment is None else {f"w[{head.site.d}]": moment})
+    step = transform(alone, Config(rules=(replace(tried.rule, path=""),), exact=False), calibration=learned)
+    (decision,) = step.report(stored, x).decisions or (None,)
+    if decision is None or decision.action != "rewritten":
+        return step, replace(tried, why=f"left dense: {decision.reason if decision else 'alone it is no site'}")
+    return step, replace(tried, read_bytes=decision.sparse_bytes, added_bytes=decision.added_bytes)
+
+
+def _prepared(step: Any, stored: jax.Array, x: jax.Array) -> Callable[[jax.Array], Any]:
+    """A setting ready to run on rows of input."""
+    if not isinstance(step, HireFunction):
+        return lambda x: step(stored, x)
+    prepared = step.prepare(stored, x)
+    outer = jax.jit(lambda w, x, q: step(w, x, prepared=q))
+    return lambda x: outer(stored, x, prepared)
+
+
+def _alone(head: Head) -> Callable[[jax.Array, jax.Array], Any]:
+    """The head by itself, read as the program reads it: the winner, the best few, or all."""
+    top, columns, winners = head.facts.top_k, head.facts.by_columns, head.facts.winners_only
+
+    def alone(w: jax.Array, x: jax.Array) -> Any:
+        z = x @ w if columns else x @ w.T
+        if not winners:
+            return jax.nn.softmax(z, axis=-1)
+        return jnp.argmax(z, axis=-1) if top == 1 else jax.lax.top_k(z, top)
+
+    return alone

@@ -1,0 +1,120 @@
+"""What ``tune`` found: a configuration, what it was learned from, and everything that was tried."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from hire_compiler.calibration import Calibration
+from hire_compiler.config import Config, Rule
+from hire_compiler.errors import ConfigError
+from hire_compiler.offline.calibrate import load_calibration, save_calibration
+from hire_compiler.rules import read_rules
+from hire_compiler.tuning.toml import write_rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One setting of one site.
+
+    Attributes:
+      site: id of the site.
+      name: of the setting: ``dense``, ``certified``, or the predictor.
+      family: settings that differ in rank and candidates only.
+      rule: that asks for it; None where nothing can.
+      candidates: rows computed exactly; the fewest that meet the budget, or the most that were tried.
+      recall: on held-out rows, of what the program reads; None where nothing is lost, or nothing was measured.
+      ms: of the site alone, a median; None if it was not timed.
+      read_bytes, added_bytes: in a call, and beside the weights.
+      chosen: it is part of the configuration.
+      why: it was chosen, or rejected.
+    """
+
+    site: str
+    name: str
+    family: str = ""
+    rule: Rule | None = None
+    candidates: int = 0
+    recall: float | None = None
+    ms: float | None = None
+    read_bytes: int = 0
+    added_bytes: int = 0
+    chosen: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The fastest settings that meet a budget.
+
+    Attributes:
+      config, calibration: for :func:`hire_compiler.transform`.
+      table: everything that was tried.
+      recall: the budget.
+      rows: held-out rows of input that it was measured on.
+      machine: where it was timed.
+      notes: what else is worth knowing.
+    """
+
+    config: Config
+    calibration: Calibration
+    table: tuple[Tried, ...] = ()
+    recall: float = 1.0
+    rows: int = 0
+    machine: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[Tried, ...]:
+        """The settings that were chosen, one a site."""
+        return tuple(tried for tried in self.table if tried.chosen)
+
+    def save(self, path: Any) -> Path:
+        """Write the rules as TOML, and the calibration that they need beside it (``rules.safetensors``).
+
+        ``hire-compiler rewrite --rules rules.toml --calibration rules.safetensors`` takes both, and
+        :meth:`Tuned.load`.
+        """
+        target = Path(path)
+        if target.suffix != ".toml":
+            raise ConfigError(f"{target}: rules are written as TOML: name a file that ends in .toml")
+        write_rules(self.config, target)
+        save_calibration(self.calibration, target.with_suffix(".safetensors"))
+        return target
+
+    @staticmethod
+    def load(path: Any) -> Tuned:
+        """What :meth:`save` wrote: configuration and calibration, without the table."""
+        source = Path(path)
+        return Tuned(config=read_rules(source).config, calibration=load_calibration(source.with_suffix(".safetensors")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers; without the calibration's arrays."""
+        table = [{**asdict(replace(t, rule=None)), "rule": None if t.rule is None else str(t.rule)} for t in self.table]
+        return {"recall": self.recall, "rows": self.rows, "machine": self.machine, "notes": self.notes, "table": table}
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The table as JSON."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def __str__(self) -> str:
+        sites = list(dict.fromkeys(tried.site for tried in self.table))
+        lines = [f"recall {self.recall:g} on {self.rows} held-out rows, timed on {self.machine}"]
+        for site in sites:
+            lines += ["", site, *_rows([tried for tried in self.table if tried.site == site])]
+        return "\n".join(lines + [f"note  {note}" for note in self.notes])
+
+
+def _rows(some: list[Tried]) -> list[str]:
+    lines = [f"    {'setting':<34}{'k':>6}{'recall':>8}{'ms':>8}{'read':>9}{'added':>9}"]
+    for tried in some:
+        recall = "" if tried.recall is None else f"{tried.recall:.4f}"
+        ms = "" if tried.ms is None else f"{tried.ms:.2f}"
+        read, added = (f"{n / 1e6:.3g} MB" if n else "" for n in (tried.read_bytes, tried.added_bytes))
+        mark, k = "→" if tried.chosen else " ", str(tried.candidates or "")
+        lines.append(f"  {mark} {tried.name:<34}{k:>6}{recall:>8}{ms:>8}{read:>9}{added:>9}".rstrip())
+        lines += wrap(tried.why, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return lines
