@@ -49,7 +49,7 @@ def forward(params: dict[str, jax.Array], xs: jax.Array) -> jax.Array:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less timing, fewer settings."""
     monkeypatch.setattr("hire_compiler.tuning.timed.SECONDS", 0.01)
-    monkeypatch.setattr("hire_compiler.tuning.settings.RANKS", (0.25, 0.5))
+    monkeypatch.setattr("hire_compiler.tuning.settings.RANKS", (0.25,))
 
 
 def tuned(rng: np.random.Generator, recall: float = 0.99, count: int = 512, **more: Any) -> hire.Tuned:
@@ -132,7 +132,6 @@ def test_what_is_chosen_meets_the_recall_on_other_rows_and_can_be_saved(
     assert (wanted == got).mean() >= 0.9
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_memory_is_a_limit(rng: np.random.Generator) -> None:
     found = tuned(rng, memory=0)

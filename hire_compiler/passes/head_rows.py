@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from hire_compiler import _mlir
 from hire_compiler.graph import Graph, read_graph
+from hire_compiler.narrow import NarrowWeight
 from hire_compiler.passes.detect import Detection, detect
 from hire_compiler.passes.facts import site_facts
 from hire_compiler.passes.fold import fold_constants
@@ -38,14 +39,18 @@ class Head:
 
 
 def find_heads(program: Program, platform: str) -> tuple[Head, ...]:
-    """The heads of a program with a weight of their own (of no stack of layers)."""
+    """The heads of a program with a weight of their own (of no stack of layers), stored as numbers of full width."""
     with _mlir.own_settings(), _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
         found = _found(module, program)
         facts = site_facts(found.matches, None, target_for(platform), 1)
     heads = zip(found.sites, found.matches, facts, strict=True)
-    return tuple(Head(site, m, fact) for site, m, fact in heads if isinstance(m, HeadMatch) and m.dot.layer is None)
+    return tuple(Head(site, m, fact) for site, m, fact in heads if isinstance(m, HeadMatch) and _is_plain(m))
+
+
+def _is_plain(match: HeadMatch) -> bool:
+    return match.dot.weight.layers is None and not isinstance(match.dot.weight, NarrowWeight)
 
 
 def show_inputs(program: Program, platform: str) -> Instrumented:

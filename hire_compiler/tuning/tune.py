@@ -72,7 +72,7 @@ def tune(
         program = capture(wrapped, leaves, tree)
         heads = () if program.refusal else find_heads(program, jax.default_backend())
         if not heads:
-            why = program.refusal or "hire.inspect(…) says what was found"
+            why = program.refusal or "hire.inspect(…) says what was found; heads stored in few bits are not tuned yet"
             raise ConfigError(f"{program.name} has no head to tune: {why}")
         values = [*program.constants, *leaves]
         calibration = _calibrated(forward, given[::2], told)
@@ -80,7 +80,7 @@ def tune(
         search = Search(recall, memory, calibration, told)
         with contextlib.suppress(Interrupted):
             for head in heads:
-                search.head(head, materialize(head.match.dot.weight, values[head.match.dot.weight.argument]), inputs)
+                search.head(head, materialize(head.match.dot.weight, values), inputs)
     return search.tuned()
 
 
