@@ -67,7 +67,7 @@ def compare(program: Block, p: dict[str, Array], x: Array, got: Array, wanted: A
     """What is wrong, '' if nothing."""
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         return f"{got.dtype}{list(got.shape)} instead of {wanted.dtype}{list(wanted.shape)}"
-    if np.array_equal(got, wanted):
+    if np.array_equal(got, wanted, equal_nan=True):
         return ""
     for layer in range(program.layers or 1):
         own = {name: a[layer] if program.layers else a for name, a in p.items()}
