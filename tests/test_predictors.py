@@ -267,3 +267,21 @@ def test_the_report_counts_the_bytes_of_a_4_bit_copy(rng: np.random.Generator) -
     assert decision.added_bytes == VOCABULARY * (D // 2 + 2 * 4)
     (arrays,) = step.prepare(array(rng, 1, D), array(rng, VOCABULARY, D)).values()
     assert sum(value.nbytes for value in arrays.values()) == decision.added_bytes
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("n", [3000, 100_000])
+def test_an_approximate_top_k_from_buckets_finds_the_best_and_most_others(
+    name: str, n: int, rng: np.random.Generator
+) -> None:
+    scores = np.resize(np.asarray(SCORES[name](rng), np.float32), (2, n))
+    if name == "random":
+        scores = rng.normal(size=(2, n)).astype(np.float32)
+    got = np.asarray(top_candidates(jnp.asarray(scores), 64, target_for("gpu")))
+    assert got.shape == (2, 64)
+    assert (np.diff(got) > 0).all()
+    found = np.take_along_axis(scores, got, axis=1)
+    np.testing.assert_array_equal(found.max(axis=1), scores.max(axis=1))
+    if name == "random":
+        lowest = -np.sort(-scores, axis=1)[:, 63:64]
+        assert (found >= lowest).mean() > 0.9

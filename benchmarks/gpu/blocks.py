@@ -100,11 +100,11 @@ def _layers(shape: Shape, block: Block) -> list[Layer]:
     return [jax.jit(layer)(key) for key in jax.random.split(jax.random.key(3), shape.layers)]
 
 
-def _rules(shape: Shape) -> dict[str, hire.Rule | None]:
-    """The default, what fits all active neurons of the batch, and a predictor."""
+def _rules(shape: Shape) -> dict[str, hire.Rule]:
+    """What fits all active neurons of the batch, and a predictor."""
     share = 1 - (1 - (0.05 if shape.block == "gemma3n" else ACTIVE)) ** shape.batch
     exact = hire.Rule(kind="ffn", predictor=hire.Exact(), density=min(1.25 * share, 1.0), group=1)
-    rules: dict[str, hire.Rule | None] = {"the default": None, f"Exact(), {1.25 * share:.0%} fit": exact}
+    rules = {f"Exact(), {1.25 * share:.0%} fit": exact}
     predictor = hire.LowRank(rank=min(256, shape.d // 2), dtype="bfloat16")
     # A decomposition of 4096 columns takes long; the cut of Gemma 3n needs the gates of all neurons.
     if shape.d <= 2048 and shape.dtype == "bfloat16" and shape.block != "gemma3n":

@@ -46,10 +46,9 @@ SHAPES = (
     Shape(131072, 640, "float32"), Shape(262144, 1152, "float32", "highest", batch=8), Shape(128256, 4096, batch=8),
     Shape(131072, 640, "float32", batch=8),
 )  # fmt: skip
-RULES: dict[str, hire.Rule | None] = {
-    "certified: the default": None,
+RULES: dict[str, hire.Rule] = {
+    "certified, strict": hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=128, certify="strict"),
     "Quantized(8), not certified": hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=256),
-    "LowRank(256), bfloat16": hire.Rule(kind="head", predictor=hire.LowRank(rank=256), candidates=256),
     "LowRank(256), int8": hire.Rule(kind="head", predictor=hire.LowRank(rank=256, dtype="int8"), candidates=256),
 }
 
@@ -75,13 +74,13 @@ def _table(shape: Shape, clock: Clock) -> dict[str, Any]:
         table.add(form, "dense", lambda row, head=head, stored=stored: _dense_run(row, head, stored, states, expected))
     steps = {}
     for form, rule in RULES.items():
-        step = steps[form] = hire.transform(jax.jit(written), hire.Config(rules=(rule,) if rule else ()))
+        step = steps[form] = hire.transform(jax.jit(written), hire.Config(rules=(rule,)))
         table.add(form, "hire", lambda row, step=step: _hire_run(row, step, weights, states, expected))
-    default = next(iter(RULES))
-    if default in table.runs:
-        step = steps[default]
-        planned = next(row.nbytes for row in table.rows if row.form == default)
-        table.add(f"{default}, called directly", "direct", lambda row: _direct(row, step, weights[0], states), planned)
+    first = next(iter(RULES))
+    if first in table.runs:
+        step = steps[first]
+        planned = next(row.nbytes for row in table.rows if row.form == first)
+        table.add(f"{first}, called directly", "direct", lambda row: _direct(row, step, weights[0], states), planned)
     table.measure()
     return table.to_dict()
 

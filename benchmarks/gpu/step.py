@@ -51,14 +51,14 @@ def _table(title: str, config: gemma3.Config, batch: int, clock: Clock) -> dict[
     for form, head in _heads(batch).items():
         table.add(form, "dense", lambda row, head=head: _dense_run(row, head, config, params, batch))
     for form, rule in list(RULES.items())[:3]:
-        made = hire.transform(_written(config), hire.Config(rules=(rule,) if rule else ()))
+        made = hire.transform(_written(config), hire.Config(rules=(rule,)))
         table.add(form, "hire", lambda row, made=made: _hire_run(row, made, config, params, batch, head_bytes, table))
-    default = next(iter(RULES))
-    if default in table.runs:
-        planned = next(row.nbytes for row in table.rows if row.form == default)
-        direct = hire.transform(_written(config))
+    first, rule = next(iter(RULES.items()))
+    if first in table.runs:
+        planned = next(row.nbytes for row in table.rows if row.form == first)
+        direct = hire.transform(_written(config), hire.Config(rules=(rule,)))
         table.add(
-            f"{default}, called directly", "direct", lambda row: _direct(row, direct, config, params, batch), planned
+            f"{first}, called directly", "direct", lambda row: _direct(row, direct, config, params, batch), planned
         )
     table.measure()
     return table.to_dict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from hire_compiler.runtime.topk import top_candidates
 
 _PACKS_TOP_K = jaxlib.version.__version_info__ >= (0, 11)
 _BFLOAT16_STEP = 2.0**-7  # from one number to the next, as a share of it, at most
+_FEW = 4  # winners; of more, buckets would so often hold two that dense rows cost more than a sort
 _NOISE = 2.0**-20  # how far noise may come out otherwise where the compiler fuses it with other code, beside its size
 
 
@@ -177,7 +178,9 @@ class HeadAtWork:
             return self.bounds(around(scores, away), self.vectors, rounded=self.strict).high
 
         upper = reached(room(bounds["bound"], x))
-        ids = top_candidates(upper, self.plan.candidates, self.target)
+        whole_sort = self.most > _FEW and self.target.sorts_approximately
+        sorts = replace(self.target, top_k_recall=1.0) if whole_sort else self.target
+        ids = top_candidates(upper, self.plan.candidates, sorts)
         exact = exact_logits(x, self.rows, ids, precise=self.match.dot.precise)
         # Two roundings lie between what is computed here and what dense computes: each side's own.
         slack = 2 * rounding_slack(bounds["norm"][ids], x)

@@ -38,11 +38,12 @@ class Target:
       top_k_recall: share of the best k candidates that a fused, approximate form is asked to find; 1 for an exact one.
         It keeps the best of each of n bins, n ≈ k / (1 − recall), so of the K ≪ k best, which a program reads, it
         misses about K (K − 1) / 2n: none for an argmax.
+      sorts_approximately: makes a full sort of an approximate top-k, so it is put together from other operations.
       fused_vector: below this length of the vector, narrow rows are converted on the way to a matrix-vector product.
       gathered_rows: how many gathered rows a product takes at a time (None: all); a larger temporary leaves the cache,
         and above 32 MiB costs ten times as much.
       elementwise_error: how much larger the errors of elementwise float32 operations are taken to be than those
-        measured on the CPU. Nothing was measured on the other platforms, so for them this is an assumption.
+        measured on a CPU. An H100's are no larger: 2 is for other cards. Nothing was measured on a TPU: 8 is assumed.
       keeps_rounding: where the author reads a bfloat16 value as such, it has been rounded; False: nobody knows.
       costs: what the plan weighs.
     """
@@ -56,6 +57,7 @@ class Target:
     chunk_bytes: int
     two_stage_top_k: bool
     top_k_recall: float
+    sorts_approximately: bool
     fused_vector: int
     gathered_rows: int | None
     elementwise_error: int
@@ -74,6 +76,7 @@ _TARGETS = {
         chunk_bytes=4 << 20,
         two_stage_top_k=True,
         top_k_recall=1.0,
+        sorts_approximately=True,
         fused_vector=4096,
         gathered_rows=256,
         elementwise_error=1,
@@ -89,10 +92,11 @@ _TARGETS = {
         has_int4=False,
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
-        top_k_recall=1.0,
+        top_k_recall=0.95,
+        sorts_approximately=True,
         fused_vector=0,
         gathered_rows=None,
-        elementwise_error=8,
+        elementwise_error=2,
         keeps_rounding=False,
         costs=GPU_COSTS,
     ),
@@ -106,6 +110,7 @@ _TARGETS = {
         chunk_bytes=1 << 62,
         two_stage_top_k=False,
         top_k_recall=0.95,
+        sorts_approximately=False,
         fused_vector=0,
         gathered_rows=None,
         elementwise_error=8,

@@ -34,9 +34,25 @@ def top_candidates(scores: jax.Array, k: int, target: Target | None = None) -> j
         return jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32), scores.shape)
     if target is not None and target.two_stage_top_k and n >= 4 * _BLOCK * k:
         return jnp.sort(two_stage_top_k(scores, k), axis=-1)
-    if target is not None and target.top_k_recall < 1:
-        return jnp.sort(lax.approx_max_k(scores, k, recall_target=target.top_k_recall)[1], axis=-1)
-    return jnp.sort(lax.top_k(scores, k)[1], axis=-1)
+    if target is None or target.top_k_recall == 1:
+        return jnp.sort(lax.top_k(scores, k)[1], axis=-1)
+    if target.sorts_approximately:
+        return jnp.sort(bucketed_top_k(scores, k, target.top_k_recall), axis=-1)
+    return jnp.sort(lax.approx_max_k(scores, k, recall_target=target.top_k_recall)[1], axis=-1)
+
+
+def bucketed_top_k(scores: jax.Array, k: int, recall: float) -> jax.Array:
+    """What ``lax.approx_max_k`` promises, where XLA makes a sort of all columns of it: int32 ``[b, k]``.
+
+    One pass finds the best of each of k / (1 − recall) buckets, and only these are sorted. The best column of all is
+    always found.
+    """
+    count = round(k / (1 - recall))
+    if 2 * count >= scores.shape[-1]:
+        return lax.top_k(scores, k)[1]
+    winners = bucket_winners(scores, count)
+    held = jnp.take_along_axis(scores, winners, axis=1)
+    return jnp.take_along_axis(winners, lax.top_k(held, k)[1], axis=1)
 
 
 def two_stage_top_k(scores: jax.Array, k: int) -> jax.Array:
