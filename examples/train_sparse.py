@@ -22,7 +22,8 @@ from jax import lax
 
 import hire_compiler as hire
 from benchmarks.timing import interleaved, median_ms
-from hire_compiler.runtime.predictors import predict, prepare_low_rank
+from hire_compiler.runtime.low_rank import prepare_low_rank
+from hire_compiler.runtime.predictors import predict
 from hire_compiler.runtime.target import target_for
 from hire_compiler.runtime.topk import top_groups
 

@@ -14,6 +14,7 @@ from hire_compiler.errors import ConfigError
 
 Kind = Literal["ffn", "head"]
 Tail = Literal["predicted", "dropped"]
+Copies = tuple[tuple[str, dict[str, Any]], ...]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -52,6 +53,11 @@ class LowRank:
             f"LowRank.dtype is {self.dtype!r}: use 'bfloat16' or 'float32' or 'int8'",
         )
 
+    @property
+    def copies(self) -> Copies:
+        """Which compressed copies it reads, by record of ``runtime/predictors.py``, and their options."""
+        return (("low_rank", {"rank": self.rank, "dtype": self.dtype}),)
+
     def __str__(self) -> str:
         return f"LowRank(rank={self.rank}, {self.dtype})"
 
@@ -82,6 +88,11 @@ class Quantized:
             "Quantized(4) needs a scale per block of columns: give columns=64, or another divisor of d",
         )
         _require_integer(self.columns, "Quantized.columns")
+
+    @property
+    def copies(self) -> Copies:
+        """The copy, by its width."""
+        return ((f"int{self.bits}", {} if self.columns is None else {"columns": self.columns}),)
 
     def __str__(self) -> str:
         return f"Quantized(bits={self.bits})" if self.bits == 8 else f"Quantized(bits=4, columns={self.columns})"
@@ -117,6 +128,11 @@ class Cascade:
         )
         _require_integer(self.survivors, "Cascade.survivors")
 
+    @property
+    def copies(self) -> Copies:
+        """The coarse one, and the fine one."""
+        return (*self.coarse.copies, *self.fine.copies)
+
     def __str__(self) -> str:
         return f"Cascade({self.coarse}, {self.fine}, survivors={self.survivors})"
 
@@ -130,6 +146,11 @@ class Exact:
     smallest that holds runs: quantiles of what calibration saw, or 1/16, 1/8 and 1/4 of the width. Feed-forward blocks
     with ReLU-like activations, or an author's own choice of neurons, only.
     """
+
+    @property
+    def copies(self) -> Copies:
+        """None: nothing is predicted."""
+        return ()
 
     def __str__(self) -> str:
         return "Exact()"

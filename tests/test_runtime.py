@@ -14,7 +14,9 @@ import pytest
 
 from hire_compiler.runtime.ffn import Form, select_groups, sparse_ffn
 from hire_compiler.runtime.logits import candidate_logits, exact_logits, sparse_logits
-from hire_compiler.runtime.predictors import predict, prepare_low_rank, prepare_quantized
+from hire_compiler.runtime.low_rank import prepare_low_rank
+from hire_compiler.runtime.predictors import predict
+from hire_compiler.runtime.quantized import prepare_quantized
 from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target, columns_dot, for_each_row, load, rows_dot, store, take_rows, target_for
 from hire_compiler.runtime.topk import top_candidates, top_groups

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
-from hire_compiler.runtime.predictors import kept_for, predict, prepare_int4
+from hire_compiler.runtime.predictors import kept_for, predict
+from hire_compiler.runtime.quantized import prepare_int4
 from hire_compiler.runtime.target import columns_dot, dot_of_few, own_rows_dot, rows_dot, target_for
 from hire_compiler.runtime.topk import top_candidates, top_groups
 

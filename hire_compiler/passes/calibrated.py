@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hire_compiler.calibration import FEW_ROWS, Calibration
-from hire_compiler.config import Cascade, Exact, LowRank
+from hire_compiler.config import Exact
 from hire_compiler.errors import ConfigError
+from hire_compiler.passes.predictor_bytes import learns
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.site_match import SiteMatch, moment_key, stack_of
 
@@ -111,15 +112,15 @@ def calibration_notes(
 
 def _doubts(plan: SitePlan) -> list[str]:
     predictor, known, found = plan.predictor, plan.learned, []
-    if isinstance(predictor, Cascade | LowRank):
-        low_rank = predictor.coarse if isinstance(predictor, Cascade) else predictor
+    if predictor is not None and learns(predictor):
+        rank = max(options.get("rank", 1) for _, options in predictor.copies)
         if known.moment is None:
             why = f" ({known.skipped})" if known.skipped else ""
             found.append(
                 f"not calibrated{why}, so the factors are a plain SVD, which finds few of the right rows on real "
                 "models: calibrate with hire.calibrate(…)"
             )
-        elif doubt := known.moment.doubt(low_rank.rank if isinstance(low_rank, LowRank) else 1):
+        elif doubt := known.moment.doubt(rank):
             found.append(f"{predictor} rests on {doubt}")
     activity = known.activity
     if isinstance(predictor, Exact) and activity is not None and activity.rows < FEW_ROWS:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
-from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
+from hire_compiler.config import Config, Exact, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.choose_rule import Chosen, choose_rule
 from hire_compiler.passes.defaults import UNPROVEN
 from hire_compiler.passes.neurons import common_neurons, no_common_path, union_densities
-from hire_compiler.passes.predictor_bytes import bound_bytes, limit_bytes, read_bytes, stored_bytes
+from hire_compiler.passes.predictor_bytes import bound_bytes, learns, limit_bytes, read_bytes, stored_bytes, unpacks
 from hire_compiler.passes.settle_rule import Settled, settle_rule
 from hire_compiler.passes.site_plan import Choice, LeftDense, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Decision, Site
@@ -136,7 +136,7 @@ def _remarks(rule: Rule, site: Site, facts: SiteFacts, common: int) -> list[str]
         remarks.append(f"{facts.running_bytes} bytes of its first products are read as before, for others who use them")
     if facts.devices > 1:
         remarks.append(f"sharded over {facts.devices} devices, where XLA's partitioner may gather scores and rows")
-    if isinstance(rule.predictor, (LowRank, Cascade)) and facts.learned.moment is None:
+    if learns(rule.predictor) and facts.learned.moment is None:
         remarks.append(
             "not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
         )
@@ -148,7 +148,7 @@ def _remarks(rule: Rule, site: Site, facts: SiteFacts, common: int) -> list[str]
 
 
 def _is_packed_head(rule: Rule, site: Site) -> bool:
-    return site.kind == "head" and isinstance(rule.predictor, Quantized) and rule.predictor.bits == 4
+    return site.kind == "head" and unpacks(rule.predictor)
 
 
 def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int, where: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from math import ceil
 
-from hire_compiler.config import Cascade, Exact, Predictor, Quantized, Rule
+from hire_compiler.config import Cascade, Predictor, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.report import Site
 from hire_compiler.runtime.certify import BLOCK
-from hire_compiler.weights import itemsize
+from hire_compiler.runtime.predictors import RECORDS
 
 
 def stored_bytes(predictor: Predictor, site: Site, where: str) -> int:
@@ -17,26 +17,13 @@ def stored_bytes(predictor: Predictor, site: Site, where: str) -> int:
     Raises:
       ConfigError: its columns or rank do not fit the site; begins with ``where``.
     """
-    if isinstance(predictor, Exact):
-        return 0
-    if isinstance(predictor, Cascade):
-        return stored_bytes(predictor.coarse, site, where) + stored_bytes(predictor.fine, site, where)
-    if isinstance(predictor, Quantized):
-        if predictor.columns is None:
-            return site.width * (site.d + 4)
-        if site.d % predictor.columns:
-            near = [c for c in (16, 32, 48, 64, 80, 96, 128) if site.d % c == 0]
-            raise ConfigError(
-                f"{where}: columns {predictor.columns} of {predictor} do not divide the input width d = {site.d}; "
-                f"use one of {near or [site.d]}"
-            )
-        blocks = site.d // predictor.columns
-        return site.width * (blocks + blocks % 2) * (predictor.columns // 2 + 2)
-    if predictor.rank > site.d:
-        raise ConfigError(f"{where}: rank {predictor.rank} is more than the input width d = {site.d}")
-    row = predictor.rank + 4 if predictor.dtype == "int8" else predictor.rank * itemsize(predictor.dtype)
-    first = predictor.dtype if predictor.dtype == (site.computed or site.dtype) else "float32"
-    return site.width * row + predictor.rank * itemsize(first) * site.d
+    total = 0
+    for name, options in predictor.copies:
+        record = RECORDS[name]
+        if why := record.misfit(site.d, **options):
+            raise ConfigError(f"{where}: {why}")
+        total += record.stored_bytes(site.width, site.d, site.dtype, **options)
+    return total
 
 
 def read_bytes(predictor: Predictor, stored: int, candidates: int, site: Site, where: str) -> int:
@@ -59,6 +46,16 @@ def read_bytes(predictor: Predictor, stored: int, candidates: int, site: Site, w
             f"{predictor.fine} {fine}; lower the rank"
         )
     return coarse + fine * predictor.survivors // site.width
+
+
+def learns(predictor: Predictor | None) -> bool:
+    """Whether a predictor is better with the second moment of its input."""
+    return predictor is not None and any(RECORDS[name].learns for name, _ in predictor.copies)
+
+
+def unpacks(predictor: Predictor | None) -> bool:
+    """Whether a copy is unpacked again for every row of a batch."""
+    return predictor is not None and any(RECORDS[name].unpacks for name, _ in predictor.copies)
 
 
 def bound_bytes(site: Site, *, always: bool = False) -> int:

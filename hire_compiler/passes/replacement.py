@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
-from hire_compiler.config import Cascade, Exact, LowRank, Predictor, Quantized
 from hire_compiler.graph import Op, Value
 from hire_compiler.narrow import NarrowWeight
+from hire_compiler.passes.predictor_bytes import learns
 from hire_compiler.passes.prepared_key import PreparedKey, digest
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside
@@ -28,9 +27,7 @@ from hire_compiler.runtime.predictors import (
     PREDICTOR_ARRAYS,
     Arrays,
     kept_for,
-    prepare_int4,
-    prepare_low_rank,
-    prepare_quantized,
+    prepare_copies,
 )
 from hire_compiler.runtime.target import Target, bits_of, store
 from hire_compiler.runtime.weights import materialize, view
@@ -200,12 +197,12 @@ def make_preparation(
     held = {argument for w in (predicted, *matrices) for argument in w.arguments}
     used = sorted(held | {v.argument for v, _ in vectors})
     moment = plan.learned.moment
-    mean = None if moment is None or not isinstance(predictor, (LowRank, Cascade)) else moment.mean
+    mean = None if moment is None or not learns(predictor) else moment.mean
 
     def build(*arrays: jax.Array) -> Arrays:
         given = dict(zip(used, arrays, strict=True))
         rows = in_order(materialize(predicted, given), order)[..., common:, :]
-        made = prepare_predictor(rows, predictor, mean, stacked=predicted.layers is not None)
+        made = prepare_copies(rows, predictor.copies, mean, stacked=predicted.layers is not None)
         prepared = kept_for(made, predicted.shape[1], target)
         if proof is not None:
             prepared |= proof(rows, prepared, lambda i: materialize(matrices[i], given))
@@ -238,32 +235,6 @@ def in_order(rows: jax.Array, order: np.ndarray | None) -> jax.Array:
     if order is None:
         return rows
     return rows[order] if order.ndim == 1 else jax.vmap(lambda layer, own: layer[own])(rows, jnp.asarray(order))
-
-
-def prepare_predictor(
-    rows: jax.Array, predictor: Predictor, moment: np.ndarray | jax.Array | None, stacked: bool
-) -> Arrays:
-    """A predictor of rows ``[n, d]``, or stacked; ``moment`` is E[xxᵀ] of their input, if known."""
-    if isinstance(predictor, Exact):
-        return {}
-    if isinstance(predictor, Cascade):
-        coarse = prepare_predictor(rows, predictor.coarse, moment, stacked)
-        return coarse | prepare_predictor(rows, predictor.fine, None, stacked)
-    if isinstance(predictor, Quantized):
-        prepare = prepare_quantized if predictor.columns is None else partial(prepare_int4, columns=predictor.columns)
-        return dict((jax.vmap(prepare) if stacked else prepare)(rows))
-    if not stacked:
-        return prepare_low_rank(rows, predictor.rank, _array(moment), predictor.dtype)
-
-    # One layer at a time: the decompositions of a whole stack would multiply their working memory.
-    def one(layer: tuple[jax.Array, ...]) -> Arrays:
-        return prepare_low_rank(layer[0], predictor.rank, layer[1] if len(layer) > 1 else None, predictor.dtype)
-
-    return jax.lax.map(one, (rows,) if moment is None else (rows, jnp.asarray(moment)))
-
-
-def _array(moment: np.ndarray | jax.Array | None) -> jax.Array | None:
-    return None if moment is None else jnp.asarray(moment)
 
 
 # --------------------------------------------------------------------------- shapes at the border

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hire_compiler.config import Cascade, LowRank, Rule
+from hire_compiler.config import Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.plan import weigh
 from hire_compiler.passes.plan_shards import check_spread, facts_of_one_shard
+from hire_compiler.passes.predictor_bytes import learns
 from hire_compiler.passes.site_plan import LeftDense, SiteFacts, SitePlan, leave_dense
 from hire_compiler.report import Site
 from hire_compiler.runtime.target import target_for
@@ -27,7 +28,7 @@ def record_of(plan: SitePlan, site: Site) -> SiteRecord:
     if plan.predictor is None:
         return SiteRecord(site=site, decision=plan.decision)
     learned = {
-        "moment": isinstance(plan.predictor, LowRank | Cascade) and plan.learned.moment is not None,
+        "moment": learns(plan.predictor) and plan.learned.moment is not None,
         "activity": plan.common > 0,
         "hotness": plan.spread and plan.learned.hotness(plan.group) is not None,
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hire_compiler.calibration import tried
-from hire_compiler.config import Exact, LowRank, Quantized, Rule
+from hire_compiler.config import Exact, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.budgets import exact_budgets, why_no_budget
 from hire_compiler.passes.neurons import with_group
@@ -42,7 +42,7 @@ def settle_rule(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled
     rule = with_group(rule, site, facts)
     if isinstance(rule.predictor, Exact) and rule.candidates is None and rule.density is None:
         return _exact(rule, site, facts)
-    if site.kind == "ffn" and isinstance(rule.predictor, (LowRank, Quantized)) and not rule.certify:
+    if site.kind == "ffn" and rule.predictor is not None and rule.predictor.copies and not rule.certify:
         return _approximate(rule, site, facts, where)
     return Settled(rule)
 

@@ -19,19 +19,18 @@ from jax import lax
 
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration, trial_key
-from hire_compiler.config import Config, LowRank, Quantized, Rule
+from hire_compiler.config import Config, Rule
 from hire_compiler.passes.choose_rule import first_rule
 from hire_compiler.passes.facts import learned
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.neurons import chosen_group
-from hire_compiler.passes.replacement import prepare_predictor
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.patterns.ffn import FfnMatch
 from hire_compiler.patterns.site_match import SiteMatch, moment_key
 from hire_compiler.placement import on_automatic_axes
 from hire_compiler.report import Site
 from hire_compiler.runtime.activity import TOGETHER, active_neurons
-from hire_compiler.runtime.predictors import kept_for, predict
+from hire_compiler.runtime.predictors import kept_for, predict, prepare_copies
 from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import group_scores
 from hire_compiler.runtime.weights import materialize
@@ -62,7 +61,7 @@ def candidates_for_trial(
         rule, block = first_rule(site, config), kind_of(match).tried(match)
         if rule is None or block is None:
             continue
-        if isinstance(rule.predictor, (LowRank, Quantized)) and not rule.certify:
+        if rule.predictor is not None and len(rule.predictor.copies) == 1 and not rule.certify:
             found.setdefault(block.neuron_key, Candidate(site, fact, block, rule))
     return tuple(found.values())
 
@@ -115,7 +114,7 @@ def _try(
             [*(p.astype(match.products[0].result.dtype) for p in products), *vectors], exact=True
         ).astype(jnp.float32)
         assert rule.predictor is not None
-        arrays = prepare_predictor(gate, rule.predictor, moment, stacked=False)
+        arrays = prepare_copies(gate, rule.predictor.copies, moment, stacked=False)
         z = predict(x, kept_for(arrays, gate.shape[1], target), target)
         if match.activation.gate_bias is not None:
             z = z + vectors[match.activation.gate_bias]

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.runtime.quantized import Arrays
+from hire_compiler.runtime.record import Arrays
 from hire_compiler.runtime.target import Target, dot_of_few
 
 BLOCK = 32  # columns in a block of the finer bound

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.runtime.quantized import prepare_quantized
+from hire_compiler.runtime.record import Arrays, Record
 from hire_compiler.runtime.target import Target, columns_dot, dot_of_few
-
-Arrays = dict[str, jax.Array]
+from hire_compiler.weights import itemsize
 
 
 def prepare_low_rank(rows: jax.Array, rank: int, moment: jax.Array | None, dtype: str) -> Arrays:
@@ -62,7 +62,7 @@ def factor_for(a: jax.Array, target: Target) -> Arrays:
     return {"a": a.astype(jnp.float32)}
 
 
-def low_rank_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
+def low_rank_scores(x: jax.Array, prepared: Arrays, target: Target, *, precise: bool = False) -> jax.Array:
     """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_low_rank` made, ``a`` as it is or as rows."""
     if "a_rows" in prepared:
         hidden = dot_of_few(x.astype(jnp.float32), prepared["a_rows"], target)
@@ -99,3 +99,31 @@ def _cholesky(moment: jax.Array | None, d: int) -> jax.Array:
     # The ridge keeps directions that the calibration text never used from being thrown away altogether.
     ridge = 1e-3 * jnp.trace(moment) / d + jnp.finfo(jnp.float32).tiny
     return jnp.linalg.cholesky(moment + ridge * jnp.eye(d, dtype=jnp.float32))
+
+
+def _stored_bytes(n: int, d: int, source: str, *, rank: int, dtype: str) -> int:
+    row = rank + 4 if dtype == "int8" else rank * itemsize(dtype)
+    return n * row + rank * itemsize(dtype if dtype == source else "float32") * d
+
+
+def _misfit(d: int, *, rank: int, dtype: str) -> str:
+    return f"rank {rank} is more than the input width d = {d}" if rank > d else ""
+
+
+def _kept(arrays: Arrays, d: int, target: Target) -> Arrays:
+    rest = {name: array for name, array in arrays.items() if name != "a"}
+    return rest | factor_for(arrays["a"], target)
+
+
+RECORDS = {
+    "low_rank": Record(
+        arrays=("a", "a_rows", "b", "b_scale"),
+        prepare=lambda rows, moment, *, rank, dtype: prepare_low_rank(rows, rank, moment, dtype),
+        scores=low_rank_scores,
+        stored_bytes=_stored_bytes,
+        misfit=_misfit,
+        kept=_kept,
+        learns=True,
+        one_by_one=True,
+    )
+}

@@ -1,21 +1,54 @@
-"""Predictors: a compressed copy of a weight, and scores from it (method.md: z̃ = W̃x).
+"""Predictors: compressed copies of a weight, and scores from them (method.md: z̃ = W̃x).
 
-Every predictor is a pair of functions: ``prepare_*`` makes its arrays once from the weight, and
-:func:`predict` reads them once per token. The names of the arrays say which predictor they belong to.
+Each kind of copy is a :class:`Record` in a module of its own. A predictor is one copy, or a coarse and a fine one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from hire_compiler.runtime.low_rank import factor_for, low_rank_scores, prepare_low_rank
-from hire_compiler.runtime.quantized import int4_scores, native_int4, prepare_int4, prepare_quantized, quantized_scores
-from hire_compiler.runtime.target import Target, own_rows_dot, take_rows
+from hire_compiler.runtime import low_rank, quantized
+from hire_compiler.runtime.record import Arrays, Copy, Record
+from hire_compiler.runtime.target import Target
 
-Arrays = dict[str, jax.Array]
+RECORDS: dict[str, Record] = low_rank.RECORDS | quantized.RECORDS  # coarse ones first
+PREDICTOR_ARRAYS = tuple(name for record in RECORDS.values() for name in record.arrays)
 
-PREDICTOR_ARRAYS = ("a", "a_rows", "b", "b_scale", "q", "scale", "q4", "scale4")
+
+def prepare_copies(
+    rows: jax.Array, copies: Sequence[Copy], moment: np.ndarray | jax.Array | None, *, stacked: bool
+) -> Arrays:
+    """The copies of a predictor of rows ``[n, d]``, or stacked; ``moment`` is E[xxᵀ] of their input, if known."""
+    made: Arrays = {}
+    for name, options in copies:
+        record = RECORDS[name]
+        make = partial(_prepare_one, record, options)
+        given = (rows,) if moment is None or not record.learns else (rows, jnp.asarray(moment))
+        if not stacked:
+            made |= make(given)
+        else:
+            made |= lax.map(make, given) if record.one_by_one else jax.vmap(make)(given)
+    return made
+
+
+def _prepare_one(record: Record, options: Mapping[str, Any], given: tuple[jax.Array, ...]) -> Arrays:
+    rows, *moment = given
+    return record.prepare(rows, *(moment or [None]), **options)
+
+
+def held(prepared: Arrays) -> list[Record]:
+    """The records whose copies are among prepared arrays, the coarse one first."""
+    found = [record for record in RECORDS.values() if not prepared.keys().isdisjoint(record.arrays)]
+    if not found:
+        raise KeyError(f"no predictor has {sorted(prepared)}")
+    return found
 
 
 def predict(
@@ -25,7 +58,7 @@ def predict(
 
     Args:
       x: ``[b, d]``.
-      prepared: what a ``prepare_…`` returned, stored for the target; of a cascade the arrays of both passes.
+      prepared: what :func:`prepare_copies` made, stored for the target; of a cascade the arrays of both passes.
       layer: which layer, where the arrays are stacked ``[layers, …]``.
       precise: a proof rests on the scores (of ``Quantized(8)``): inputs are not rounded on the way.
 
@@ -34,35 +67,30 @@ def predict(
     """
     if layer is not None:
         prepared = {name: lax.dynamic_index_in_dim(stack, layer, keepdims=False) for name, stack in prepared.items()}
-    if "b" in prepared:
-        return low_rank_scores(x, prepared, target)
-    if "q4" in prepared:
-        return int4_scores(x, prepared, target)
-    return quantized_scores(x, prepared, target, precise=precise)
+    return held(prepared)[0].scores(x, prepared, target, precise=precise)
 
 
 def kept_for(prepared: Arrays, d: int, target: Target) -> Arrays:
-    """What a ``prepare_…`` made of rows of length d, in the types in which a platform keeps it."""
-    kept = dict(prepared)
-    if "q4" in kept and target.has_int4:
-        kept |= native_int4(kept, d)
-    if "a" in kept:
-        kept |= factor_for(kept.pop("a"), target)
+    """What was prepared of rows of length d, in the types in which a platform keeps it."""
+    kept: Arrays = {}
+    for record in held(prepared) if prepared else ():
+        own = {name: prepared[name] for name in record.arrays if name in prepared}
+        kept |= record.kept(own, d, target)
     return kept
 
 
 def is_cascade(prepared: Arrays) -> bool:
     """Whether there is a finer copy behind the coarse one."""
-    return "b" in prepared and "q" in prepared
+    return len(held(prepared)) > 1
 
 
 def refine(x: jax.Array, prepared: Arrays, ids: jax.Array, target: Target) -> jax.Array:
     """The finer scores of a cascade for rows ``ids [b, s]``: ``[b, s]`` float32."""
-    flat = take_rows(prepared["scale"], ids.reshape(-1), target)
-    return own_rows_dot(x, prepared["q"], ids, target) * flat.reshape(ids.shape)
+    fine = held(prepared)[-1].refine
+    assert fine is not None, "the second pass of a cascade is a copy of which single rows can be read"
+    return fine(x, prepared, ids, target)
 
 
 __all__ = [
-    "PREDICTOR_ARRAYS", "Arrays", "is_cascade", "kept_for", "predict", "prepare_int4", "prepare_low_rank",
-    "prepare_quantized", "refine",
+    "PREDICTOR_ARRAYS", "RECORDS", "Arrays", "held", "is_cascade", "kept_for", "predict", "prepare_copies", "refine",
 ]  # fmt: skip

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.runtime.target import Target, dot_of_few, load
-
-Arrays = dict[str, jax.Array]
+from hire_compiler.runtime.record import Arrays, Record
+from hire_compiler.runtime.target import Target, dot_of_few, load, own_rows_dot, take_rows
 
 _ZERO = 8  # what a packed 0 is stored as
 
@@ -88,7 +87,7 @@ def _native_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
     return jnp.sum(products * scale[:, None], axis=0)[:batch]
 
 
-def int4_scores(x: jax.Array, prepared: Arrays, target: Target) -> jax.Array:
+def int4_scores(x: jax.Array, prepared: Arrays, target: Target, *, precise: bool = False) -> jax.Array:
     """``[b, n]`` float32 from ``x [b, d]`` and what :func:`prepare_int4` (and :func:`native_int4`) made."""
     if prepared["q4"].dtype == jnp.int4:
         return _native_scores(x, prepared, target)
@@ -114,5 +113,46 @@ def unpack_int4(prepared: Arrays, d: int) -> jax.Array:
     return (q * scale[..., None]).transpose(1, 0, 2).reshape(packed.shape[1], -1)[:, :d]
 
 
+def refine(x: jax.Array, prepared: Arrays, ids: jax.Array, target: Target) -> jax.Array:
+    """The scores of rows ``ids [b, s]`` by the int8 copy alone: ``[b, s]`` float32."""
+    flat = take_rows(prepared["scale"], ids.reshape(-1), target)
+    return own_rows_dot(x, prepared["q"], ids, target) * flat.reshape(ids.shape)
+
+
 def _inverse(scale: jax.Array) -> jax.Array:
     return jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+
+
+def _int4_bytes(n: int, d: int, source: str, *, columns: int) -> int:
+    blocks = d // columns
+    return n * (blocks + blocks % 2) * (columns // 2 + 2)
+
+
+def _int4_misfit(d: int, *, columns: int) -> str:
+    if d % columns == 0:
+        return ""
+    near = [c for c in (16, 32, 48, 64, 80, 96, 128) if d % c == 0]
+    return (
+        f"columns {columns} of Quantized(bits=4, columns={columns}) do not divide the input width d = {d}; "
+        f"use one of {near or [d]}"
+    )
+
+
+RECORDS = {
+    "int8": Record(
+        arrays=("q", "scale"),
+        prepare=lambda rows, moment: prepare_quantized(rows),
+        scores=quantized_scores,
+        stored_bytes=lambda n, d, source: n * (d + 4),
+        refine=refine,
+    ),
+    "int4": Record(
+        arrays=("q4", "scale4"),
+        prepare=lambda rows, moment, *, columns: prepare_int4(rows, columns),
+        scores=int4_scores,
+        stored_bytes=_int4_bytes,
+        misfit=_int4_misfit,
+        kept=lambda arrays, d, target: native_int4(arrays, d) if target.has_int4 else arrays,
+        unpacks=True,
+    ),
+}
