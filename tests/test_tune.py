@@ -14,10 +14,9 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.calibration import Calibration, Moment
-from hire_compiler.passes.replacement import prepare_predictor
 from hire_compiler.rules import read_rules
 from hire_compiler.runtime.logits import select_candidates
-from hire_compiler.runtime.predictors import kept_for
+from hire_compiler.runtime.predictors import kept_for, prepare_copies
 from hire_compiler.runtime.target import target_for
 from hire_compiler.tuning.ranks import meets, ranks_of, rows_needed, winners_of
 from hire_compiler.tuning.search import _choose
@@ -81,7 +80,7 @@ def test_ranks_say_what_a_step_would_choose(predictor: Any, top: int, rng: np.ra
     winners = winners_of(w, x, top)
     np.testing.assert_array_equal(winners, np.argsort(-(x @ np.asarray(w).T), axis=1, kind="stable")[:, :top])
     ranks = ranks_of(w, predictor, moment, x, winners)
-    arrays = kept_for(prepare_predictor(w, predictor, moment, stacked=False), D, CPU)
+    arrays = kept_for(prepare_copies(w, predictor.copies, moment, stacked=False), D, CPU)
     survivors = getattr(predictor, "survivors", 0)
     for k in (8, 32, 128):
         chosen = np.asarray(select_candidates(jnp.asarray(x), arrays, k, CPU, survivors=survivors)[0])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.config import Cascade, LowRank, Predictor
-from hire_compiler.passes.replacement import prepare_predictor
+from hire_compiler.runtime.predictors import prepare_copies
 from hire_compiler.runtime.topk import bucket_winners
 
 CHUNK = 32  # rows of input scored at once
@@ -49,7 +49,7 @@ def ranks_of(
       inputs: float32 ``[N, d]``.
       winners: from :func:`winners_of`.
     """
-    arrays = jax.jit(lambda w: prepare_predictor(w, predictor, moment, stacked=False))(rows)
+    arrays = jax.jit(lambda w: prepare_copies(w, predictor.copies, moment, stacked=False))(rows)
     run = jax.jit(_ranks_by(predictor))
     copies = jax.jit(lambda given: _copies(given, rows.shape[1]))(arrays)
     found = [np.asarray(run(copies, x, best)) for x, best in zip(_chunks(inputs), _chunks(winners), strict=True)]
