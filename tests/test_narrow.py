@@ -230,7 +230,7 @@ def test_full_width_is_dense(name: str) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=SLOW)])
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", STACKED)
 def test_a_block_that_computes_in_bfloat16(name: str, batch: int) -> None:
     block, x = Block(STORED[name], gated=True), inputs(batch, jnp.bfloat16)
     params = block.params(0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from hire_compiler.passes.replacement import (
 )
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.ffn import FfnMatch
+from hire_compiler.patterns.quantiser import Quantiser
 from hire_compiler.runtime.certify import prepare_bound
 from hire_compiler.runtime.ffn import CommonPath, Form, PerRow, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
@@ -64,14 +66,17 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             product_dtype=up.result.dtype,
             precise=up.precise,
             down_precise=match.down.precise,
+            quantise=None if match.quantiser is None else partial(_quantised, match.quantiser),
         )
         budget = (plan.candidates - plan.common) // plan.group
         if isinstance(plan.predictor, Exact):
             budgets = [size // plan.group for size in (*plan.budgets, plan.candidates)]
-            y, held = exact_ffn(rows, inputs, down, biases, prepared, match.zero_gate, budgets, form, match.gate_stages)
-            return [restore_result(y, match.down), held]
+            y, held, scales = exact_ffn(
+                rows, inputs, down, biases, prepared, match.zero_gate, budgets, form, match.gate_stages
+            )
+            return [restore_result(y, match.down), *_restored(scales, match), held]
         if negative is not None:
-            y, held = certified_ffn(rows, inputs, down, biases, prepared, activation.gate, budget, form, negative)
+            y, held, _ = certified_ffn(rows, inputs, down, biases, prepared, activation.gate, budget, form, negative)
             return [restore_result(y, match.down), held]
         groups = select_groups(
             rows,
@@ -83,9 +88,10 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             target,
             layer,
             plan.score,
+            _row_scale(match, biases),
         )
-        y = sparse_ffn(rows, inputs, down, biases, groups, form, _common_path(prepared, plan, len(weights)))
-        return [restore_result(y, match.down)]
+        y, scales = sparse_ffn(rows, inputs, down, biases, groups, form, _common_path(prepared, plan, len(weights)))
+        return [restore_result(y, match.down), *_restored(scales, match)]
 
     return Replacement(
         preparation=preparation,
@@ -93,13 +99,15 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         views=argument_views(weights, target) if order is None else (),
         step=step,
         results=(match.down.result,),
+        behind=() if match.quantiser is None else tuple(value for value, _ in match.quantiser.scales),
         before=match.down.op,
         signature=repr((
             plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.score, plan.common,
             activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
             match.down.rows_first, len(vectors), up.precise, match.down.precise,
             [(w.shape, w.layers, w.is_view) for w in weights],
-            [(value.shape, value.dtype, digest(index)) for value, index in match.givens],
+            [(value.shape, value.dtype, digest(index)) for value, index in match.givens], match.row_scales,
+            match.quantiser and (match.quantiser.code, [code for _, code in match.quantiser.scales]),
         )),
         measure="proof" if isinstance(plan.predictor, Exact) or plan.certify else "",
     )  # fmt: skip
@@ -121,6 +129,32 @@ def _proof(match: FfnMatch, plan: SitePlan) -> Proof:
         return made | limits
 
     return proof
+
+
+def _quantised(quantiser: Quantiser, h: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """H as the last product reads it, and the numbers of its rows that are read behind that."""
+    return quantiser.code.evaluate([h], exact=True), tuple(
+        jnp.broadcast_to(code.evaluate([h], exact=True), (h.shape[0], 1)) for _, code in quantiser.scales
+    )
+
+
+def _restored(scales: Sequence[jax.Array], match: FfnMatch) -> list[jax.Array]:
+    values = () if match.quantiser is None else (value for value, _ in match.quantiser.scales)
+    return [
+        scale.astype(jnp.dtype(value.dtype)).reshape(value.shape) for scale, value in zip(scales, values, strict=True)
+    ]
+
+
+def _row_scale(match: FfnMatch, biases: Sequence[jax.Array | PerRow]) -> jax.Array | None:
+    """By what the predicted products of quantised inputs are multiplied."""
+    scale = None
+    for op, number in match.row_scales:
+        given = biases[number]
+        assert isinstance(given, PerRow)
+        wide = given.values.astype(jnp.float32)
+        factor = wide if op == "multiply" else 1 / wide
+        scale = factor if scale is None else scale * factor
+    return scale
 
 
 def _order(plan: SitePlan) -> np.ndarray | None:

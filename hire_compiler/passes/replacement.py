@@ -113,6 +113,8 @@ class Replacement:
       results: the values replaced.
       before: the operation in front of which the call is put.
       signature: equal for sites whose step functions are the same function.
+      behind: values that ``step`` returns after ``results``, of which only what stands behind ``before`` reads the new
+        ones: what stands before it made them, and is dead.
       measure: what one more value of the step measures, if not ``""``. ``"proof"``: batch rows proven [, largest
         slack]. ``"tail"``: the error of the predicted logits on the candidates: mean squares, summed over batch
         rows, and the largest.
@@ -128,6 +130,7 @@ class Replacement:
     before: Op
     signature: str
     measure: str = ""
+    behind: tuple[Value, ...] = ()
     captured: tuple[Outside, ...] = ()
     author: AuthorsCode | None = None
 

@@ -170,7 +170,7 @@ def _call_replacement(
         author = _outline_author(module, replacement.author, f"hire_author_{len(lowered)}")
         types += [_struct(*_mlir.tensor_type(value.type)) for value in author.inputs]
     # Prefill and decode of one block differ in nothing but these.
-    out = [(value.shape, value.dtype) for value in replacement.results]
+    out = [(value.shape, value.dtype) for value in (*replacement.results, *replacement.behind)]
     signature = repr((replacement.signature, types, out))
     known = lowered.get(signature)
     if known is None:
@@ -187,7 +187,20 @@ def _call_replacement(
         results = _mlir.call(*known, operands)
     for old, new in zip(replacement.results, results, strict=False):
         old.ir.replace_all_uses_with(new)
+    for old, new in zip(replacement.behind, results[len(replacement.results) :], strict=False):
+        for op, position in old.uses:
+            if _stands_behind(op, replacement.before):
+                op.ir.operands[position] = new
     return results[-1] if replacement.measure else None
+
+
+def _stands_behind(op: Op, before: Op) -> bool:
+    """Whether an operation, or one that holds it, follows another in its block."""
+    while op.block is not before.block:
+        if op.block.owner is None:
+            return False
+        op = op.block.owner
+    return op.position > before.position
 
 
 def _captured(entry: Outside, before: Op) -> Any:

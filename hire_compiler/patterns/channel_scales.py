@@ -25,7 +25,7 @@ class ChannelScale:
 
     Attributes:
       stream: the product's number among the inputs.
-      vector: the number of the scale among the region's vectors.
+      vector: the number of the scale among the inputs behind the products: what is given, then the vectors.
       op: ``multiply`` or ``divide``.
     """
 
@@ -35,13 +35,12 @@ class ChannelScale:
 
 
 def split_scales(
-    expression: Expression, streams: int, first: int, scaled: frozenset[int] | None = None
+    expression: Expression, streams: int, scaled: frozenset[int] | None = None
 ) -> tuple[Expression, tuple[ChannelScale, ...], tuple[int, ...]]:
     """The code on products that are scaled already, and their scales.
 
     Args:
       streams: how many products come first among the inputs.
-      first: where the vectors begin.
       scaled: of which products; None for all.
 
     Returns:
@@ -57,14 +56,14 @@ def split_scales(
             if instruction.op in ("multiply", "divide") and len(others) == 1:
                 vector = _source(code, expression.inputs, others[0])
                 inverse = instruction.op == "divide" and at != instruction.args[0]
-                if inverse or not first <= vector < expression.inputs:
+                if inverse or not streams <= vector < expression.inputs:
                     break
-                scales.append(ChannelScale(stream, vector - first, instruction.op))
+                scales.append(ChannelScale(stream, vector - streams, instruction.op))
                 code[reader - expression.inputs] = Instruction("convert", (at,), instruction.dtype)
             elif instruction.op != "convert":
                 break
             at = reader
-    return _without_unused(replace(expression, instructions=tuple(code)), streams, first, scales)
+    return _without_unused(replace(expression, instructions=tuple(code)), streams, scales)
 
 
 def _only_reader(code: list[Instruction], expression: Expression, value: int) -> int | None:
@@ -79,7 +78,7 @@ def _source(code: list[Instruction], inputs: int, value: int) -> int:
 
 
 def _without_unused(
-    expression: Expression, streams: int, first: int, scales: list[ChannelScale]
+    expression: Expression, streams: int, scales: list[ChannelScale]
 ) -> tuple[Expression, tuple[ChannelScale, ...], tuple[int, ...]]:
     """Drops the vectors that only were scales, and what was computed of them."""
     needed, stack = set(), [expression.output]
@@ -88,7 +87,7 @@ def _without_unused(
         if at not in needed:
             needed.add(at)
             stack += expression.instructions[at - expression.inputs].args if at >= expression.inputs else ()
-    dropped = {scale.vector + first for scale in scales} - needed
+    dropped = {scale.vector + streams for scale in scales} - needed
     kept = [i for i in range(expression.inputs) if i not in dropped]
     number = {old: new for new, old in enumerate(kept)}
     code: list[Instruction] = []

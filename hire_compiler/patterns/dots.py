@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 
@@ -14,6 +15,8 @@ from hire_compiler.patterns.provenance import Origin, Provenance
 from hire_compiler.weights import Weight
 
 SUPPORTED = ("float32", "bfloat16", "float16")  # others would lose accuracy: exact sums here are float32
+
+_INTEGER = re.compile(r"u?int[248]$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,7 @@ def check_product(op: Op) -> None:
     Raises:
       NoMatch: batch dimensions, an empty batch, or another type.
     """
-    if op.result.dtype not in SUPPORTED:
+    if op.result.dtype not in SUPPORTED and not _is_of_whole_numbers(op):
         raise NoMatch(f"it is a {op.result.dtype} product; only float32, bfloat16 and float16 are rewritten", depth=1)
     if any(operand.dtype == "float64" for operand in op.operands):
         raise NoMatch("it multiplies float64; only float32, bfloat16 and float16 are rewritten", depth=1)
@@ -132,6 +135,11 @@ def check_product(op: Op) -> None:
     if batch:
         count = prod(op.operands[0].shape[i] for i in batch)
         raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)
+
+
+def _is_of_whole_numbers(op: Op) -> bool:
+    """Whether a product sums narrow integers in 32 bits, exactly."""
+    return op.result.dtype == "int32" and all(_INTEGER.match(operand.dtype) for operand in op.operands)
 
 
 def product_with(op: Op, origin: Origin, *, rows_first: bool) -> WeightDot:

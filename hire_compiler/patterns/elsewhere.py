@@ -23,21 +23,23 @@ def read_elsewhere(match: FfnMatch, replaced: Collection[Op]) -> tuple[bool, ...
       replaced: the second products of all blocks; a block may share its neurons with another.
     """
     products = {dot.op for dot in match.products}
+    made_anew = set() if match.quantiser is None else {value.op for value, _ in match.quantiser.scales}
     inside, stack = set(products), [match.down.x.op]
     while stack:
         op = stack.pop()
         if op is not None and op not in inside:
             inside.add(op)
             stack += [operand.op for operand in op.operands]
-    return tuple(_leaves(dot.op, inside, replaced) for dot in match.products)
+    return tuple(_leaves(dot.op, inside, replaced, made_anew) for dot in match.products)
 
 
-def _leaves(product: Op, inside: set[Op], replaced: Collection[Op]) -> bool:
+def _leaves(product: Op, inside: set[Op], replaced: Collection[Op], made_anew: Collection[Op | None]) -> bool:
     stack, seen = [product], {product}
     while stack:
-        for result in stack.pop().results:
+        top = stack.pop()
+        for result in top.results:
             for op, _ in result.uses:
-                if op in replaced or op in seen:
+                if op in replaced or op in seen or (top in made_anew and op not in inside):
                     continue
                 if op not in inside:
                     return True

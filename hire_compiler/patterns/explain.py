@@ -43,14 +43,14 @@ class Explainer:
             return None  # activations times activations: attention, never a candidate
         operand, source = found
         if source is None:
-            name = self._provenance.weight(operand).weight.name
+            name = self._name(op, operand)
             reason = self._reason(op, operand, no)
             return Miss(path=op.scope, reason=reason, weight=name, expected=reason in (_PROJECTION, _OUTPUT))
         return Miss(path=op.scope, reason=self._computed(op, operand, source), weight=source.argument.name)
 
     def _weight(self, op: Op) -> tuple[Value, Source | None] | None:
         """The operand that is the weight: a parameter as it stands (no source), or computed from one."""
-        plain = [v for v in operands(op) if self._provenance.is_weight(v)]
+        plain = [v for i, v in enumerate(operands(op)) if self._is_weight(op, i)]
         known = max(plain, key=lambda v: v.size, default=None)
         made = [(v, source) for v in operands(op) if v not in plain and (source := self._sources.weight(v))]
         if known is not None and all(source.looked_up for _, source in made):
@@ -62,6 +62,16 @@ class Explainer:
         if made and (known is None or made[0][0].size > 2 * known.size):
             return made[0]
         return None if known is None else (known, None)
+
+    def _is_weight(self, op: Op, position: int) -> bool:
+        if op.name == "dot_general":
+            return self._provenance.is_factor(op, position)
+        return self._provenance.is_weight(op.operands[position])
+
+    def _name(self, op: Op, operand: Value) -> str:
+        position, provenance = op.operands.index(operand), self._provenance
+        origin = provenance.factor(op, position) if op.name == "dot_general" else provenance.weight(operand)
+        return origin.weight.name
 
     def _kernel(self, op: Op) -> Miss | None:
         read = [source for v in op.operands if (source := self._sources.weight(v)) and not source.looked_up]
@@ -81,8 +91,6 @@ class Explainer:
             how = "what was computed (an expert of a router)" if source.computed else "numbers (experts, or adapters)"
             return f"it is one of {source.picked} parameters, picked by {how}{of}"
         if quantised:
-            if op.result.dtype.startswith("int"):
-                return f"{quantised} by quantised inputs: its rows are not computed as they are stored yet"
             return f"{quantised}: {self._provenance.refusal(operand)}"
         if op.name == "convolution":
             return _WINDOW

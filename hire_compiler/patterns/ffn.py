@@ -29,7 +29,9 @@ from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.dots import WeightDot, contracted_size, read_weight_dot
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
+from hire_compiler.patterns.narrow import is_narrow_type
 from hire_compiler.patterns.provenance import Provenance
+from hire_compiler.patterns.quantiser import Quantiser, read_quantiser
 from hire_compiler.patterns.recognise import recognise
 from hire_compiler.patterns.region import RegionReader
 from hire_compiler.patterns.relevance import Relevance, relevance_of
@@ -52,7 +54,9 @@ class FfnMatch:
       activation: what the region computes.
       biases: parameter vectors of the region, one entry per neuron, with their positions.
       scales: of the biases, those that scale a product: the numbers of a quantised weight, behind the product.
-      givens: what adapters add, with the element of each neuron in each batch row; inputs of the region before biases.
+      givens: what adapters add, or what scales quantised inputs, with the element of each neuron in each batch row;
+        inputs of the region before biases.
+      quantiser: what becomes of h before the second product, if that is quantised row by row; the region ends at h.
     """
 
     kind: ClassVar[str] = "ffn"
@@ -65,6 +69,7 @@ class FfnMatch:
     activation: Activation
     biases: tuple[Vector, ...]
     givens: tuple[tuple[Value, np.ndarray], ...] = ()
+    quantiser: Quantiser | None = None
     scales: tuple[ChannelScale, ...] = ()
 
     @property
@@ -96,9 +101,16 @@ class FfnMatch:
     def predicted(self) -> Weight:
         """The rows whose products rank the neurons: those of the gate, scaled as its product is."""
         gate = self.activation.gate
-        scales = [(scale.op, *self.biases[scale.vector]) for scale in self.scales if scale.stream == gate]
-        own = [(op, origin.weight, index) for op, origin, index in scales]
-        return scaled_rows(self.matrices[gate], own) if own else self.matrices[gate]
+        own = [scale for scale in self.scales if scale.stream == gate and scale.vector >= len(self.givens)]
+        vectors = [(scale.op, *self.biases[scale.vector - len(self.givens)]) for scale in own]
+        scales = [(op, origin.weight, index) for op, origin, index in vectors]
+        return scaled_rows(self.matrices[gate], scales) if scales else self.matrices[gate]
+
+    @property
+    def row_scales(self) -> tuple[tuple[str, int], ...]:
+        """Which of the given values scale the gate's product, one number a batch row, and how."""
+        own = [scale for scale in self.scales if scale.stream == self.activation.gate]
+        return tuple((scale.op, scale.vector) for scale in own if scale.vector < len(self.givens))
 
     @property
     def zero_gate(self) -> int:
@@ -132,7 +144,7 @@ class FfnMatch:
     def relevance(self) -> Relevance:
         """How much a neuron matters, from its predicted gate."""
         gate, bias, streams = self.activation.gate, self.activation.gate_bias, len(self.products)
-        plain, _, kept = split_scales(self.region.expression, streams, streams + len(self.givens), frozenset({gate}))
+        plain, _, kept = split_scales(self.region.expression, streams, frozenset({gate}))
         found = relevance_of(plain, streams, gate, None if bias is None else kept.index(bias))
         return replace(found, reads=tuple(kept[i] for i in found.reads))
 
@@ -168,7 +180,9 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
     """
     down = read_weight_dot(down_op, provenance)
     try:
-        region = reader.read(down.x, down.x_contracting, adapters=True)
+        quantiser = read_quantiser(down, provenance, reader)
+        h = down.x if quantiser is None else quantiser.h
+        region = reader.read(h, down.x_contracting, adapters=True)
     except NoMatch as no:
         if any(op.result.size > contracted_size(op) * down.batch for op in no.involved):  # it has more rows than inputs
             raise
@@ -177,20 +191,20 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
     if _is_residual(region):
         raise NoMatch("its input is a sum of what earlier blocks put out, not one block's neurons")
     try:
-        return _match_region(down, region)
+        return _match_region(down, region, quantiser)
     except NoMatch as no:
         # What keeps this product from being a site keeps those before it, too.
         raise NoMatch(no.reason, depth=no.depth, involved=tuple(dot.op for dot in region.products)) from None
 
 
-def _match_region(down: WeightDot, region: Region) -> FfnMatch:
+def _match_region(down: WeightDot, region: Region, quantiser: Quantiser | None) -> FfnMatch:
     products = region.products
     _check_same_input(products)
-    if not all(is_narrow(value, products[0]) for value, _ in region.givens):
+    if not all(_may_be_given(value, products[0]) for value, _ in region.givens):
         raise NoMatch("a product whose weight is no parameter as it stands enters", depth=3)
     if not np.array_equal(region.batch_rows, np.arange(down.batch)):
         raise NoMatch("its input rows are a reordering or a part of the block's input rows", depth=3)
-    plain, scales, kept = split_scales(region.expression, len(products), len(products) + len(region.givens))
+    plain, scales, kept = split_scales(region.expression, len(products))
     activation = recognise(plain, len(products))
     if activation.gate_bias is not None:
         activation = replace(activation, gate_bias=kept[activation.gate_bias])
@@ -205,7 +219,11 @@ def _match_region(down: WeightDot, region: Region) -> FfnMatch:
     if any(weight.key == down.columns.key for weight in matrices):
         raise NoMatch("both products read the same parameter (attention to a memory, not a feed-forward)", depth=4)
     _check_layers(down, products, region)
-    return FfnMatch(down, products, matrices, region, activation, region.parameters, region.givens, scales)
+    return FfnMatch(down, products, matrices, region, activation, region.parameters, region.givens, quantiser, scales)
+
+
+def _may_be_given(value: Value, dot: WeightDot) -> bool:
+    return is_narrow_type(dot.x.dtype) or is_narrow(value, dot)
 
 
 def _is_residual(region: Region) -> bool:

@@ -119,6 +119,11 @@ class NarrowReader:
         return combine([form for form, _ in read]), next(iter(layers.values()), None)
 
 
+def is_narrow_type(dtype: str) -> bool:
+    """Whether a type holds quantised numbers, one each."""
+    return bool(_NARROW.match(dtype))
+
+
 def _is_matrix(part: Weight, form: Form) -> bool:
     """Whether a part can hold the numbers of a matrix: a mask or a table of positions is made of less."""
     return sum(n > 1 for n in part.shape) > 1 and part.size * bits(part.dtype) >= 2 * prod(form.shape)

@@ -65,6 +65,8 @@ class Provenance:
         value = op.operands[position]
         if value.dtype == op.result.dtype or not storage(value.dtype):
             return self.weight(value)
+        if self.sources.of(value) is ACTIVATION:
+            raise NoMatch(f"it is computed, of type {value.dtype}")
         return self._narrow.factor(value, op.result.dtype)
 
     def is_factor(self, op: Op, position: int) -> bool:

@@ -20,9 +20,21 @@ from hire_compiler.patterns.group_topk import GROUP_TOPK, read_group_topk
 from hire_compiler.patterns.joined import distribute, join, read_joined_product
 from hire_compiler.patterns.layout import LAYOUT
 from hire_compiler.patterns.match import NoMatch
+from hire_compiler.patterns.narrow import is_narrow_type
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.rows import ROW_OPERATIONS, read_row_operation
-from hire_compiler.patterns.terms import Given, Joined, Node, Parameter, Scalar, Stream, Term, map_indices, products_of
+from hire_compiler.patterns.terms import (
+    Given,
+    Joined,
+    Node,
+    Parameter,
+    Scalar,
+    Stream,
+    Term,
+    map_indices,
+    products_of,
+    topological,
+)
 
 _MAX_OPERATIONS = 2000  # a region longer than this is a whole network, not an activation
 
@@ -127,7 +139,7 @@ class RegionReader:
             products_of(term) for term in before if not isinstance(term, NoMatch)
         ):
             return _given(value)  # an adapter's part, scaled
-        args = tuple(self._operands(op))
+        args = self._beside_whole_numbers(op, before) or tuple(self._operands(op))
         if op.name == "convert" and isinstance(args[0], Parameter):
             return self._parameter(value)
         size = 1 + sum(arg.size for arg in args if isinstance(arg, Node))
@@ -139,6 +151,31 @@ class RegionReader:
         if len(node.products) > _MAX_PRODUCTS:
             raise NoMatch(f"more than {_MAX_PRODUCTS} matrix products are added up (a residual stream)")
         return distribute(node)
+
+    def _beside_whole_numbers(self, op: Op, before: list[Term | NoMatch]) -> tuple[Term, ...] | None:
+        """The terms of a product of quantised inputs and the scales of these, which are given; None for others."""
+        if op.name not in ("multiply", "divide"):
+            return None
+        for i, other in ((0, 1), (1, 0)):
+            sums, value = before[i], op.operands[other]
+            if isinstance(sums, NoMatch) or not _of_quantised(sums):
+                continue
+            batch = next(iter(products_of(sums))).batch
+            if isinstance(before[other], (Parameter, Scalar)) or not self._is_given_scale(value, batch):
+                return None
+            scale = _given_row(value, batch)
+            return (sums, scale) if i == 0 else (scale, sums)
+        return None
+
+    def _is_given_scale(self, value: Value, batch: int) -> bool:
+        """Whether a value is one number for each batch row, or those times the scales of a weight."""
+        if row_value(value, batch) is not None:
+            return True
+        op = value.op
+        if op is None or op.name != "multiply":
+            return False
+        rows = [i for i in (0, 1) if row_value(op.operands[i], batch) is not None]
+        return len(rows) == 1 and _of_parameters(self._terms.get(id(op.operands[1 - rows[0]])))
 
     def _concatenate(self, op: Op) -> Term | None:
         """Products, or what becomes of them, side by side; None where something else is among them."""
@@ -214,6 +251,42 @@ def _read_operands(value: Value) -> tuple[Value, ...]:
     if op.name in LAYOUT or op.name in ROW_OPERATIONS:
         return op.operands[:1]
     return op.operands
+
+
+def row_value(value: Value, batch: int) -> Value | None:
+    """The values of which a value is a broadcast, if there is one for each batch row, and they are computed."""
+    while value.op is not None and value.op.name in LAYOUT and value.op.name != "dynamic_slice":
+        value = value.op.operands[0]
+    computed = value.op is not None and value.op.name not in ("constant", "iota", "dynamic_slice")
+    return value if computed and value.size == batch else None
+
+
+def _given_row(value: Value, batch: int) -> Given:
+    """A given value; of a broadcast, what is spread by it."""
+    source, chain = row_value(value, batch), []
+    if source is None:
+        return _given(value)
+    while value is not source:
+        assert value.op is not None
+        chain.append(value.op)
+        value = value.op.operands[0]
+    index = np.arange(source.size).reshape(source.shape)
+    for op in reversed(chain):
+        index = LAYOUT[op.name](index, op)
+    return Given(source, index)
+
+
+def _of_parameters(term: Term | NoMatch | None) -> bool:
+    """Whether parameters and constants alone enter a term."""
+    if term is None or isinstance(term, NoMatch):
+        return False
+    return all(isinstance(part, (Parameter, Scalar, Node)) for part in topological(term))
+
+
+def _of_quantised(term: Term) -> bool:
+    """Whether a term follows from products of quantised inputs alone."""
+    products = products_of(term)
+    return bool(products) and all(is_narrow_type(dot.x.dtype) for dot in products)
 
 
 def _given(value: Value) -> Given:

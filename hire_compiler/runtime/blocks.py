@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.runtime.narrow import NarrowRows
-from hire_compiler.runtime.target import Target, columns_dot, rows_dot, take_rows
+from hire_compiler.runtime.target import Target, columns_dot, rows_dot, sum_type, take_rows
 
 Matrix: TypeAlias = "jax.Array | NarrowRows"
 
@@ -52,8 +52,15 @@ def chosen_rows_dot(
 def chosen_columns_dot(
     h: jax.Array, matrix: Matrix, index: jax.Array, group: int, target: Target, *, precise: bool = False
 ) -> jax.Array:
-    """``h [b, k · group]`` times the rows of the chosen blocks of ``matrix``, summed in float32: ``[b, width]``."""
-    h = h.astype(jnp.float32)
+    """``h [b, k · group]`` times the rows of the chosen blocks of ``matrix``, summed in float32.
+
+    Whole numbers are summed in int32.
+
+    Returns:
+      ``[b, width]``.
+    """
+    sums = sum_type(h, matrix)
+    h = h.astype(sums)
     width, take = matrix.shape[1], _taking(matrix, group, target)
 
     def product(some: jax.Array, weights: jax.Array) -> jax.Array:
@@ -68,7 +75,7 @@ def chosen_columns_dot(
     parts = _in_chunks(index, max(1, target.gathered_rows // 2 // group))
     short = parts.size * group - h.shape[1]
     weights = jnp.pad(h, ((0, 0), (0, short))).reshape(h.shape[0], len(parts), -1)  # what fills up counts as 0
-    nothing = jnp.zeros((h.shape[0], width), jnp.float32)
+    nothing = jnp.zeros((h.shape[0], width), sums)
     return lax.fori_loop(0, len(parts), lambda i, total: total + product(parts[i], weights[:, i]), nothing)
 
 
@@ -87,11 +94,11 @@ def _one_row_columns_dot(h: jax.Array, matrix: Matrix, index: jax.Array, group: 
     else:
         lanes, weights = (values.reshape(_LANES, -1) for values in (lanes, weights))
     take = _taking_rows(matrix, target)
-    sums = jnp.zeros((lanes.shape[1], matrix.shape[1]), jnp.float32)
+    sums = jnp.zeros((lanes.shape[1], matrix.shape[1]), h.dtype)
     for lane in range(len(lanes)):  # not an iteration over arrays, which JAX's releases lower in different orders
         own, factors = (lax.index_in_dim(values, lane, keepdims=False) for values in (lanes, weights))
-        sums += take(own).astype(jnp.float32) * factors[:, None]
-    return columns_dot(jnp.ones((1, len(sums)), jnp.float32), sums)
+        sums += take(own).astype(h.dtype) * factors[:, None]
+    return columns_dot(jnp.ones((1, len(sums)), h.dtype), sums)
 
 
 _Take = Callable[[jax.Array], jax.Array]

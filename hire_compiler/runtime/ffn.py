@@ -15,6 +15,7 @@ from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, take_rows, unfused
 from hire_compiler.runtime.topk import top_groups
 
+Quantise = Callable[[jax.Array], "tuple[jax.Array, tuple[jax.Array, ...]]"]
 Rank = Callable[[jax.Array], jax.Array]
 
 
@@ -28,6 +29,7 @@ def select_groups(
     target: Target,
     layer: jax.Array | None = None,
     by: str = "max",
+    scale: jax.Array | None = None,
 ) -> jax.Array:
     """The ``k`` groups of neurons to compute for a batch: int32 ``[k]``, ascending.
 
@@ -36,9 +38,12 @@ def select_groups(
       bias: added to the predicted pre-activation, ``[m]`` (or stacked) or None.
       rank: from that to how much each neuron matters, ``[b, m]`` both.
       layer: which layer of stacked arrays.
+      scale: of each batch row, ``[b, 1]`` or of each of its neurons: what the prediction is multiplied by first.
       by: what a group counts with: ``max`` or ``l2``; see :func:`hire_compiler.runtime.topk.group_scores`.
     """
     z = predict(x, prepared, target, layer)
+    if scale is not None:
+        z = unfused(z, target) * scale
     if isinstance(bias, PerRow):
         z = unfused(z, target) + bias.values
     elif bias is not None:
@@ -64,6 +69,7 @@ class Form:
         TPU copy all of it.
       product_dtype: type in which the author's products came out, before the activation.
       precise, down_precise: the author asked for full precision, in the first products or in the last.
+      quantise: what becomes of h before the last product, and numbers of each batch row that are read behind it.
     """
 
     activation: Callable[..., jax.Array]
@@ -73,6 +79,7 @@ class Form:
     product_dtype: str = "float32"
     precise: bool = False
     down_precise: bool = False
+    quantise: Quantise | None = None
 
     def product(self, x: jax.Array, stack: Matrix) -> jax.Array:
         """One of the first products with all rows, in the author's type: ``[b, m]``."""
@@ -101,6 +108,13 @@ class Form:
     def _all_groups(self, stack: Matrix) -> jax.Array:
         # As a gather: slicing a layer out of a stack first would copy it.
         return jnp.arange(stack.shape[-2] // self.group, dtype=jnp.int32)
+
+    def finish(
+        self, h: jax.Array, product: Callable[[jax.Array], jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The last product, of h as it enters there; and the numbers of each batch row that are read behind it."""
+        entering, scales = (h, ()) if self.quantise is None else self.quantise(h)
+        return product(entering), scales
 
     def chosen_down_product(self, h: jax.Array, stack: Matrix, groups: jax.Array) -> jax.Array:
         """The last product, of ``h [b, k · group]`` with the chosen groups: ``[b, d_out]`` float32."""
@@ -153,8 +167,8 @@ def sparse_ffn(
     groups: jax.Array,
     form: Form,
     common: CommonPath | None = None,
-) -> jax.Array:
-    """A feed-forward block on the chosen groups of neurons only, and on those of the common path.
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """A feed-forward block on the chosen groups of neurons only, and on those of the common path; and its row scales.
 
     Args:
       x: ``[b, d]``.
@@ -165,16 +179,17 @@ def sparse_ffn(
       common: the neurons of the common path, which ``matrices`` and ``down`` do not hold; c is a multiple of the group.
 
     Returns:
-      ``[b, d_out]`` float32.
+      ``[b, d_out]`` float32, or int32 sums; and what :attr:`Form.quantise` says of the rows.
     """
     products = [form.chosen_product(x, matrix, groups) for matrix in matrices]
     if common is None:
         h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
-        return form.chosen_down_product(h, down, groups)
+        return form.finish(h, lambda h: form.chosen_down_product(h, down, groups))
     c = common.down.shape[-2]
     always = [form.common_product(x, matrix) for matrix in common.matrices]
     products = [jnp.concatenate(pair, axis=1) for pair in zip(always, products, strict=True)]
     first = c // form.group
     entries = jnp.concatenate([jnp.arange(first, dtype=groups.dtype), groups + first])
     h = form.activation(*products, *(form.take_vector(bias, entries) for bias in biases))
-    return form.common_down_product(h[:, :c], common.down) + form.chosen_down_product(h[:, c:], down, groups)
+    y = form.common_down_product(h[:, :c], common.down) + form.chosen_down_product(h[:, c:], down, groups)
+    return y, ()

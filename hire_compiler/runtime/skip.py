@@ -20,6 +20,7 @@ from hire_compiler.runtime.ffn import Form, PerRow
 from hire_compiler.runtime.predictors import Arrays, predict
 
 Numbered = dict[int, jax.Array]
+Skipped = tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]
 
 
 class Stages(Protocol):
@@ -63,7 +64,7 @@ def exact_ffn(
     budgets: Sequence[int],
     form: Form,
     stages: Stages,
-) -> tuple[jax.Array, jax.Array]:
+) -> Skipped:
     """A block of which only what its gate leaves non-zero is computed further.
 
     A ReLU, or an explicit or statistical choice of neurons: the gate is computed whole, the author's own code says
@@ -78,7 +79,8 @@ def exact_ffn(
         active than the last holds, the dense block runs.
 
     Returns:
-      ``[b, d_out]`` float32, and int32 the number of batch rows for which a budget held.
+      ``[b, d_out]`` float32 (or int32 sums), int32 the number of batch rows for which a budget held, and what
+      :attr:`~hire_compiler.runtime.ffn.Form.quantise` says of the rows.
     """
     z = form.product(x, matrices[gate])
     width = z.shape[1]
@@ -113,7 +115,7 @@ def certified_ffn(
     budget: int,
     form: Form,
     code: Negative,
-) -> tuple[jax.Array, jax.Array]:
+) -> Skipped:
     """A block that skips the neurons whose gate is *proven* to be negative, where its code is zero then.
 
     Args:
@@ -200,7 +202,8 @@ def product_limit(x: jax.Array, limit: jax.Array, form: Form) -> jax.Array:
 
 def _fitting(size: jax.Array, dtypes: Sequence[str]) -> jax.Array:
     """A limit that is infinite where a number of that size may overflow in one of these types."""
-    largest = min(float(jnp.finfo(dtype).max) for dtype in ("float32", *dtypes))
+    floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]  # whole numbers are not so many
+    largest = min(float(jnp.finfo(dtype).max) for dtype in ("float32", *floats))
     return jnp.where(size < largest / 2, size, jnp.inf)  # NaN is not smaller
 
 
@@ -211,22 +214,26 @@ def _sparse_or_dense(
     form: Form,
     sparse: Callable[[jax.Array], jax.Array],
     dense: Callable[[], jax.Array],
-) -> tuple[jax.Array, jax.Array]:
+) -> Skipped:
     """Compute the needed neurons ``[b, m]`` if their groups fit in a budget, else all."""
     batch = needed.shape[0]
     active = needed.reshape(batch, -1, form.group).any(axis=(0, 2))
     count = jnp.sum(active, dtype=jnp.int32)
 
-    def some(budget: int) -> jax.Array:
+    def some(budget: int) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         groups = lax.top_k(active.astype(jnp.float32), budget)[1]  # the active ones first, in ascending order
         h = sparse(groups)
         used = jnp.repeat(jnp.arange(budget) < count, form.group)
-        return form.chosen_down_product(jnp.where(used, h, jnp.zeros_like(h)), down, groups)
+        kept = jnp.where(used, h, jnp.zeros_like(h))
+        return form.finish(kept, lambda h: form.chosen_down_product(h, down, groups))
+
+    def every() -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        return form.finish(dense(), lambda h: form.down_product(h, down))
 
     too_small = sum((count > budget).astype(jnp.int32) for budget in budgets)
     branches = [partial(some, budget) for budget in budgets]
-    result = lax.switch(too_small, [*branches, lambda: form.down_product(dense(), down)])
-    return result, jnp.where(count <= budgets[-1], batch, 0).astype(jnp.int32)
+    result, scales = lax.switch(too_small, [*branches, every])
+    return result, jnp.where(count <= budgets[-1], batch, 0).astype(jnp.int32), scales
 
 
 def _choose(groups: jax.Array, group: int) -> Callable[[jax.Array], jax.Array]:

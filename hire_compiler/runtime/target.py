@@ -164,11 +164,18 @@ def take_rows(matrix: jax.Array, index: jax.Array, target: Target) -> jax.Array:
     return load(jnp.take(store(matrix, target), index, axis=0, mode="clip"))
 
 
+def sum_type(x: jax.Array, rows: jax.Array) -> jnp.dtype:
+    """The type in which a product is summed: exactly, in int32, where both factors are whole numbers."""
+    whole = jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(rows.dtype, jnp.integer)
+    return jnp.dtype(jnp.int32 if whole else jnp.float32)
+
+
 def rows_dot(x: jax.Array, rows: jax.Array, *, precise: bool = False, target: Target | None = None) -> jax.Array:
-    """``x [b, d]`` times ``rows [n, d]`` transposed, summed in float32: ``[b, n]``."""
-    wide = rows.astype(jnp.float32)
+    """``x [b, d]`` times ``rows [n, d]`` transposed, summed in float32, whole numbers in int32: ``[b, n]``."""
+    sums = sum_type(x, rows)
+    wide = rows.astype(sums)
     precision = lax.Precision.HIGHEST if precise else None
-    left = _enough_rows(x.astype(jnp.float32), target)
+    left = _enough_rows(x.astype(sums), target)
     product = lax.dot_general(left, wide.T, (((1,), (0,)), ((), ())), precision=precision)
     return product if left.shape == x.shape else product[: x.shape[0]]
 
@@ -247,10 +254,11 @@ def _in_pieces(x: jax.Array, rows: jax.Array, size: int, precise: bool) -> jax.A
 
 
 def columns_dot(h: jax.Array, rows: jax.Array, *, precise: bool = False, target: Target | None = None) -> jax.Array:
-    """``h [b, n]`` times ``rows [n, d]``, summed in float32: ``[b, d]``."""
+    """``h [b, n]`` times ``rows [n, d]``, summed in float32, whole numbers in int32: ``[b, d]``."""
+    sums = sum_type(h, rows)
     precision = lax.Precision.HIGHEST if precise else None
-    left = _enough_rows(h.astype(jnp.float32), target)
-    product = jnp.dot(left, rows.astype(jnp.float32), precision=precision)
+    left = _enough_rows(h.astype(sums), target)
+    product = jnp.dot(left, rows.astype(sums), precision=precision)
     return product if left.shape == h.shape else product[: h.shape[0]]
 
 
