@@ -67,7 +67,8 @@ class Quantized:
     """HiRE-Q: scores from an integer copy of the weight.
 
     Attributes:
-      bits: width of the copy: 8, with one scale per row, or 4, with one scale per row and block of columns.
+      bits: width of the copy: 8 or 6, with one scale per row, or 4, with one scale per row and block of columns.
+        6 keeps three quarters of the bytes of 8 and reads them twice: for where memory is short.
       columns: of a 4-bit copy: how many columns share a scale; divides d, 64 is a good choice.
     """
 
@@ -76,11 +77,12 @@ class Quantized:
     columns: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.bits in (4, 8), f"Quantized.bits is {self.bits}: only 8 and 4 are supported")
-        if self.bits == 8:
+        _require(self.bits in (4, 6, 8), f"Quantized.bits is {self.bits}: only 8, 6 and 4 are supported")
+        if self.bits != 4:
             _require(
                 self.columns is None,
-                f"Quantized.columns is {self.columns}, but an 8-bit copy has one scale per row: leave columns out",
+                f"Quantized.columns is {self.columns}, but {'an 8' if self.bits == 8 else 'a 6'}-bit copy has one "
+                "scale per row: leave columns out",
             )
             return
         _require(
@@ -95,7 +97,7 @@ class Quantized:
         return ((f"int{self.bits}", {} if self.columns is None else {"columns": self.columns}),)
 
     def __str__(self) -> str:
-        return f"Quantized(bits={self.bits})" if self.bits == 8 else f"Quantized(bits=4, columns={self.columns})"
+        return f"Quantized(bits={self.bits})" if self.bits != 4 else f"Quantized(bits=4, columns={self.columns})"
 
 
 @dataclass(frozen=True)

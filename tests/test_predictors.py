@@ -186,7 +186,7 @@ Q8, LR4 = hire.Quantized(8), hire.LowRank(4)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: hire.Quantized(5), "Quantized.bits is 5: only 8 and 4"),
+        (lambda: hire.Quantized(5), "Quantized.bits is 5: only 8, 6 and 4"),
         (lambda: hire.Quantized(4), r"Quantized\(4\) needs a scale per block of columns: give columns=64"),
         (lambda: hire.Quantized(4, columns=0), "Quantized.columns is 0, must be at least 1"),
         (lambda: hire.Quantized(8, columns=64), "an 8-bit copy has one scale per row: leave columns out"),

@@ -14,7 +14,7 @@ import numpy as np
 from hire_compiler.activity import Activity
 from hire_compiler.config import Exact, Rule
 from hire_compiler.errors import ConfigError
-from hire_compiler.passes.predictor_bytes import stored_bytes
+from hire_compiler.passes.predictor_bytes import scanned_bytes
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
@@ -90,7 +90,7 @@ def common_neurons(rule: Rule, site: Site, facts: SiteFacts, group: int, candida
     assert rule.predictor is not None
     needed = 1 - (1 - facts.activity.frequency(group)) ** site.batch
     neuron = sum(facts.weight_bytes) / site.width
-    predicted = stored_bytes(rule.predictor, site, where) / site.width
+    predicted = scanned_bytes(rule.predictor, site, where) / site.width
     always = (1 - needed) * neuron < predicted  # [… groups]
     common = int(always.sum(axis=-1).min()) * group
     common = min(common, candidates - group)

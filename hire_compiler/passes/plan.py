@@ -185,7 +185,7 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: in
         return read + limit_bytes(rule, site), facts.copied_bytes + limit_bytes(rule, site) * site.repeat
     predicted = replace(site, width=site.width - common)
     stored = stored_bytes(rule.predictor, predicted, where) if predicted.width else 0
-    read = read_bytes(rule.predictor, stored, candidates, site, where)
+    read = read_bytes(rule.predictor, candidates, predicted, where) if predicted.width else 0
     if rule.certify:
         read += bound_bytes(site, always=True) + limit_bytes(rule, site)
         stored += bound_bytes(site) + limit_bytes(rule, site)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil
 
 from hire_compiler.config import Cascade, Predictor, Rule
@@ -9,6 +10,7 @@ from hire_compiler.errors import ConfigError
 from hire_compiler.report import Site
 from hire_compiler.runtime.certify import BLOCK
 from hire_compiler.runtime.predictors import RECORDS
+from hire_compiler.runtime.record import Record
 
 
 def stored_bytes(predictor: Predictor, site: Site, where: str) -> int:
@@ -17,24 +19,35 @@ def stored_bytes(predictor: Predictor, site: Site, where: str) -> int:
     Raises:
       ConfigError: its columns or rank do not fit the site; begins with ``where``.
     """
-    total = 0
+    return sum(stored for _, stored in _copies(predictor, site, where))
+
+
+def scanned_bytes(predictor: Predictor, site: Site, where: str) -> int:
+    """Bytes that it reads for one layer to score every row.
+
+    Raises:
+      ConfigError: as for :func:`stored_bytes`.
+    """
+    return sum(record.passes * stored for record, stored in _copies(predictor, site, where))
+
+
+def _copies(predictor: Predictor, site: Site, where: str) -> Iterator[tuple[Record, int]]:
     for name, options in predictor.copies:
         record = RECORDS[name]
         if why := record.misfit(site.d, **options):
             raise ConfigError(f"{where}: {why}")
-        total += record.stored_bytes(site.width, site.d, site.dtype, **options)
-    return total
+        yield record, record.stored_bytes(site.width, site.d, site.dtype, **options)
 
 
-def read_bytes(predictor: Predictor, stored: int, candidates: int, site: Site, where: str) -> int:
-    """Bytes of a predictor that one call reads, of so many stored.
+def read_bytes(predictor: Predictor, candidates: int, site: Site, where: str) -> int:
+    """Bytes of a predictor that one call reads.
 
     Raises:
       ConfigError: a cascade that does not narrow, or whose first pass is the dearer one; begins with ``where``.
     """
     if not isinstance(predictor, Cascade):
-        return stored
-    coarse, fine = (stored_bytes(stage, site, where) for stage in (predictor.coarse, predictor.fine))
+        return scanned_bytes(predictor, site, where)
+    coarse, fine = (scanned_bytes(stage, site, where) for stage in (predictor.coarse, predictor.fine))
     if not candidates <= predictor.survivors <= site.width:
         raise ConfigError(
             f"{where}: a cascade narrows, but {site.width} rows → {predictor.survivors} survivors → {candidates} "

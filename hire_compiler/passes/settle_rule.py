@@ -10,7 +10,7 @@ from hire_compiler.config import Exact, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.budgets import exact_budgets, why_no_budget
 from hire_compiler.passes.neurons import with_group
-from hire_compiler.passes.predictor_bytes import stored_bytes
+from hire_compiler.passes.predictor_bytes import scanned_bytes
 from hire_compiler.passes.site_plan import LeftDense, SiteFacts
 from hire_compiler.report import Site
 from hire_compiler.trial import Trial
@@ -91,7 +91,7 @@ def _enough(rule: Rule, trial: Trial, site: Site, facts: SiteFacts, where: str) 
         return LeftDense(f"{_short_of(rule, trial.best(site.batch), site)} even with 3/4 of the neurons")
     neurons = min(ceil(ceil(enough * site.width) / group) * group, site.width)
     dense, ratio = sum(facts.weight_bytes), facts.costs.gather_ratio  # the plan itself decides how many there are
-    if stored_bytes(rule.predictor, site, where) + ratio * dense * neurons / site.width >= dense:
+    if scanned_bytes(rule.predictor, site, where) + ratio * dense * neurons / site.width >= dense:
         return LeftDense(
             f"{rule.predictor} needs {neurons} of {site.width} neurons for a recall of {rule.recall:.2%}, and "
             f"gathered rows cost {ratio:g} times those of a stream: it would lose"
@@ -114,7 +114,7 @@ def _with_union(settled: Settled, share: float, site: Site, facts: SiteFacts, wh
     union, dense = facts.activity.union(group, site.batch), sum(facts.weight_bytes)
     touched = f"{union:.0%} of all groups of {group}" if group > 1 else f"{union:.0%} of all neurons"
     rows = f"the {site.batch} rows of a call touch {touched} between them"
-    if stored_bytes(rule.predictor, site, where) + union * dense >= dense:
+    if scanned_bytes(rule.predictor, site, where) + union * dense >= dense:
         return LeftDense(f"{rows} (by calibration): sharing one choice does not pay")
     if union <= share:
         return settled

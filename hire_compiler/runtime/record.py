@@ -31,6 +31,7 @@ class Record:
       prepare: ``(rows, moment, **options)`` to the arrays; ``moment`` is E[xxᵀ] of their input, or None.
       scores: ``(x [b, d], arrays, target, precise=…)`` to ``[b, n]`` float32; ``precise``: a proof rests on them.
       stored_bytes: ``(n, d, dtype of the rows, **options)``.
+      passes: how often a call reads what is stored.
       misfit: ``(d, **options)`` to why they cannot stand for rows of that length, with the way out; or ''.
       kept: ``(arrays, d, target)`` to the arrays in the types in which a platform keeps them.
       refine: ``(x, arrays, ids [b, s], target)`` to the scores of those rows alone, ``[b, s]``: it can be the second
@@ -44,6 +45,7 @@ class Record:
     prepare: Callable[..., Arrays]
     scores: Callable[..., jax.Array]
     stored_bytes: Callable[..., int]
+    passes: int = 1
     misfit: Callable[..., str] = _fits
     kept: Callable[[Arrays, int, Target], Arrays] = _as_it_is
     refine: Callable[[jax.Array, Arrays, jax.Array, Target], jax.Array] | None = None
