@@ -35,11 +35,11 @@ def tune(
 ) -> Tuned:
     """Choose, for every LM head of a decode step, the fastest setting whose recall is enough.
 
-    Half of the batches calibrate; the recall is measured on the other half, of what the program reads: the winner, the
-    best k, or, where all logits are read, the best 64 of the logits as the product gives them. Rank, kind of predictor
-    and number of candidates are chosen together. Every setting that meets the recall is timed here on the head's own
-    weight, in turns with the others, the dense head and the exact one; where no approximation saves 3 % over the exact
-    one, that is chosen. Feed-forward blocks keep the exact default.
+    The first half of the batches calibrates; the recall is measured on the second half, of what the program reads: the
+    winner, the best k, or, where all logits are read, the best 64 of the logits as the product gives them. Rank, kind
+    of predictor and number of candidates are chosen together. Every setting that meets the recall is timed here on the
+    head's own weight, in turns with the others, the dense head and the exact one; where no approximation saves 3 % over
+    the exact one, that is chosen. Feed-forward blocks keep the exact default.
 
     Args:
       function: the decode step, as for :func:`hire_compiler.transform`.
@@ -75,8 +75,9 @@ def tune(
             why = program.refusal or "hire.inspect(…) says what was found; heads stored in few bits are not tuned yet"
             raise ConfigError(f"{program.name} has no head to tune: {why}")
         values = [*program.constants, *leaves]
-        calibration = _calibrated(forward, given[::2], told)
-        inputs = _held_out(forward, given[1::2], told)
+        half = len(given) // 2
+        calibration = _calibrated(forward, given[:half], told)
+        inputs = _held_out(forward, given[half:], told)
         search = Search(recall, memory, calibration, told)
         with contextlib.suppress(Interrupted):
             for head in heads:
