@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hire_compiler import _mlir
+from hire_compiler.adapt import type_of
 from hire_compiler.errors import WeightError
 from hire_compiler.measured import Measurements
 from hire_compiler.passes.prepared_key import PreparedKey
@@ -44,7 +45,9 @@ class CompiledStep:
         self.plan = Plan({})
         self.compiled: Any = None
         self.as_written: Any = None  # compiled by the caller of this, where it is needed
+        self.watched = False  # whether a default may still be given up
         self.unranked = ""
+        self._said: tuple[str, ...] = ()
         self.speed: Speed | None = None  # what a comparison found
         self.spent: dict[str, float] = {}  # seconds of the first preparing and of compiling
         self.weights: tuple[int, ...] = ()
@@ -95,6 +98,34 @@ class CompiledStep:
         return results
 
     @property
+    def measured(self) -> Measurements:
+        """What its sites counted so far."""
+        return self._measured
+
+    @property
+    def on_mesh(self) -> bool:
+        """Whether its arguments lie on several devices."""
+        return self._mesh is not None
+
+    def say(self, note: str) -> None:
+        """Add a note to the report."""
+        self._said = (*self._said, note)
+
+    def types_of(self, prepared: Flat) -> dict[Any, jax.ShapeDtypeStruct]:
+        """The types of what a call took beside its leaves: of constants by position, of prepared arrays by name."""
+        assert self.spliced is not None
+        types: dict[Any, Any] = {i: type_of(value) for i, value in enumerate(self.program.constants)}
+        entries = zip(self.spliced.prepared, prepared, strict=True)
+        return types | {(entry.preparation, entry.name): type_of(array) for entry, array in entries}
+
+    def operand_types(self, types: list[Any], known: dict[Any, Any]) -> list[Any]:
+        """The types of all operands, for another step's types of the leaves and :meth:`types_of`."""
+        assert self.spliced is not None
+        hidden = len(self.program.constants)
+        kept = [known[i] if i < hidden else types[i - hidden] for i in self.spliced.kept]
+        return [*kept, *(known[entry.preparation, entry.name] for entry in self.spliced.prepared)]
+
+    @property
     def replaced_leaves(self) -> frozenset[int]:
         """Weights that preparing reads and the step does not."""
         hidden = len(self.program.constants)
@@ -110,7 +141,8 @@ class CompiledStep:
     def current_report(self) -> Report:
         """The report, with what the certificates have shown so far."""
         seen: dict[str, Any] = {"certificates": self._measured.certificates(), "tails": self._measured.tails()}
-        notes = (*self.report.notes, f"runs as written: {self.unranked}") if self.unranked else self.report.notes
+        notes = (*self.report.notes, *self._said)
+        notes = (*notes, f"runs as written: {self.unranked}") if self.unranked else notes
         seen |= {"speed": self.speed, "seconds": {**self.report.seconds, **self.spent}}
         return Report(**{**self.report.__dict__, **seen, "notes": notes})
 

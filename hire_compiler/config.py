@@ -301,6 +301,8 @@ class Config:
         XLA's partitioner, which may gather scores and rows; for comparison.
       shard_recall: with ``"local"``, every shard keeps so many candidates that, were the rows placed at random, this
         share of the rule's candidates is expected among them.
+      adapt: what the exact default rewrote is counted, and left dense where its proofs hold too rarely to pay: planned
+        and compiled anew once, in the background, after 64 calls. Answers do not change; the report says it.
       plan: instead of rules: a :class:`hire_compiler.Plan` of this very program, which is carried out as it was kept.
     """
 
@@ -309,6 +311,7 @@ class Config:
     check_weights: bool = True
     sharded: Literal["local", "vanilla"] = "local"
     shard_recall: float = 0.99
+    adapt: bool = True
     plan: Any = None
 
     def __post_init__(self) -> None:
@@ -320,7 +323,7 @@ class Config:
             isinstance(self.shard_recall, (int, float)) and 0 < self.shard_recall < 1,
             f"Config.shard_recall is {self.shard_recall!r}: give a share between 0 and 1, such as 0.99",
         )
-        for name in ("exact", "check_weights"):
+        for name in ("exact", "check_weights", "adapt"):
             value = getattr(self, name)
             _require(isinstance(value, bool), f"Config.{name} is {value!r}, must be true or false")
         _require(

@@ -23,6 +23,7 @@ class Measurements:
         self._calls = 0
         self._sums = np.zeros(len(counters))
         self._largest = np.zeros(len(counters))
+        self._whole = np.zeros(len(counters))  # calls in which every row was proven
 
     @property
     def calls(self) -> int:
@@ -37,9 +38,22 @@ class Measurements:
         if len(self._pending) >= 256:
             self._settle()
 
-    def have_arrived(self) -> bool:
-        """Whether the numbers of all calls can be read without waiting for the device."""
-        return all(count.is_ready() for counts in self._pending for count in counts)
+    def have_arrived(self, calls: int) -> bool:
+        """Whether the numbers of the first calls can be read without waiting for the device."""
+        pending = self._pending[: max(calls - self._calls, 0)]
+        return self.calls >= calls and all(count.is_ready() for counts in pending for count in counts)
+
+    def held(self) -> dict[str, float]:
+        """By site, the share of its runs in which the proof of every row held; in loops, as if it failed row by row."""
+        self._settle()
+        shares = {}
+        for i, counter in enumerate(self._counters):
+            if counter.measure == "proof" and counter.site in self._runs_at:
+                rows = self._rows(counter.site)
+                shares[counter.site] = float(self._sums[i] / rows) ** self._batch[counter.site] if rows else 1.0
+            elif counter.measure == "proof":
+                shares[counter.site] = float(self._whole[i] / max(self._calls, 1))
+        return shares
 
     def _settle(self) -> None:
         pending, self._pending = self._pending, []
@@ -48,6 +62,7 @@ class Measurements:
             for i, count in enumerate(counts):
                 first, *rest = np.asarray(count, np.float64).ravel()
                 self._sums[i] += first
+                self._whole[i] += first >= self._batch[self._counters[i].site]
                 self._largest[i] = max(self._largest[i], *rest) if rest else 0.0
 
     def _rows(self, site: str) -> int:

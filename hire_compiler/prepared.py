@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -78,6 +78,12 @@ class PreparedCache:
                 while len(entries) > self.limit:
                     entries.popitem(last=False)
         return built
+
+    def keep_only(self, keys: Collection[PreparedKey]) -> None:
+        """Forget everything else that was prepared."""
+        with self._lock:
+            for key in self._entries.keys() - set(keys):
+                del self._entries[key]
 
     def _warn_of_changes(self, preparation: Preparation, names: Sequence[str], cacheable: bool) -> None:
         count = self._changes[preparation.key] = self._changes.get(preparation.key, 0) + 1

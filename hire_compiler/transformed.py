@@ -25,6 +25,7 @@ from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.placement import abstract, aval_of, device_count
 from hire_compiler.prepared import PreparedCache, UnrankedError
 from hire_compiler.program import capture
+from hire_compiler.replanner import Replanner
 from hire_compiler.report import Report, Speed
 from hire_compiler.runtime.target import lowering_platform, target_for
 from hire_compiler.saved_plan import Plan
@@ -57,6 +58,7 @@ class HireFunction:
         self._lock = threading.RLock()
         self._steps: dict[Any, list[CompiledStep]] = {}
         self._last: CompiledStep | None = None
+        self._replanner = Replanner(self._function, config, calibration, self._put, self._unchanged)
         functools.update_wrapper(self, function, updated=())
         self.__wrapped__ = function
 
@@ -82,7 +84,12 @@ class HireFunction:
         step, current = self._find(call.leaves, call.tree)
         if prepared is not None and step.compiled is not None:
             current = step.check_prepared(prepared)
-        return self._run(step, call, current)
+        results = self._run(step, call, current)
+        if step.watched and prepared is None:
+            arrays = step.current(call.leaves)
+            if arrays is not None and arrays is not DENSE:
+                self._replanner.look(step, call.tree, call.leaves, arrays)
+        return results
 
     def _run(self, step: CompiledStep, call: _Call, current: Flat | None, program: Any = None) -> Any:
         """Run a step (or its program compiled ahead of time) with these prepared arrays, or those that it needs."""
@@ -290,7 +297,17 @@ class HireFunction:
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})
         step = CompiledStep(avals, program, outcome.spliced, report, leaves)
         step.plan = Plan({platform: outcome.records})
+        step.watched = self._platform is None and self._replanner.may_watch(step)
         return step
+
+    def _put(self, old: CompiledStep, new: CompiledStep) -> None:
+        """Let a step take the place of another, and let go of what only that one had prepared."""
+        with self._lock:
+            for steps in self._steps.values():
+                steps[:] = [new if step is old else step for step in steps]
+            self._last = new if self._last is old else self._last
+            kept = [step.spliced for steps in self._steps.values() for step in steps if step.spliced is not None]
+            self._cache.keep_only({key for spliced in kept for key in spliced.preparations})
 
     def _prepare(self, step: CompiledStep, leaves: list[Any]) -> tuple[Any, ...]:
         if step.spliced is None:

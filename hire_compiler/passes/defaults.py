@@ -12,6 +12,8 @@ UNPROVEN = "its zeros do not follow from one product alone, so none can be skipp
 
 def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule for a site that the user's rules leave out: only what never changes the answer."""
+    if facts.given_up:
+        return None
     if site.kind == "ffn":
         return Rule(kind="ffn", predictor=Exact()) if _skips_exactly(facts) else None
     candidates = max(128, 4 * facts.top_k)
@@ -42,6 +44,8 @@ def worth_choosing(site: Site, facts: SiteFacts) -> bool:
 
 def why_no_rule(site: Site, facts: SiteFacts) -> str:
     """Why a site that no rule selects, and no default, is left as it is."""
+    if facts.given_up:
+        return facts.given_up
     if site.kind == "head" and not facts.winners_only:
         read = ", ".join(site.consumers)
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from hire_compiler import _mlir
@@ -40,6 +41,7 @@ from hire_compiler.saved_plan import SiteRecord, plan_of
 from hire_compiler.sharding import SiteLayout
 
 T = TypeVar("T")
+NONE_GIVEN_UP: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def rewrite_program(
     *,
     storable: bool = False,
     body: bool = False,
+    given_up: Mapping[str, str] = NONE_GIVEN_UP,
 ) -> Rewritten:
     """Run every stage.
 
@@ -91,6 +94,7 @@ def rewrite_program(
       devices: over how many its arguments are spread.
       body: it is the body of a ``shard_map``, whose weights are parts of those that a calibration may know: what does
         not fit is then left out, with a note.
+      given_up: by id, why the exact default is not tried on a site again.
       storable: keep prepared arrays in types that files of weights can hold, which 4-bit numbers are not.
     """
     if program.refusal:
@@ -112,6 +116,7 @@ def rewrite_program(
         calibration = fitted.calibration
         fast_math = fast_math_reason(dict(program.compiler_options))
         facts = site_facts(found.matches, calibration, target, devices, fast_math)
+        facts = [replace(f, given_up=given_up.get(site.id, "")) for site, f in zip(found.sites, facts, strict=True)]
         placement: Placement | None = None
         layouts: list[SiteLayout | LeftDense] = []
         if devices > 1 and config.sharded == "local":

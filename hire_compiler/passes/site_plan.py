@@ -89,6 +89,7 @@ class SiteFacts:
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
       narrow: its weights are stored narrow, and read as they are stored.
+      given_up: why the exact default is not tried again here, or ''.
       devices: over how many devices the program's arguments are spread.
       shards: into how many parts the rows are split, each choosing by itself.
       learned: what a calibration knows of it.
@@ -102,6 +103,7 @@ class SiteFacts:
     top_k: int = 1
     uncertifiable: str = ""
     narrow: bool = False
+    given_up: str = ""
     devices: int = 1
     exact_zeros: bool = False
     unproven_zeros: bool = False

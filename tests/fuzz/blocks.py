@@ -38,7 +38,7 @@ GATED = {
     "group_topk_of_both": "hire.group_topk(jax.nn.relu(z) * u, k={k}, group=8)",
 }
 RULES = {
-    "default": "hire.Config()",
+    "default": "hire.Config(adapt=False)",
     "exact": 'hire.Config(rules=(hire.Rule(kind="ffn", predictor=hire.Exact()),))',
     "exact_budget": 'hire.Config(rules=(hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.25, group={group}),))',
     "certified": (

@@ -145,7 +145,7 @@ class Head:
     def config_source(self) -> str:
         """The text of the configuration."""
         if self.rule == "default":
-            return "hire.Config()"
+            return "hire.Config(adapt=False)"
         certify = {"strict": '"strict"', "true": "True"}[self.rule]
         return (
             f'hire.Config(rules=(hire.Rule(kind="head", predictor=hire.Quantized(bits=8), '
