@@ -59,6 +59,7 @@ from hire_compiler._mlir.modules import (
 )
 from hire_compiler._mlir.outline import Outlined, call_outlined, outline, scatter_into
 from hire_compiler._mlir.private import (
+    JAXLIB_VERSION,
     dimension_variables,
     evaluate_dimension,
     forwarded,
@@ -91,6 +92,7 @@ from hire_compiler._mlir.shardings import (
 )
 
 __all__ = [
+    "JAXLIB_VERSION",
     "Mesh",
     "Outlined",
     "PointwiseWindow",

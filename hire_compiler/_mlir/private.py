@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.export
+import jaxlib.version
 from jax._src import pjit, source_info_util
 from jax._src.interpreters import mlir as jax_mlir_internals
 from jax.extend import core as jex_core
@@ -17,6 +18,8 @@ from jaxlib.mlir.dialects import stablehlo as hlo
 
 from hire_compiler._mlir.attributes import make_tensor_type
 from hire_compiler._mlir.modules import run_passes, to_bytecode
+
+JAXLIB_VERSION: tuple[int, ...] = jaxlib.version.__version_info__
 
 
 def is_tracer(value: Any) -> bool:

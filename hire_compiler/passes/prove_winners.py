@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import jaxlib.version
 from jax import lax
 
+from hire_compiler import _mlir
 from hire_compiler.enclosure import arithmetic_for, enclose
 from hire_compiler.interval import Enclosure, around, point, widened
 from hire_compiler.passes.replacement import predictor_arrays, take_batch_rows
@@ -35,7 +35,7 @@ from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import top_candidates
 
-_PACKS_TOP_K = jaxlib.version.__version_info__ >= (0, 11)
+_PACKS_TOP_K = _mlir.JAXLIB_VERSION >= (0, 11)
 _BFLOAT16_STEP = 2.0**-7  # from one number to the next, as a share of it, at most
 _FEW = 4  # winners; of more, buckets would so often hold two that dense rows cost more than a sort
 _NOISE = 2.0**-20  # how far noise may come out otherwise where the compiler fuses it with other code, beside its size
