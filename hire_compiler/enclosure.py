@@ -80,7 +80,7 @@ def enclose(
     Raises:
       Unbounded: the code contains an operation of which nothing is known.
     """
-    return _Evaluation(expression, arithmetic).run(inputs, dtypes)
+    return _evaluate(expression, arithmetic, inputs, dtypes)
 
 
 def why_unbounded(expression: Expression) -> str:
@@ -101,99 +101,115 @@ def why_unbounded(expression: Expression) -> str:
     return ""
 
 
-@dataclass
-class _Value:
+@dataclass(frozen=True, eq=False)
+class Bounded:
     """A value on the way: its bounds before its own rounding, its type, and whether a rounding is still to come."""
 
     bounds: Enclosure
     dtype: str
-    rounds: bool
+    rounds: bool = False
 
 
-class _Evaluation:
-    def __init__(self, expression: Expression, arithmetic: Arithmetic) -> None:
-        self._expression = expression
-        self._arithmetic = arithmetic
-        narrow = [i for i in expression.instructions if i.dtype in NARROW and i.op in arithmetic.units]
-        # Several narrow operations may be merged into one of other constants (z / 30 is a product with a rounded 1/30),
-        # which rounds otherwise.
-        self._loose = len(narrow) > 1 or any(i.op == "divide" for i in narrow)
+def _evaluate(
+    expression: Expression, arithmetic: Arithmetic, inputs: Sequence[Enclosure], dtypes: Sequence[str]
+) -> Enclosure:
+    narrow = [i for i in expression.instructions if i.dtype in NARROW and i.op in arithmetic.units]
+    # Several narrow operations may be merged into one of other constants (z / 30 is a product with a rounded 1/30),
+    # which rounds otherwise.
+    steps = Steps(arithmetic, loose=len(narrow) > 1 or any(i.op == "divide" for i in narrow))
+    values = [as_input(bounds, dtype) for bounds, dtype in zip(inputs, dtypes, strict=True)]
+    for instruction in expression.instructions:
+        values.append(steps.next(instruction, [values[i] for i in instruction.args]))
+    return steps.rounded(values[expression.output])
 
-    def run(self, inputs: Sequence[Enclosure], dtypes: Sequence[str]) -> Enclosure:
-        values = [_input(bounds, dtype) for bounds, dtype in zip(inputs, dtypes, strict=True)]
-        for instruction in self._expression.instructions:
-            values.append(self._next(instruction, [values[i] for i in instruction.args]))
-        return self._rounded(values[self._expression.output])
 
-    def _next(self, instruction: Instruction, args: list[_Value]) -> _Value:
+@dataclass(frozen=True)
+class Steps:
+    """Single elementwise operations on bounds.
+
+    Attributes:
+      loose: narrow operations may be merged, and so round otherwise than each by itself.
+    """
+
+    arithmetic: Arithmetic
+    loose: bool
+
+    def next(self, instruction: Instruction, args: Sequence[Bounded]) -> Bounded:
+        """What an operation makes of its operands.
+
+        Raises:
+          Unbounded: nothing is known of it.
+        """
         op, dtype = instruction.op, instruction.dtype
         if op == "constant":
             return _constant(instruction)
         if op == "convert":
             return self._convert(instruction, args[0])
         if op == "compare":
-            return _Value(compare(str(instruction.value), *map(self._rounded, args)), dtype, False)
-        bounds = [self._rounded(arg) for arg in args]
+            return Bounded(compare(str(instruction.value), *map(self.rounded, args)), dtype, False)
+        bounds = [self.rounded(arg) for arg in args]
         logical = op == "select" or (dtype == "bool" and op in ("and", "or", "not", "is_finite"))
         if dtype not in _FLOATS and not logical:
             if not known(*bounds):
                 raise Unbounded(op)
-            return _Value(point(evaluate_instruction(instruction, [b.low for b in bounds])), dtype, False)
+            return Bounded(point(evaluate_instruction(instruction, [b.low for b in bounds])), dtype, False)
         rule = RULES.get(op)
         if rule is None:
             raise Unbounded(op)
         if op == "multiply" and instruction.args[0] == instruction.args[1]:
             rule, bounds = square, bounds[:1]
-        units = self._arithmetic.units.get(op, 0.0)
+        units = self.arithmetic.units.get(op, 0.0)
         made = widened(rule(*bounds), units * _UNIT) if units else rule(*bounds)
-        if units and dtype in NARROW and (self._loose or dtype == "float16" or op in _COMPOSED):
+        if units and dtype in NARROW and (self.loose or dtype == "float16" or op in _COMPOSED):
             info = jnp.finfo(NARROW[dtype])
             steps = 4 if op in _COMPOSED else 1
             made = widened(made, steps * float(info.eps), 2 * float(info.tiny))
-        return _Value(made, dtype, bool(units) and dtype in NARROW)
+        return Bounded(made, dtype, bool(units) and dtype in NARROW)
 
-    def _convert(self, instruction: Instruction, arg: _Value) -> _Value:
+    def _convert(self, instruction: Instruction, arg: Bounded) -> Bounded:
         dtype = instruction.dtype
         if arg.dtype not in _FLOATS or dtype not in _FLOATS:
-            bounds = self._rounded(arg)
+            bounds = self.rounded(arg)
             if dtype not in _FLOATS:
                 if arg.dtype != "bool" and not known(arg.bounds):
                     raise Unbounded("convert")  # whole numbers may wrap around
                 ends = rising(lambda end: evaluate_instruction(instruction, [end]))(bounds)
-                return _Value(ends, dtype, False)
+                return Bounded(ends, dtype, False)
             wide = rising(lambda end: end.astype(jnp.float32))(bounds)
             if arg.dtype == "bool":
-                return _Value(wide, dtype, False)
-            return _Value(widened(wide, _UNIT), dtype, dtype in NARROW)
+                return Bounded(wide, dtype, False)
+            return Bounded(widened(wide, _UNIT), dtype, dtype in NARROW)
         if arg.rounds and instruction.value == "adjacent":
-            if self._arithmetic.keeps_rounding and arg.dtype == "bfloat16":
-                return _Value(arg.bounds, dtype, dtype in NARROW)  # XLA drops the rounding in between
-            return _Value(union(arg.bounds, _round(arg.bounds, arg.dtype)), dtype, dtype in NARROW)
-        return _Value(self._rounded(arg), dtype, dtype in NARROW)
+            if self.arithmetic.keeps_rounding and arg.dtype == "bfloat16":
+                return Bounded(arg.bounds, dtype, dtype in NARROW)  # XLA drops the rounding in between
+            return Bounded(union(arg.bounds, _round(arg.bounds, arg.dtype)), dtype, dtype in NARROW)
+        return Bounded(self.rounded(arg), dtype, dtype in NARROW)
 
-    def _rounded(self, value: _Value) -> Enclosure:
+    def rounded(self, value: Bounded) -> Enclosure:
+        """The bounds after the rounding of its own type."""
         if not value.rounds:
             return value.bounds
         rounded = _round(value.bounds, value.dtype)
-        return rounded if self._arithmetic.keeps_rounding else union(value.bounds, rounded)
+        return rounded if self.arithmetic.keeps_rounding else union(value.bounds, rounded)
 
 
-def _input(bounds: Enclosure, dtype: str) -> _Value:
+def as_input(bounds: Enclosure, dtype: str) -> Bounded:
+    """Bounds of a value in the author's type; points are known as they are stored."""
     if dtype not in _FLOATS:
-        return _Value(bounds, dtype, False)
+        return Bounded(bounds, dtype, False)
     exact = bounds.low is bounds.high
     wide = Enclosure(*(jnp.asarray(end).astype(jnp.float32) for end in (bounds.low, bounds.high)))
     if exact:
         wide = widened(point(wide.low), _UNIT) if dtype == "float64" else point(wide.low)
-    return _Value(wide, dtype, dtype in NARROW and not exact)
+    return Bounded(wide, dtype, dtype in NARROW and not exact)
 
 
-def _constant(instruction: Instruction) -> _Value:
+def _constant(instruction: Instruction) -> Bounded:
     if instruction.dtype not in _FLOATS:
-        return _Value(point(evaluate_instruction(instruction, [])), instruction.dtype, False)
+        return Bounded(point(evaluate_instruction(instruction, [])), instruction.dtype, False)
     value = jnp.asarray(instruction.value, instruction.dtype).astype(jnp.float32)
     bounds = widened(point(value), _UNIT) if instruction.dtype == "float64" else point(value)
-    return _Value(bounds, instruction.dtype, False)
+    return Bounded(bounds, instruction.dtype, False)
 
 
 def _round(bounds: Enclosure, dtype: str) -> Enclosure:

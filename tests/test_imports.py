@@ -32,6 +32,7 @@ FLOORS = {
     "monotone": 3,
     "interval": 2,
     "enclosure": 3,
+    "tails": 3,
     "zeros": 3,
     "config": 1,
     "findings": 0,

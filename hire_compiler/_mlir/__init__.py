@@ -12,17 +12,26 @@ from hire_compiler._mlir.attributes import (
     composite_integer,
     constant,
     dot_dimensions,
+    gather_numbers,
     gather_result_axis,
     gathered_dimensions,
     integer,
     integers,
     make_tensor_type,
+    pairs,
+    scatter_numbers,
     scope,
     tensor_type,
     text,
 )
 from hire_compiler._mlir.carrying import block_of, carry_out, one_in
-from hire_compiler._mlir.editing import PointwiseWindow, pointwise_window, rebuild_while, replace_by_dot
+from hire_compiler._mlir.editing import (
+    PointwiseWindow,
+    pointwise_window,
+    rebuild_while,
+    replace_by_dot,
+    replace_uses_outside,
+)
 from hire_compiler._mlir.folding import evaluate, module_of
 from hire_compiler._mlir.functions import (
     append_result,
@@ -125,6 +134,7 @@ __all__ = [
     "forwarded",
     "fresh_context",
     "function_names",
+    "gather_numbers",
     "gather_result_axis",
     "gathered_dimensions",
     "has_wide",
@@ -149,6 +159,7 @@ __all__ = [
     "outermost",
     "outline",
     "own_settings",
+    "pairs",
     "parse",
     "parse_any",
     "parse_portable",
@@ -159,12 +170,14 @@ __all__ = [
     "refine_shapes",
     "replace_body",
     "replace_by_dot",
+    "replace_uses_outside",
     "resources",
     "run_module",
     "run_passes",
     "scalar",
     "scan_arity",
     "scatter_into",
+    "scatter_numbers",
     "scope",
     "set_main_signature",
     "silence",

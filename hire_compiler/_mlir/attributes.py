@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.export
 import numpy as np
+from jax import lax
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo as hlo
 
@@ -150,3 +151,33 @@ def _location_names(location: Any) -> list[str]:
 def _is_plumbing(part: str) -> bool:
     wrappers = ("jit(", "pjit", "while", "body", "cond", "closed_call", "checkpoint", "remat", "core_call")
     return part.startswith(wrappers) or part in ("main", "scan", "hire_program")
+
+
+def gather_numbers(op: Any) -> lax.GatherDimensionNumbers:
+    """How a ``gather`` picks its slices."""
+    dims = hlo.GatherDimensionNumbers(op.attributes["dimension_numbers"])
+    return lax.GatherDimensionNumbers(
+        offset_dims=tuple(dims.offset_dims),
+        collapsed_slice_dims=tuple(dims.collapsed_slice_dims),
+        start_index_map=tuple(dims.start_index_map),
+        operand_batching_dims=tuple(dims.operand_batching_dims),
+        start_indices_batching_dims=tuple(dims.start_indices_batching_dims),
+    )
+
+
+def scatter_numbers(op: Any) -> tuple[lax.ScatterDimensionNumbers, int]:
+    """How a ``scatter`` puts its updates, and which dimension of the indices holds their parts."""
+    dims = hlo.ScatterDimensionNumbers(op.attributes["scatter_dimension_numbers"])
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(dims.update_window_dims),
+        inserted_window_dims=tuple(dims.inserted_window_dims),
+        scatter_dims_to_operand_dims=tuple(dims.scattered_dims_to_operand_dims),
+        operand_batching_dims=tuple(dims.input_batching_dims),
+        scatter_indices_batching_dims=tuple(dims.scatter_indices_batching_dims),
+    )
+    return numbers, int(dims.index_vector_dim)
+
+
+def pairs(op: Any, attribute: str) -> list[list[int]]:
+    """An integer matrix (``padding``) of an operation."""
+    return [[int(n) for n in row] for row in np.asarray(ir.DenseElementsAttr(op.attributes[attribute]))]

@@ -64,6 +64,17 @@ class PointwiseWindow:
     output: tuple[str, ...]
 
 
+def replace_uses_outside(old: Any, new: Any, operations: Sequence[Any]) -> None:
+    """Let everything read another value, but for some operations and what stands in them."""
+    block, left = old.owner.operation.block, {op.results[0] for op in operations if len(op.results)}
+    for use in list(old.uses):
+        holder = use.owner.operation
+        while holder.block != block:
+            holder = holder.block.owner.operation
+        if not len(holder.results) or holder.results[0] not in left:
+            use.owner.operands[use.operand_number] = new
+
+
 def pointwise_window(op: Any) -> PointwiseWindow | None:
     """The dimensions of a ``convolution`` whose window is one element; None for any other."""
     dims = hlo.ConvDimensionNumbers(op.attributes["dimension_numbers"])

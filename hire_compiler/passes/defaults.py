@@ -16,14 +16,15 @@ def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
         return None
     if site.kind == "ffn":
         return Rule(kind="ffn", predictor=Exact()) if _skips_exactly(facts) else None
-    candidates = max(128, 4 * facts.top_k)
-    if site.kind != "head" or not facts.winners_only or facts.uncertifiable or candidates * 4 > site.width:
+    candidates = max(128 * max(facts.compared, 1), 4 * facts.top_k)
+    provable = facts.winners_only or facts.compared
+    if site.kind != "head" or not provable or facts.uncertifiable or candidates * 4 > site.width:
         return None
     if not worth_choosing(site, facts):
         return None
     if facts.devices > 1:
         return None  # left to XLA's partitioner, the gathers may cost more than the product
-    strict = set(site.consumers) <= {"argmax", "sampling", "max"}
+    strict = bool(facts.compared) or set(site.consumers) <= {"argmax", "sampling", "max"}
     predictor = Quantized(bits=8)
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
 
@@ -46,7 +47,9 @@ def why_no_rule(site: Site, facts: SiteFacts) -> str:
     """Why a site that no rule selects, and no default, is left as it is."""
     if facts.given_up:
         return facts.given_up
-    if site.kind == "head" and not facts.winners_only:
+    if site.kind == "head" and not (facts.winners_only or facts.compared):
+        if facts.blocked:
+            return f"{facts.blocked}, and no rule asks to approximate it"
         read = ", ".join(site.consumers)
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
     if site.kind == "head" and facts.devices > 1:

@@ -20,10 +20,12 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
     return [
         SiteFacts(
             target.costs,
-            provable=bool(match.winners),
+            provable=bool(match.winners) or match.tail is not None,
             uncertifiable=_uncertifiable(match, target),
             winners_only=bool(match.winners),
-            top_k=max((winner.k for winner in match.winners), default=1),
+            compared=0 if match.tail is None else match.tail.points,
+            blocked=match.blocked,
+            top_k=max((winner.k for winner in match.winners), default=1 if match.tail is None else match.tail.most),
             by_columns=lies_by_columns(match.dot),
             drops=all(_keeps_minus_infinity(region) for region in match.compared),
         )

@@ -44,6 +44,8 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
     settled = settle_rule(explicit, site, facts, where)
     if isinstance(settled, LeftDense):
         return leave_dense(site, settled.reason, dense_bytes)
+    if settled.rule.certify and facts.compared:  # the author's own operations run where a proof fails
+        settled = replace(settled, rule=replace(settled.rule, certify="strict"))
     rule = settled.rule
     candidates, common, sparse_bytes, added_bytes = weigh(rule, explicit, site, facts, where)
     loses = _why_it_loses(rule, site, facts, candidates, sparse_bytes)
@@ -60,7 +62,7 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
         recall=settled.loss[0] if settled.loss else None,
         error=settled.loss[1] if settled.loss else None,
         union=union_densities(site, facts),
-        tail="" if site.kind == "ffn" or facts.winners_only else rule.tail,
+        tail="" if site.kind == "ffn" or facts.winners_only or (facts.compared and rule.certify) else rule.tail,
         dense_bytes=dense_bytes,
         sparse_bytes=sparse_bytes,
         added_bytes=added_bytes,
@@ -162,9 +164,10 @@ def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int
             f"{where}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
             "−inf does not stay −inf; use tail='predicted'"
         )
-    if rule.certify and site.kind == "head" and not facts.winners_only:
+    if rule.certify and site.kind == "head" and not (facts.winners_only or facts.compared):
+        why = facts.blocked or f"logits escape ({', '.join(site.consumers)})"
         raise ConfigError(
-            f"{where}: certify={rule.certify!r} is impossible: logits escape ({', '.join(site.consumers)}), and only "
+            f"{where}: certify={rule.certify!r} is impossible: {why}, and only "
             "winners can be proven; leave certify out, or fold the sampler in with hire.with_sampler"
         )
     if rule.certify and facts.uncertifiable:

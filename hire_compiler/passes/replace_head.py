@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hire_compiler.passes.replace_tail import replace_tail
 from hire_compiler.passes.replace_winners import replace_winners
 from hire_compiler.passes.replacement import (
     Replacement,
@@ -37,6 +38,8 @@ def replace_head(match: HeadMatch, plan: SitePlan, target: Target, *, local: boo
     """
     if plan.winners_only:
         return replace_winners(match, plan, target, local=local)
+    if plan.certify and match.tail is not None:
+        return replace_tail(match, plan, target)
     dot = match.dot
     weights = match.weights
     vectors = [(origin.weight, index) for region in match.compared for origin, index in region.parameters]

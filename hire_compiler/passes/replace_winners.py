@@ -51,7 +51,7 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
         held_vectors,
         target,
         matrices=weights,
-        proof=_proof if plan.certify else None,
+        proof=row_bounds if plan.certify else None,
     )
     views = (dot.columns.argument,) if by_columns else argument_views(weights, target)
     noises = [first.noise for first in firsts if first.noise is not None]
@@ -111,7 +111,7 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
     )
 
 
-def _proof(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
+def row_bounds(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
     """Bounds of the copy of every row."""
     return prepare_bound(rows, prepared)
 

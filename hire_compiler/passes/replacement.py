@@ -95,11 +95,13 @@ class AuthorsCode:
       first: the product that it begins with.
       last: the operations whose results are replaced.
       x: the input of the product.
+      following: everything that follows from the product, where it stands in loops and branches too; () to look.
     """
 
     first: Op
     last: tuple[Op, ...]
     x: Value
+    following: tuple[Op, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Replacement:
         slack]. ``"tail"``: the error of the predicted logits on the candidates: mean squares, summed over batch
         rows, and the largest.
       captured: values of the author's program that the step takes after ``values``.
+      inside: operations that go on reading the author's own results: nothing reads theirs any more.
       author: code that ``step`` can run by calling its keyword ``run_author``, which gives the values of ``results``.
     """
 
@@ -133,6 +136,7 @@ class Replacement:
     behind: tuple[Value, ...] = ()
     captured: tuple[Outside, ...] = ()
     author: AuthorsCode | None = None
+    inside: tuple[Op, ...] = ()
 
 
 def copied_bytes(match: SiteMatch) -> int:

@@ -82,6 +82,8 @@ class SiteFacts:
       by_columns: an argument holds a head's matrix by columns.
       running_bytes: bytes of a block's matrices whose products run on for other readers.
       winners_only: a head of which only argmax and top_k are read.
+      compared: of a head whose tokens can be proven behind a tail: how many different values are compared on the way.
+      blocked: why no proof is possible of what is read of a head, or ''.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
       exact_zeros: one product alone proves neurons exactly zero.
@@ -100,6 +102,8 @@ class SiteFacts:
     copied_bytes: int = 0
     provable: bool = False
     winners_only: bool = False
+    compared: int = 0
+    blocked: str = ""
     top_k: int = 1
     uncertifiable: str = ""
     narrow: bool = False

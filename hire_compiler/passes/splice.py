@@ -186,7 +186,10 @@ def _call_replacement(
     with _mlir.ir.InsertionPoint(replacement.before.ir), replacement.before.ir.location:
         results = _mlir.call(*known, operands)
     for old, new in zip(replacement.results, results, strict=False):
-        old.ir.replace_all_uses_with(new)
+        if replacement.inside:
+            _mlir.replace_uses_outside(old.ir, new, [op.ir for op in replacement.inside])
+        else:
+            old.ir.replace_all_uses_with(new)
     for old, new in zip(replacement.behind, results[len(replacement.results) :], strict=False):
         for op, position in old.uses:
             if _stands_behind(op, replacement.before):
@@ -218,7 +221,8 @@ def _outline_author(module: Any, author: AuthorsCode, name: str) -> _mlir.Outlin
     """The author's code from the product to the values that are replaced, as a function."""
     results = [value.ir for op in author.last for value in op.results]
     x = author.first.operands.index(author.x)
-    following = [op.ir for op in followers(author.first, author.last)]
+    following = [op.ir for op in (author.first, *author.following) if op.results]
+    following = following if author.following else [op.ir for op in followers(author.first, author.last)]
     return _mlir.outline(module, name, results, following, [author.first.ir.operands[x]])
 
 

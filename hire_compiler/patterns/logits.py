@@ -34,6 +34,7 @@ from hire_compiler.patterns.site_match import Vector, computed_type, moment_key
 from hire_compiler.patterns.tail import TailReader
 from hire_compiler.patterns.winners import Winner, grouped, replaced_before, same_values
 from hire_compiler.report import Site
+from hire_compiler.tails.program import NoTail, Tail, read_tail
 from hire_compiler.weights import Weight
 
 LOGIT_READERS = frozenset({
@@ -57,6 +58,8 @@ class HeadMatch:
       winners: the readers, when all of them keep only the best; those of the same values together; else empty.
       compared: from the product to what its readers compare, in coordinates ``[batch, vocabulary]``; without
         repetitions, and without those that are not elementwise.
+      tail: the code from its logits to tokens, where there are no such winners and it can be followed.
+      blocked: why it cannot.
     """
 
     kind: ClassVar[str] = "head"
@@ -68,6 +71,8 @@ class HeadMatch:
     consumers: tuple[str, ...]
     winners: tuple[Winner, ...]
     compared: tuple[Region, ...] = ()
+    tail: Tail | None = None
+    blocked: str = ""
 
     @property
     def products(self) -> tuple[WeightDot, ...]:
@@ -141,6 +146,7 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         raise NoMatch("it stands in a loop over layers, or over a vocabulary in blocks", depth=2)
     winners = _winners(readers, reader, dot, provenance) if kinds <= {"argmax", "top_k", "sampling", "max"} else ()
     logits, read = _part_that_is_read(reader, dot)
+    tail, blocked = (None, "") if winners else _tail_of(logits, readers, provenance)
     return HeadMatch(
         dot,
         logits,
@@ -148,7 +154,20 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         tuple(sorted(kinds)),
         winners,
         _compared(readers, reader, dot),
+        tail,
+        blocked,
     )
+
+
+def _tail_of(logits: Value, readers: Readers, provenance: Provenance) -> tuple[Tail | None, str]:
+    """The code behind logits down to the tokens, or why it cannot be followed."""
+    axis = readers.axis if logits is readers.logits else len(logits.shape) - 1
+    if axis is None:
+        return None, ""
+    try:
+        return read_tail(logits, axis, provenance.output), ""
+    except NoTail as no:
+        return None, str(no)
 
 
 def _part_that_is_read(reader: RegionReader, dot: WeightDot) -> tuple[Value, np.ndarray]:

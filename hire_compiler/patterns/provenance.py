@@ -29,13 +29,18 @@ class Provenance:
       sources: the parameters behind values that are none themselves.
     """
 
-    def __init__(self, arguments: Sequence[Argument]) -> None:
+    def __init__(self, arguments: Sequence[Argument], outputs: Sequence[str] = ()) -> None:
         self.counters = Counters()
         self.sources = Sources(arguments)
         self._arguments = arguments
+        self._outputs = outputs
         self._known: dict[int, Origin | NoMatch] = {}
         self._stored = _Stored(arguments, self.counters)
         self._narrow = NarrowReader(self._stored.weight)
+
+    def output(self, index: int) -> str:
+        """How the program's output of a number is called."""
+        return self._outputs[index] if index < len(self._outputs) else f"output {index}"
 
     def weight(self, value: Value) -> Origin:
         """The weight behind a value.

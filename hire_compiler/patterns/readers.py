@@ -48,7 +48,8 @@ class Readers:
         self._is_no_vocabulary = dot.rows <= dot.d  # then only the reason matters
         # axis (None once reduced) and kind of every value on the way
         self._known: dict[int, tuple[int | None, str]] = {}
-        axis = _row_axis(dot)
+        self.logits, self.axis = dot.result, _row_axis(dot)
+        axis = self.axis
         if axis is None:
             self.cut = dot.op
         else:

@@ -147,7 +147,7 @@ class RegionReader:
             raise NoMatch(f"more than {_MAX_OPERATIONS} operations stand before it since the last product", depth=1)
         if value.dtype in _WIDE:
             raise NoMatch(f"{_describe(op)} computes in {value.dtype}, and what is repeated here has 32 bits", depth=3)
-        node = Node(op.name, args, value.dtype, _detail(op), size)
+        node = Node(op.name, args, value.dtype, detail(op), size)
         if len(node.products) > _MAX_PRODUCTS:
             raise NoMatch(f"more than {_MAX_PRODUCTS} matrix products are added up (a residual stream)")
         return distribute(node)
@@ -301,7 +301,7 @@ def _scalar(op: Op) -> Scalar:
     return Scalar(bool(first) if value.dtype == bool else float(first), op.result.dtype)
 
 
-def _detail(op: Op) -> str | None:
+def detail(op: Op) -> str | None:
     """What else there is to know: a comparison's direction, a rounding's bits; whether a conversion comes at once.
 
     XLA drops the rounding of a value that is widened at once, but not where a change of layout stands between; one

@@ -1,0 +1,356 @@
+"""Interpret the author's operations on bounds, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+
+from hire_compiler import _mlir
+from hire_compiler.enclosure import Arithmetic, Bounded, Unbounded, as_input
+from hire_compiler.expression import Instruction
+from hire_compiler.graph import Block, Op, Value
+from hire_compiler.interval import Enclosure, around, point
+from hire_compiler.patterns.reducers import is_argmax, reducer, sorts_down
+from hire_compiler.patterns.region import detail
+from hire_compiler.tails.control import branch, loop
+from hire_compiler.tails.elementwise import ELEMENTWISE, Elementwise
+from hire_compiler.tails.joining import joined
+from hire_compiler.tails.layout import LAYOUT, move
+from hire_compiler.tails.order import sort, top_k
+from hire_compiler.tails.picking import gather, scatter
+from hire_compiler.tails.reductions import best, reduce, running_sum
+from hire_compiler.tails.values import Plain, Ranks, Rows, Shadow, Unknown, Wide, mapped, plain
+
+_NOISE = 2.0**-20  # how far noise may come out otherwise where the compiler fuses it with other code, beside its size
+_STORING = frozenset(
+    {*LAYOUT, "select", "convert", "iota", "constant", "dynamic_slice", "gather", "concatenate", "pad"}
+)
+_TINY = ("float32", "bfloat16", "float16", "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32")
+
+
+class Interpreter:
+    """One run of a tail.
+
+    Attributes:
+      points: what is compared while there are no candidates yet: upper bounds of all rows, ``[batch, n]``.
+    """
+
+    def __init__(
+        self, arithmetic: Arithmetic, block: Block, following: frozenset[int], given: Callable[[Value], Any]
+    ) -> None:
+        """Start with nothing known.
+
+        Args:
+          arithmetic: of the compiler.
+          block: where the product stands; what is defined there or further out is given.
+          following: operations of that block which follow from the product.
+          given: from values that do not follow from the logits to arrays.
+        """
+        self._elementwise = Elementwise(arithmetic)
+        self._given = given
+        self._block = block
+        self._following = following
+        self._outer = {id(block)}
+        while block.owner is not None:
+            block = block.owner.block
+            self._outer.add(id(block))
+        self.known: dict[int, Shadow] = {}
+        self.points: dict[int, Any] = {}
+        self.done: list[Op] = []
+
+    def read(self, value: Value) -> Shadow:
+        """What is known of a value."""
+        if id(value) not in self.known:
+            self.known[id(value)] = self._first(value)
+        return self.known[id(value)]
+
+    def _first(self, value: Value) -> Shadow:
+        op = value.op
+        if value.dtype not in _TINY:
+            raise Unbounded(f"a value of type {value.dtype}")
+        constant = _repeated(value)
+        if constant is not None:
+            return _constant(constant, value)
+        if id(value.block if op is None else op.block) in self._outer and id(op) not in self._following:
+            return self._captured(value)
+        assert op is not None, "arguments of bodies are known"
+        self.run(op)
+        return self.known[id(value)]
+
+    def _captured(self, value: Value) -> Plain:
+        array = jnp.asarray(self._given(value)).reshape(value.shape)
+        bounded = as_input(point(array), value.dtype)
+        if jnp.issubdtype(array.dtype, jnp.floating) and not is_stored(value):
+            wide = array.astype(jnp.float32)
+            bounded = Bounded(
+                around(wide, jnp.where(jnp.isfinite(wide), (jnp.abs(wide) + 1) * _NOISE, 0.0)), value.dtype
+            )
+        return Plain(value.shape, bounded)
+
+    def run(self, op: Op) -> None:
+        """Interpret one operation; what it reads is found on the way.
+
+        Raises:
+          Unbounded: it cannot be followed; the message names it.
+        """
+        results = self._results(op)
+        for value, shadow in zip(op.results, results, strict=True):
+            self.known[id(value)] = shadow
+        if op.block is self._block:
+            self.done.append(op)
+
+    def _results(self, op: Op) -> Sequence[Shadow]:
+        name = op.name
+        if name in ("case", "if", "while"):
+            for value in outer_values(op):  # before a body is traced, where it would belong to that trace
+                self.read(value)
+        if name == "while" and self._choosing(op):
+            return [Unknown(value.shape, value.dtype) for value in op.results]
+        if name in ("case", "if"):
+            which = self.read(op.operands[0])
+            if not isinstance(which, Plain):
+                raise Unbounded(f"{name} that the logits decide")
+            return branch(op, which, self._body, self._elementwise)
+        operands = [self.read(value) for value in op.operands]
+        if name == "while":
+            return loop(op, operands, self._body)
+        if name == "compare":
+            self._thresholds(op, operands)
+        if name in ELEMENTWISE:
+            places = {id(value): i for i, value in reversed(list(enumerate(op.operands)))}
+            args = tuple(places[id(value)] for value in op.operands)
+            instruction = Instruction(name, args, op.result.dtype, detail(op))
+            return [self._elementwise(instruction, operands, op.result.shape)]
+        if name in LAYOUT:
+            return [move(op, operands[0])]
+        if name == "iota":
+            return [_iota(op)]
+        if any(isinstance(operand, Unknown) for operand in operands):
+            return [Unknown(value.shape, value.dtype) for value in op.results]
+        rule = _RULES.get(name)
+        if rule is None:
+            raise Unbounded(name)
+        return rule(self, op, operands)
+
+    def _body(self, block: Block, arguments: Sequence[Shadow]) -> list[Shadow]:
+        for value, shadow in zip(block.args, arguments, strict=True):
+            self.known[id(value)] = shadow
+        inner = block.ops[:-1]
+        for op in inner:
+            for result in op.results:
+                self.known.pop(id(result), None)
+        for op in inner:
+            if op.name != "constant":
+                self.run(op)
+        return [self.read(value) for value in block.returned]
+
+    def bounds_of(self, value: Value) -> tuple[Any, Any]:
+        """Between what a value of the tail lies, in the author's shape."""
+        known = self.known[id(value)]
+        if isinstance(known, Plain):
+            bounds = self._elementwise.rounded(known.bounded)
+            return jnp.broadcast_to(bounds.low, value.shape), jnp.broadcast_to(bounds.high, value.shape)
+        assert isinstance(known, Wide)
+        assert isinstance(known.space, Ranks)
+        assert known.inside is not None
+        bounds, space, lead, axis = known.inside.bounds, known.space, known.lead, known.axis
+
+        def placed(end: Any) -> Any:
+            full = jnp.broadcast_to(end, (space.batch, space.inner))
+            full = jnp.flip(full, 1) if space.rising else full
+            return jnp.moveaxis(full.reshape(*lead, -1), -1, axis)
+
+        return placed(bounds.low), placed(bounds.high)
+
+    # --------------------------------------------------------------------------------------- over the vocabulary
+
+    def _point(self, value: Value, wide: Wide) -> bool:
+        """Note what is compared, while candidates are still to be chosen."""
+        if wide.inside is not None:
+            return False
+        if isinstance(wide.space, Rows) and wide.outside is not None:
+            root = value
+            while root.op is not None and root.op.name in LAYOUT and root.op.name != "slice":
+                root = root.op.operands[0]
+            self.points.setdefault(id(root), self._elementwise.rounded(wide.outside).high)
+        return True
+
+    def _choosing(self, op: Op) -> bool:
+        """Whether an operation reads logits while there are no candidates yet."""
+        read = [self.known[id(value)] for value in outer_values(op)]
+        return any(isinstance(v, Unknown) or (isinstance(v, Wide) and v.inside is None) for v in read)
+
+    def _thresholds(self, op: Op, operands: list[Shadow]) -> None:
+        """What is compared with a number that only candidates can give decides too which rows matter."""
+        if any(isinstance(operand, Unknown) for operand in operands):
+            for value, operand in zip(op.operands, operands, strict=True):
+                if isinstance(operand, Wide) and operand.dtype in ("float32", "bfloat16", "float16"):
+                    self._point(value, operand)
+
+    def _reduce(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        value = operands[0]
+        if not isinstance(value, Wide):
+            return _plain_reduction(op, value)
+        dims = [dim for dim in op.ints("dimensions") if value.shape[dim] > 1]
+        if dims != [value.axis]:
+            raise Unbounded("a reduction over the batch")
+        shape = op.results[0].shape
+        if len(op.operands) == 4 and is_argmax(op):
+            if self._point(op.operands[0], value):
+                return [Unknown(result.shape, result.dtype) for result in op.results]
+            return best(value, self._elementwise, shape)
+        kind = reducer(op)
+        if kind is None:
+            raise Unbounded("a reduction of an unusual kind")
+        return [reduce(kind, value, self._elementwise, shape)]
+
+    def _sort(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        value, *others = operands
+        down = sorts_down(op)
+        if down is None or not isinstance(value, Wide) or op.int("dimension") != value.axis:
+            raise Unbounded("sort in an unusual order")
+        if self._point(op.operands[0], value):
+            return [Unknown(result.shape, result.dtype) for result in op.results]
+        stable = "true" in str(op.ir.attributes["is_stable"]) if "is_stable" in op.ir.attributes else False
+        return sort(value, others, self._elementwise, down=down, stable=stable)  # type: ignore[arg-type]
+
+    def _top_k(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        value = operands[0]
+        if not isinstance(value, Wide) or value.axis != len(value.shape) - 1:
+            raise Unbounded("top_k of numbers without a vocabulary")
+        if value.dtype != "float32":  # jaxlib 0.11 ranks bfloat16 by numbers that it cuts off instead of rounding them
+            raise Unbounded(f"top_k of {value.dtype}")
+        if self._point(op.operands[0], value):
+            return [Unknown(result.shape, result.dtype) for result in op.results]
+        positions = jnp.arange(value.shape[-1], dtype=jnp.int32).reshape((1,) * (len(value.shape) - 1) + (-1,))
+        numbers = plain(value.shape, point(positions), op.results[1].dtype)
+        return top_k(value, numbers, op.results[0].shape[-1], self._elementwise)
+
+    def _window(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        value = operands[0]
+        if not isinstance(value, Wide) or not _is_running_sum(op, value.axis):
+            raise Unbounded("reduce_window that is no running sum")
+        return [running_sum(value, self._elementwise)]
+
+    def _gather(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        value, index = operands
+        if not isinstance(value, Wide) or not isinstance(index, Plain):
+            raise Unbounded("gather at places that follow from the logits")
+        return [gather(op, value, index, self._elementwise)]
+
+    def _scatter(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        return [scatter(op, operands, self._elementwise)]
+
+    def _concatenate(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        dim = op.int("dimension")
+        if any(isinstance(operand, Wide) for operand in operands):
+            return [joined(operands, dim, op.result.shape, self._elementwise)]
+        full = []
+        for part in operands:
+            assert isinstance(part, Plain)
+            full.append(mapped(self._elementwise.rounded(part.bounded), partial(jnp.broadcast_to, shape=part.shape)))
+        low = jnp.concatenate([b.low for b in full], axis=dim)
+        exact = all(b.low is b.high for b in full)
+        bounds = point(low) if exact else Enclosure(low, jnp.concatenate([b.high for b in full], axis=dim))
+        return [plain(op.result.shape, bounds, op.result.dtype)]
+
+
+def outer_values(op: Op) -> list[Value]:
+    """What an operation and its bodies read from outside."""
+    inner = {id(value) for each in bodies(op) for value in (*each.args, *(r for o in each.ops for r in o.results))}
+    found = list(op.operands)
+    found += [value for each in bodies(op) for o in each.ops for value in o.operands if id(value) not in inner]
+    return found
+
+
+def bodies(op: Op) -> list[Block]:
+    """Every block inside an operation."""
+    return [each for block in op.blocks for each in (block, *(b for o in block.ops for b in bodies(o)))]
+
+
+_RULES: dict[str, Callable[[Interpreter, Op, list[Shadow]], Sequence[Shadow]]] = {
+    "reduce": Interpreter._reduce,
+    "sort": Interpreter._sort,
+    "chlo.top_k": Interpreter._top_k,
+    "reduce_window": Interpreter._window,
+    "gather": Interpreter._gather,
+    "scatter": Interpreter._scatter,
+    "concatenate": Interpreter._concatenate,
+}
+
+
+def _repeated(value: Value) -> Any | None:
+    """The value of a constant, also of one that is only repeated."""
+    op, dtype = value.op, value.dtype
+    constant = None if op is None else op.constant()
+    while (
+        constant is None and op is not None and op.name in ("broadcast_in_dim", "reshape") and op.operands[0].size == 1
+    ):
+        op = op.operands[0].op
+        constant = None if op is None else op.constant()
+    return None if constant is None or str(constant.dtype) != dtype else constant
+
+
+def _constant(constant: Any, value: Value) -> Plain:
+    rank = len(value.shape)
+    alike = (constant == constant.ravel()[0]) | (constant != constant)  # a NaN is not equal to itself
+    splat = bool(alike.all()) and bool((constant != constant).all() or (constant == constant).all())
+    if splat:
+        first = constant.ravel()[0]
+        array = jnp.full((1,) * rank, first, value.dtype)
+        literal = float(first) if value.dtype in ("float32", "bfloat16", "float16") else None
+        return Plain(value.shape, as_input(point(array), value.dtype), literal=literal)
+    return Plain(value.shape, as_input(point(jnp.asarray(constant, value.dtype).reshape(value.shape)), value.dtype))
+
+
+def _iota(op: Op) -> Plain:
+    dim, shape = op.int("iota_dimension"), op.result.shape
+    array = jnp.arange(shape[dim], dtype=op.result.dtype).reshape([-1 if i == dim else 1 for i in range(len(shape))])
+    return Plain(shape, as_input(point(array), op.result.dtype))
+
+
+def _plain_reduction(op: Op, value: Shadow) -> Sequence[Shadow]:
+    kind = reducer(op)
+    function = {"and": jnp.all, "or": jnp.any, "maximum": jnp.max, "minimum": jnp.min}.get(kind or "")
+    if not isinstance(value, Plain) or value.bounded.rounds or function is None:
+        raise Unbounded("a reduction of numbers without a vocabulary")
+    dims = op.ints("dimensions")
+    bounds = mapped(value.bounded.bounds, lambda end: function(jnp.broadcast_to(end, value.shape), axis=dims))
+    return [plain(op.result.shape, bounds, value.dtype)]
+
+
+def _is_running_sum(op: Op, axis: int) -> bool:
+    shape = op.result.shape
+    (only, *_), start = op.blocks[0].ops, op.operands[1]
+    while start.op is not None and start.op.name in LAYOUT:
+        start = start.op.operands[0]
+    zero = None if start.op is None else start.op.constant()
+    adds = (
+        len(op.blocks[0].ops) == 2
+        and only.name == "add"
+        and set(map(id, only.operands)) == set(map(id, op.blocks[0].args))
+    )
+    if not adds or zero is None or zero.any() or op.operands[0].shape != shape:
+        return False
+    window = tuple(size if i == axis else 1 for i, size in enumerate(shape))
+    padding = [[size - 1 if i == axis else 0, 0] for i, size in enumerate(shape)]
+    ones = ("window_strides", "base_dilations", "window_dilations")
+    plainly = all(set(op.ints(name)) <= {1} for name in ones if name in op.ir.attributes)
+    return plainly and op.ints("window_dimensions") == window and _mlir.pairs(op.ir, "padding") == padding
+
+
+def is_stored(value: Value) -> bool:
+    """Whether a value comes out the same bit for bit, whatever the compiler fuses: no arithmetic makes it."""
+    stack, seen = [value], 0
+    while stack and seen < 64:
+        top = stack.pop()
+        seen += 1
+        if top.op is None or top.dtype in ("bool", "int32", "uint32", "int8", "uint8"):
+            continue
+        if top.op.name not in _STORING:
+            return False
+        stack += top.op.operands
+    return not stack

@@ -1,0 +1,153 @@
+"""Sorts, top-k and look-ups of a tail: what stands at a rank is known where bounds leave no doubt of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from hire_compiler.enclosure import Bounded, Unbounded
+from hire_compiler.interval import Enclosure
+from hire_compiler.tails.elementwise import Elementwise
+from hire_compiler.tails.reductions import Part, parts
+from hire_compiler.tails.values import Frame, Plain, Ranks, Rows, Wide, split
+
+
+def sort(
+    values: Wide, others: Sequence[Plain | Wide], elementwise: Elementwise, *, down: bool, stable: bool = True
+) -> list[Wide]:
+    """Logits sorted, and what is sorted along with them."""
+    if not isinstance(values.space, Rows):
+        raise Unbounded("a sort of logits that are sorted already")
+    batch, count = prod(values.lead), values.space.ids.shape[1]
+    width = values.space.width
+    space = Ranks(min(count, width), width, not down, batch)
+    made = [replace(_sorted(values, space, elementwise), source=values.inside, bag=values)]
+    frame = values.frame
+    if frame is not None and frame.kind == "scale":
+        assert isinstance(frame.value, Wide)
+        framed = _sorted(frame.value, space, elementwise)
+        made[0] = replace(made[0], frame=Frame("scale", frame.origin, frame.reach, framed))
+    order, sure = _order(values, elementwise, down=down, stable=stable)
+    if frame is not None:
+        assert isinstance(frame.value, Wide)
+        again, proven = _order(frame.value, elementwise, down=down, stable=stable)
+        order, sure = jnp.where(proven, again, order), sure | proven
+    order, sure = order[:, : space.inner], sure[:, : space.inner]
+    return made + [_carried(other, values, space, order, sure, elementwise) for other in others]
+
+
+def _sorted(values: Wide, space: Ranks, elementwise: Elementwise) -> Wide:
+    """The k-th largest of numbers between bounds lies between the k-th largest of the bounds."""
+    inner, *rest = parts(values, elementwise)
+    lows, highs = (jnp.where(inner.counts, end, -jnp.inf) for end in (inner.low, inner.high))
+    lows, highs = (-jnp.sort(-end, axis=1)[:, : space.inner] for end in (lows, highs))
+    nan = _any_nan(inner, *rest)
+    outside = None
+    if rest:
+        most = jnp.max(jnp.where(rest[0].counts, rest[0].high, -jnp.inf), axis=1, keepdims=True)
+        least = jnp.min(jnp.where(rest[0].counts, rest[0].low, jnp.inf), axis=1, keepdims=True)
+        least = jnp.minimum(least, lows[:, -1:])
+        highs = jnp.maximum(highs, most)
+        if space.width > space.inner:
+            ends = (jnp.where(nan, jnp.nan, end) for end in (least, jnp.maximum(most, -jnp.inf)))
+            outside = Bounded(Enclosure(*ends), values.dtype, False)
+    ends = (jnp.where(nan, jnp.nan, end) for end in (lows, highs))
+    return Wide(values.shape, values.axis, space, Bounded(Enclosure(*ends), values.dtype, False), outside)
+
+
+def _any_nan(*found: Part) -> Any:
+    checks = [((jnp.isnan(p.low) | jnp.isnan(p.high)) & p.counts).any(axis=1, keepdims=True) for p in found]
+    return jnp.stack(checks).any(axis=0)
+
+
+def _order(values: Wide, elementwise: Elementwise, *, down: bool, stable: bool) -> tuple[Any, Any]:
+    """Which candidate stands at each rank, int32 ``[batch, c]``, and whether that is sure."""
+    inner, *rest = parts(values, elementwise)
+    low, high = (jnp.where(inner.counts, end, -jnp.inf) for end in (inner.low, inner.high))
+    at = jnp.broadcast_to(values.space.positions[0], low.shape)
+    above = low[:, :, None] > high[:, None, :]  # i is surely better than j
+    if stable:
+        equal = (low[:, :, None] == high[:, None, :]) & (high[:, :, None] == low[:, None, :]) & (low[:, :, None] != 0)
+        first = at[:, :, None] < at[:, None, :]
+        above |= equal & (first if down else ~first & (at[:, :, None] != at[:, None, :]))
+    above &= inner.counts[:, :, None] & inner.counts[:, None, :]
+    better, worse = above.sum(axis=1, dtype=jnp.int32), above.sum(axis=2, dtype=jnp.int32)  # of each candidate
+    members = jnp.sum(inner.counts, axis=1, keepdims=True, dtype=jnp.int32)
+    sure = inner.counts & (better + worse == members - 1)
+    for part in rest:
+        most = jnp.max(jnp.where(part.counts, part.high, -jnp.inf), axis=1, keepdims=True)
+        sure &= low > most
+    ranks = jnp.arange(low.shape[1], dtype=jnp.int32)
+    placed = (better[:, :, None] == ranks) & sure[:, :, None]
+    return jnp.argmax(placed, axis=1).astype(jnp.int32), placed.any(axis=1)
+
+
+def _carried(other: Plain | Wide, values: Wide, space: Ranks, order: Any, sure: Any, elementwise: Elementwise) -> Wide:
+    """What stands beside the sorted values: known where the order is, else anything that it holds."""
+    if isinstance(other, Wide):
+        if not other.space.same(values.space) or other.axis != values.axis:
+            raise Unbounded("a sort of values in different orders of the vocabulary")
+        sides = other.inside, other.outside
+    else:
+        sides = split(other, values)
+    assert isinstance(values.space, Rows)
+    count = values.space.ids.shape[1]
+    found = [elementwise.rounded(side) for side in sides if side is not None]
+    low = jnp.stack([jnp.min(b.low, axis=1, keepdims=True) + jnp.zeros((space.batch, 1), b.low.dtype) for b in found])
+    high = jnp.stack([jnp.max(b.high, axis=1, keepdims=True) + jnp.zeros((space.batch, 1), b.low.dtype) for b in found])
+    any_of = Enclosure(low.min(axis=0), high.max(axis=0))
+
+    def placed(end: Any, unsure: Any) -> Any:
+        full = jnp.broadcast_to(end, (space.batch, count))
+        return jnp.where(sure, jnp.take_along_axis(full, order, axis=1), unsure)
+
+    inside = Enclosure(placed(found[0].low, any_of.low), placed(found[0].high, any_of.high))
+    outside = Bounded(any_of, other.dtype, False) if space.width > space.inner else None
+    return Wide(values.shape, values.axis, space, Bounded(inside, other.dtype, False), outside)
+
+
+def look_up(value: Wide, index: Enclosure, elementwise: Elementwise) -> Enclosure:
+    """The entry at a position (of the author's array) that is known between bounds, ``[batch, 1]`` each."""
+    found = parts(value, elementwise)
+    lows, highs = [], []
+    for part, at in zip(found, value.space.positions, strict=False):
+        inside = part.counts & (at >= index.low) & (at <= index.high)
+        floats = jnp.issubdtype(part.low.dtype, jnp.floating)
+        info = None if floats else jnp.iinfo(part.low.dtype)
+        first, last = (jnp.inf, -jnp.inf) if info is None else (info.max, info.min)
+        if part.low.dtype == bool:
+            raise Unbounded("a look-up of booleans")
+        lows.append(jnp.min(jnp.where(inside, part.low, first), axis=1, keepdims=True))
+        highs.append(jnp.max(jnp.where(inside, part.high, last), axis=1, keepdims=True))
+    return Enclosure(jnp.stack(lows).min(axis=0), jnp.stack(highs).max(axis=0))
+
+
+def top_k(values: Wide, positions: Plain, k: int, elementwise: Elementwise) -> list[Wide]:
+    """The best k and their positions."""
+    return [_first(wide, k) for wide in sort(values, [positions], elementwise, down=True)]
+
+
+def _first(value: Wide, k: int) -> Wide:
+    space = value.space
+    assert isinstance(space, Ranks)
+    assert value.inside is not None
+    inner = min(space.inner, k)
+    ends = (lax.slice_in_dim(end, 0, inner, axis=1) for end in (value.inside.bounds.low, value.inside.bounds.high))
+    shape = tuple(k if i == value.axis else size for i, size in enumerate(value.shape))
+    made = replace(
+        value,
+        shape=shape,
+        space=replace(space, inner=inner, width=k),
+        inside=replace(value.inside, bounds=Enclosure(*ends)),
+        outside=value.outside if k > inner else None,
+        bag=None,
+    )
+    if value.frame is None:
+        return made
+    assert isinstance(value.frame.value, Wide)
+    return replace(made, frame=replace(value.frame, value=_first(value.frame.value, k)))

@@ -1,0 +1,305 @@
+"""Find the tail of a head: from its logits to the tokens, as operations of the author's program.
+
+Everything that follows from the product is looked at in order; what touches the vocabulary, and what leads to it,
+belongs to the tail. Its ends are the values that go on from there. If all of them are whole numbers or booleans, they
+can be proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hire_compiler.enclosure import Arithmetic, Bounded, Unbounded, arithmetic_for
+from hire_compiler.graph import Block, Op, Value
+from hire_compiler.interval import Enclosure
+from hire_compiler.runtime.target import target_for
+from hire_compiler.tails.interpret import Interpreter, outer_values
+from hire_compiler.tails.values import Plain, Ranks, Rows, Unknown, Wide
+
+WHOLE = frozenset({"bool", "int32", "uint32", "int8", "int16", "uint8", "uint16"})
+
+
+class NoTail(Exception):
+    """Why the code behind logits cannot be proven; a sentence for the user."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """The code between logits and tokens.
+
+    Attributes:
+      logits: where it begins: the product's result, or the part of its batch rows that is read.
+      axis: the dimension of the vocabulary.
+      ops: its operations, in an order in which they can run.
+      ends: the operations whose results go on from it.
+      read: which values go on.
+      captured: values that it reads and that do not follow from the logits.
+      points: how many different values are compared.
+      most: the most of the best that any operation keeps (``top_k``).
+    """
+
+    logits: Value
+    axis: int
+    ops: tuple[Op, ...]
+    ends: tuple[Op, ...]
+    read: tuple[Value, ...]
+    captured: tuple[Value, ...]
+    following: frozenset[int]
+    points: int
+    most: int
+
+    @property
+    def rows(self) -> int:
+        """How many batch rows there are."""
+        return self.logits.size // self.logits.shape[self.axis]
+
+    def start(self, inside: Enclosure | None, outside: Enclosure, ids: Any) -> Wide:
+        """The logits between bounds, before they are rounded to the author's type."""
+        dtype, width = self.logits.dtype, self.logits.shape[self.axis]
+        chosen = None
+        if ids is not None:
+            chosen = jnp.zeros((ids.shape[0], width), bool).at[jnp.arange(ids.shape[0])[:, None], ids].set(True)
+        space = Rows(ids, chosen, width)
+        rounds = dtype in ("bfloat16", "float16")
+        inner = None if inside is None else Bounded(inside, dtype, rounds)
+        return Wide(self.logits.shape, self.axis, space, inner, Bounded(outside, dtype, rounds))
+
+    def interpret(self, start: Wide, arithmetic: Arithmetic, captured: Sequence[Any]) -> Interpreter:
+        """Run it on bounds; what is known of its values is in the interpreter then."""
+        arrays = {id(value): array for value, array in zip(self.captured, captured, strict=True)}
+        first = self.logits.op
+        assert first is not None
+        run = Interpreter(arithmetic, first.block, self.following, lambda value: arrays[id(value)])
+        run.known[id(self.logits)] = start
+        for op in self.ops:
+            run.run(op)
+        return run
+
+
+def read_tail(logits: Value, axis: int, outputs: Callable[[int], str]) -> Tail:
+    """The tail behind some logits.
+
+    Args:
+      logits: a value of the program; its other dimensions are the batch.
+      axis: its dimension of the vocabulary.
+      outputs: how the program's n-th output is called.
+
+    Raises:
+      NoTail: something in it cannot be followed, or more than tokens go on from it.
+    """
+    assert logits.op is not None
+    following = following_of(logits)
+    finder = _Finder(logits, axis, following, outputs)
+    jax.eval_shape(finder.run)
+    if finder.failure is not None:
+        raise NoTail(finder.failure)
+    return finder.tail()
+
+
+def following_of(logits: Value) -> list[Op]:
+    """The operations of the logits' block that follow from them (or hold one that does), in order."""
+    assert logits.op is not None
+    block = logits.op.block
+    found: dict[int, Op] = {}
+    queue = [logits]
+    while queue:
+        for op, _ in queue.pop().uses:
+            top = _holder(op, block)
+            if top is not None and id(top) not in found and top.position >= logits.op.position:
+                found[id(top)] = top
+                queue += top.results
+    return sorted(found.values(), key=lambda op: op.position)
+
+
+def _holder(op: Op, block: Block) -> Op | None:
+    """The operation of a block that is, or holds, an operation."""
+    while op.block is not block:
+        if op.block.owner is None:
+            return None
+        op = op.block.owner
+    return op
+
+
+class _Finder:
+    """Looks at all that follows, on shapes alone."""
+
+    def __init__(self, logits: Value, axis: int, following: list[Op], outputs: Callable[[int], str]) -> None:
+        assert logits.op is not None
+        self._logits, self._axis, self._following, self._outputs = logits, axis, following, outputs
+        self._block = logits.op.block
+        self.failure: str | None = None
+        self._captured: dict[int, Value] = {}
+        self._most = 1
+
+    def run(self) -> Any:
+        batch = self._logits.size // self._logits.shape[self._axis]
+        width = self._logits.shape[self._axis]
+        ends = jnp.zeros((batch, width)), jnp.zeros((batch, width))
+        few = min(1024, max(width // 2, 1))
+        ids = jnp.broadcast_to(jnp.arange(few, dtype=jnp.int32), (batch, few))
+        arithmetic = arithmetic_for(target_for("cpu"))
+        ids_of = frozenset(id(op) for op in self._following)
+        self.points: dict[int, Any] = {}
+        for inside, at in ((None, None), (Enclosure(ends[0][:, :few], ends[1][:, :few]), ids)):
+            self._captured = {}
+            self._interpreter = Interpreter(arithmetic, self._block, ids_of, self._given)
+            probe = Tail(self._logits, self._axis, (), (), (), (), ids_of, 0, 0)
+            self._interpreter.known[id(self._logits)] = probe.start(inside, Enclosure(*ends), at)
+            self._look()
+            self.points = self._interpreter.points if inside is None else self.points
+            if self.failure is not None:
+                return 0
+        self._pull_in()
+        return 0
+
+    def _given(self, value: Value) -> Any:
+        self._captured.setdefault(id(value), value)
+        return jnp.zeros(value.shape, value.dtype)
+
+    def _look(self) -> None:
+        known = self._interpreter.known
+        for op in self._following:
+            if not any(isinstance(known.get(id(value)), (Wide, Unknown)) for value in outer_values(op)):
+                continue
+            if all(id(result) in known for result in op.results) and op.results:
+                continue
+            wide = [shadow for value in op.operands if isinstance(shadow := known.get(id(value)), Wide)]
+            if op.name in ("func.return", "return"):
+                if all(map(is_finished, wide)):
+                    continue
+                self.failure = self._returned(op, known)
+                return
+            try:
+                self._interpreter.run(op)
+            except Unbounded as no:
+                if wide and all(map(is_finished, wide)):
+                    continue  # it reads what has come to an end
+                self.failure = (
+                    f"{no}{_where(op)} stands between the logits and the token, and no bounds are known of it"
+                )
+                return
+            if op.name == "chlo.top_k":
+                self._most = max(self._most, op.results[0].shape[-1])
+
+    def _returned(self, op: Op, known: dict[int, Any]) -> str:
+        shadows = [known.get(id(value)) for value in op.operands]
+        at = next(i for i, s in enumerate(shadows) if isinstance(s, Wide) and not is_finished(s))
+        if op.name == "func.return":
+            return f"the program returns values of the whole vocabulary as {self._outputs(at)}"
+        return "values of the whole vocabulary are handed on by a loop or a branch"
+
+    def tail(self) -> Tail:
+        """What was found.
+
+        Raises:
+          NoTail: more than tokens go on from it.
+        """
+        done = self._interpreter.done
+        inside = {id(op) for op in done}
+        ends, read = [], []
+        for op in sorted(done, key=lambda op: op.position):
+            going = [
+                value for value in op.results if any(id(_top(use, self._block)) not in inside for use, _ in value.uses)
+            ]
+            if not going:
+                continue
+            for value in going:
+                self._check_end(value)
+            ends.append(op)
+            read += going
+        if not ends:
+            raise NoTail("nothing is read of it")
+        if not self.points:
+            raise NoTail("nothing compares its logits")
+        last = max(op.position for op in ends)
+        for value in read:
+            for use, _ in value.uses:
+                if id(_top(use, self._block)) not in inside and _position(use, self._block) <= last:
+                    raise NoTail("a token is read before the last of several is known")
+        return Tail(
+            self._logits, self._axis, tuple(done), tuple(ends), tuple(read), tuple(self._captured.values()),
+            frozenset(id(op) for op in self._following), len(self.points), self._most,
+        )  # fmt: skip
+
+    def _pull_in(self) -> None:
+        """Let the tail hold what reads its values before it ends."""
+        while True:
+            done = self._interpreter.done
+            inside = {id(op) for op in done}
+            ends = [op for op in done for value in op.results for use, _ in value.uses if not self._holds(use, inside)]
+            last = max((op.position for op in ends), default=-1)
+            early = [
+                top
+                for op in done
+                for value in op.results
+                for use, _ in value.uses
+                if not self._holds(use, inside) and (top := _top(use, self._block)) and top.position <= last
+            ]
+            if not early:
+                return
+            for op in dict.fromkeys(early):
+                try:
+                    self._interpreter.run(op)
+                except Unbounded as no:
+                    self.failure = f"a token is read by {no}{_where(op)} before the last of several is known"
+                    return
+
+    def _holds(self, op: Op, inside: set[int]) -> bool:
+        return id(_top(op, self._block)) in inside
+
+    def _check_end(self, value: Value) -> None:
+        known = self._interpreter.known[id(value)]
+        assert value.op is not None
+        if isinstance(known, Wide) and is_finished(known):
+            return
+        if not isinstance(known, Plain):
+            raise NoTail(f"values of the whole vocabulary go on from {value.op.name}{_where(value.op)}")
+        if value.dtype not in WHOLE:
+            raise NoTail(self._read_number(value))
+
+    def _read_number(self, value: Value) -> str:
+        assert value.op is not None
+        what = f"a number of the whole vocabulary ({value.op.name}{_where(value.op)})"
+        paths = outputs_of(value, self._outputs)
+        if paths:
+            return f"{what} is returned as {', '.join(paths)}"
+        return f"{what} is read on"
+
+
+def is_finished(known: object) -> bool:
+    """Whether a value with a vocabulary is no more than the best few: then it can be an end of the tail."""
+    if not isinstance(known, Wide):
+        return not isinstance(known, Unknown)
+    return isinstance(known.space, Ranks) and known.outside is None and known.dtype in WHOLE
+
+
+def outputs_of(value: Value, outputs: Callable[[int], str]) -> list[str]:
+    """How the outputs are called to which a value goes, straight or through other operations."""
+    found, queue, seen = [], [value], {id(value)}
+    while queue:
+        for op, at in queue.pop().uses:
+            if op.name == "func.return":
+                found.append(outputs(at))
+            for result in op.results:
+                if id(result) not in seen and len(seen) < 256:
+                    seen.add(id(result))
+                    queue.append(result)
+    return sorted(set(found))[:4]
+
+
+def _top(op: Op, block: Block) -> Op | None:
+    return _holder(op, block)
+
+
+def _position(op: Op, block: Block) -> int:
+    top = _holder(op, block)
+    return -1 if top is None else top.position
+
+
+def _where(op: Op) -> str:
+    return f" (in {op.scope})" if op.scope else ""

@@ -1,0 +1,201 @@
+"""Reductions of a tail over the vocabulary: extremes, sums, counts, running sums, the position of the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from hire_compiler.enclosure import NARROW, Bounded, Unbounded
+from hire_compiler.interval import Enclosure
+from hire_compiler.runtime.certify import best_candidates, reaches
+from hire_compiler.tails.elementwise import Elementwise
+from hire_compiler.tails.values import Frame, Plain, Ranks, Rows, Wide, row_number
+
+_NOTHING = 2.0**-100
+_HALF_UNIT = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bounds of some columns, ``[batch, m]``, and which of them count."""
+
+    low: Any
+    high: Any
+    counts: Any
+
+
+def parts(value: Wide, elementwise: Elementwise) -> list[Part]:
+    """The bounds of a value: of the candidates, then of the others."""
+    found = []
+    for bounded, counts in ((value.inside, _inner(value)), (value.outside, _outer(value))):
+        if bounded is not None:
+            bounds = elementwise.rounded(bounded)
+            low, high, checked = jnp.broadcast_arrays(bounds.low, bounds.high, counts)
+            found.append(Part(low, high, checked))
+    return found
+
+
+def _inner(value: Wide) -> Any:
+    return None if value.inside is None else value.space.members
+
+
+def _outer(value: Wide) -> Any:
+    if isinstance(value.space, Rows) and value.space.chosen is None:
+        return jnp.ones((1, 1), bool)
+    return value.space.others
+
+
+def reduce(kind: str, value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> Plain:
+    """A ``max``, ``min``, ``sum``, ``and`` or ``or`` over the vocabulary."""
+    made = row_number(value, _reduced(kind, value, elementwise), value.dtype, shape)
+    frame = value.frame
+    if frame is None or frame.kind != "scale" or kind not in ("maximum", "minimum", "add"):
+        return made
+    assert isinstance(frame.value, Wide)
+    inner = row_number(value, _reduced(kind, frame.value, elementwise), value.dtype, shape)
+    return replace(made, frame=Frame("scale", frame.origin, frame.reach, inner))
+
+
+def _reduced(kind: str, value: Wide, elementwise: Elementwise) -> Enclosure:
+    found = parts(value if value.bag is None else value.bag, elementwise)
+    if kind in ("and", "or"):
+        together = jnp.all if kind == "and" else jnp.any
+        low, high = (
+            together(
+                jnp.stack([together(jnp.where(p.counts, end(p), kind == "and"), axis=1, keepdims=True) for p in found]),
+                axis=0,
+            )
+            for end in (_low, _high)
+        )
+        return Enclosure(low, high)
+    if kind == "add":
+        return _sum(found, value.dtype)
+    extreme = jnp.max if kind == "maximum" else jnp.min
+    floats = jnp.issubdtype(found[0].low.dtype, jnp.floating)
+    info = jnp.finfo(jnp.float32) if floats else jnp.iinfo(found[0].low.dtype)
+    ends = (-jnp.inf, jnp.inf) if floats else (info.min, info.max)
+    neutral = ends[0] if kind == "maximum" else ends[1]
+    low, high = (
+        extreme(
+            jnp.stack([extreme(jnp.where(p.counts, end(p), neutral), axis=1, keepdims=True) for p in found]), axis=0
+        )
+        for end in (_low, _high)
+    )
+    return Enclosure(low, high)
+
+
+def _low(part: Part) -> Any:
+    return part.low
+
+
+def _high(part: Part) -> Any:
+    return part.high
+
+
+def _sum(found: list[Part], dtype: str) -> Enclosure:
+    if dtype in NARROW:
+        raise Unbounded(f"a sum in {dtype} over the vocabulary")
+    low = sum(jnp.sum(jnp.where(p.counts, p.low, 0), axis=1, keepdims=True, dtype=p.low.dtype) for p in found)
+    high = sum(jnp.sum(jnp.where(p.counts, p.high, 0), axis=1, keepdims=True, dtype=p.low.dtype) for p in found)
+    if not jnp.issubdtype(found[0].low.dtype, jnp.floating):
+        return Enclosure(low, high)  # counts, far below 2³¹
+    return _off_by(Enclosure(low, high), found)
+
+
+def _off_by(bounds: Enclosure, found: list[Part]) -> Enclosure:
+    """Bounds of a sum, for the roundings of dense's and of our own, in whatever order.
+
+    To add a zero is exact, and to add next to nothing is off by no more than that.
+    """
+    sizes = [jnp.where(p.counts, jnp.maximum(jnp.abs(p.low), jnp.abs(p.high)), 0) for p in found]
+    size = sum(jnp.sum(s, axis=1, keepdims=True) for s in sizes)
+    terms = sum(jnp.sum(~(s <= _NOTHING), axis=1, keepdims=True, dtype=jnp.float32) for s in sizes) + 8
+    count = sum(s.shape[1] for s in sizes)
+    relative = terms * _HALF_UNIT / (1 - terms * _HALF_UNIT)
+    room = 2.5 * relative * size * (1 + 2.0**-10) + count * 4 * _NOTHING
+    low = bounds.low - room
+    low = jnp.where((bounds.low >= 0) & (low < 0), 0.0, low)
+    return Enclosure(low, bounds.high + room)
+
+
+def running_sum(value: Wide, elementwise: Elementwise) -> Wide:
+    """The sums of all columns up to each one, in the author's order after a sort."""
+    made = _running(value, elementwise)
+    frame = value.frame
+    if frame is None or frame.kind != "scale":
+        return made
+    assert isinstance(frame.value, Wide)
+    return replace(made, frame=replace(frame, value=_running(frame.value, elementwise)))
+
+
+def _running(value: Wide, elementwise: Elementwise) -> Wide:
+    if not isinstance(value.space, Ranks) or value.dtype in NARROW:
+        raise Unbounded("a running sum of logits that are not sorted")
+    found = parts(value, elementwise)
+    inner, rest = found[0], found[1:]
+    floats = jnp.issubdtype(inner.low.dtype, jnp.floating)
+    batch = inner.low.shape[0]
+    zero = jnp.zeros((batch, 1), inner.low.dtype)
+    if value.bag is not None:
+        rest = parts(value.bag, elementwise)[1:]
+    below = sum((jnp.sum(jnp.minimum(p.low, 0), axis=1, keepdims=True) for p in rest), zero)
+    above = sum((jnp.sum(jnp.maximum(p.high, 0), axis=1, keepdims=True) for p in rest), zero)
+    whole = Enclosure(
+        *(
+            sum((jnp.sum(jnp.where(p.counts, end(p), 0), axis=1, keepdims=True) for p in rest), zero)
+            for end in (_low, _high)
+        )
+    )
+    if value.space.rising:
+        low, high = (jnp.flip(jnp.cumsum(jnp.flip(end, 1), axis=1), 1) for end in (inner.low, inner.high))
+        inside, outside = Enclosure(low + whole.low, high + whole.high), Enclosure(below, above)
+    else:
+        low, high = (jnp.cumsum(end, axis=1) for end in (inner.low, inner.high))
+        inside, outside = Enclosure(low, high), Enclosure(low[:, -1:] + below, high[:, -1:] + above)
+    if floats:
+        inside = _off_by(inside, [inner, *rest] if value.space.rising else [inner])
+        outside = _off_by(outside, [inner, *rest])
+    return Wide(
+        value.shape,
+        value.axis,
+        value.space,
+        Bounded(inside, value.dtype, False),
+        Bounded(outside, value.dtype, False) if rest else None,
+    )
+
+
+def best(value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> tuple[Plain, Plain]:
+    """The largest value and its position in the author's array: one number where it is proven, else any."""
+    largest = row_number(value, _reduced("maximum", value, elementwise), value.dtype, shape)
+    position, sure = _position(value, elementwise)
+    if value.frame is not None:
+        assert isinstance(value.frame.value, Wide)
+        framed, proven = _position(value.frame.value, elementwise)
+        position, sure = jnp.where(sure, position, framed), sure | proven
+    width = value.shape[value.axis]
+    bounds = Enclosure(jnp.where(sure, position, 0), jnp.where(sure, position, width - 1))
+    return largest, row_number(value, bounds, "int32", shape)
+
+
+def _position(value: Wide, elementwise: Elementwise) -> tuple[Any, Any]:
+    """The position of the best candidate, and whether it is the best of all: ``[batch, 1]`` each."""
+    found = parts(value, elementwise)
+    inner = found[0]
+    inside_at, outside_at = value.space.positions
+    at = jnp.broadcast_to(inside_at, inner.low.shape)
+    low, high = (jnp.where(inner.counts, end, -jnp.inf) for end in (inner.low, inner.high))
+    middle = (low + high) / 2
+    center = jnp.where(jnp.isfinite(middle), middle, low)
+    # Of equal values the one that the author's array has first wins: they are compared in its order.
+    order = jnp.argsort(at, axis=1)
+    center, low, high, at = (jnp.take_along_axis(array, order, axis=1) for array in (center, low, high, at))
+    winners = best_candidates(center, low, high, at, 1, strict=True)
+    position = jnp.take_along_axis(at, winners.at, axis=1)
+    sure = winners.sure[:, None]
+    for part in found[1:]:
+        where = jnp.broadcast_to(outside_at, part.high.shape)
+        reach = reaches(part.high, where, winners.threshold, winners.last) & part.counts
+        sure = sure & ~reach.any(axis=1, keepdims=True)
+    return position, sure
