@@ -1,6 +1,6 @@
 """Feed-forward stacks through ``transform``, against every dense form of them, with the bytes that each must read.
 
-python -m benchmarks.ffn [--block relu|reglu|gemma3n] [--dtype float32|bfloat16] [--batch 1] [--layers 4] [--exact] …
+python -m benchmarks.ffn [--block relu|reglu|gemma3n] [--dtype float32|bfloat16|int8] [--batch 1] [--exact] …
 
 The byte limit is the ratio that both programs would have at the same bytes a second. Weights are random, so this is
 speed at a given density, not quality. ``--exact`` shifts a bias so that the given share of neurons is active and uses
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hire_compiler as hire
+from benchmarks import best_dense_int8
 from benchmarks.best_dense_ffn import Block, Layer, as_written, dense_forms, random_layers
 from benchmarks.timing import interleaved, median_ms, print_table
 
@@ -42,7 +43,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--block", default="relu", choices=BLOCKS)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8"])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--d", type=int, default=2048)
@@ -58,15 +59,15 @@ def main() -> None:
     densities = [float(f) for f in options.densities.split(",")]
     if options.exact:
         block = Block(few_active(densities[0]), block.gated)
-    layers = random_layers(block, options.layers, options.d, width, options.dtype)
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(options.batch, options.d)), options.dtype)
+    layers, dense, written = _stack(block, width, options)
+    dtype = "float32" if options.dtype == "int8" else options.dtype
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(options.batch, options.d)), dtype)
     runs: dict[str, Callable[[], Any]] = {}
     nbytes: dict[str, int] = {}
-    dense_bytes = sum(w.nbytes for w in layers[0].values())
-    for name, (form, stored) in dense_forms(layers, block, options.batch).items():
+    dense_bytes = best_dense_int8.nbytes(layers[0])
+    for name, (form, stored) in dense.items():
         runs[name] = lambda form=form, stored=stored: form(stored, x)
         nbytes[name] = dense_bytes
-    written = as_written(block)
     default = options.block == "gemma3n"
     densities = [0.05] if default else densities
     rules = {density: None if default else _rule(density, options) for density in densities}
@@ -81,6 +82,15 @@ def main() -> None:
         runs[name], nbytes[name] = _rewritten(jax.jit(scan), stacked, x, rules[middle])
     seconds = interleaved(runs, options.rounds)
     _print(options, width, {name: median_ms(t) / options.layers for name, t in seconds.items()}, nbytes, dense_bytes)
+
+
+def _stack(block: Block, width: int, options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The layers, every dense form of them, and the form as written."""
+    if options.dtype == "int8":
+        quantised = best_dense_int8.random_layers(block, options.layers, options.d, width)
+        return quantised, best_dense_int8.dense_forms(quantised, block), best_dense_int8.as_written(block)
+    layers = random_layers(block, options.layers, options.d, width, options.dtype)
+    return layers, dense_forms(layers, block, options.batch), as_written(block)
 
 
 def few_active(share: float) -> Callable[[jax.Array], jax.Array]:
