@@ -33,7 +33,7 @@ def transform(
     Args:
       function: a ``jax.jit``, ``nnx.jit`` or ``eqx.filter_jit`` function, or any function ``jax.jit`` takes.
       config: rules that say which sites to rewrite and how. Without rules only what is provably exact is done: heads
-        of which winners alone are read are certified.
+        whose output is only an argmax or top-k are certified.
       calibration: what :func:`hire_compiler.calibrate` learned; ``LowRank`` predictors need it.
       platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``, the machine to rewrite for; JAX's default backend if None. A step
         for another platform than this machine's is prepared, lowered and exported here, and runs there.

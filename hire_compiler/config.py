@@ -188,15 +188,14 @@ class Rule:
         to −inf. Only programs that read more than the winners see the difference.
       max_batch: sites that see more rows of input in one call (prefill) stay dense: a large batch reads every
         weight once for all its rows, and there is little left to save.
-      certify: with ``Quantized(bits=8)``. Of a head of which winners alone are read: prove at run time that no row
-        outside the candidates can win, and compute the dense product where the proof fails. ``True``: a valid
-        top-k up to the rounding of the type; ``"strict"``: also in the order of dense. Of a block with a ReLU-like
-        activation: skip the neurons that are proven zero, and compute the dense block where the others are more
-        than the candidates.
+      certify: with ``Quantized(bits=8)``. For heads whose output is only an argmax or top-k: prove at run time that no
+        other row could win, and compute the dense product where the proof fails. ``True``: a valid top-k up to the
+        rounding of the type; ``"strict"``: also in the order of dense. For a block with a ReLU-like activation: skip
+        the neurons that are proven zero, and compute the dense block where the others are more than the candidates.
       spread: on several devices, deal the rows to the shards anew when weights are prepared (a copy), so that those
         which are wanted together (frequent tokens come first in most vocabularies) do not all stand in one shard: by
-        how often each won in calibration, or in turn without one. Of heads of which winners alone are read, and of
-        feed-forward blocks with a calibration. Indices in the results stay the author's.
+        how often each won in calibration, or in turn without one. For heads whose output is only an argmax or top-k,
+        and for feed-forward blocks with a calibration. Indices in the results stay the author's.
       dense: leave the matching sites as they are.
     """
 

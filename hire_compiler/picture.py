@@ -11,22 +11,26 @@ from hire_compiler.comparison import Comparison
 from hire_compiler.errors import HireError
 from hire_compiler.offline.atomic import check_destination, new_file
 from hire_compiler.pictures.bars import draw_reports
+from hire_compiler.pictures.settings import draw_settings
 from hire_compiler.pictures.times import draw_times
 from hire_compiler.report import Report, report_of
+from hire_compiler.tuning.tuned import Tuned
 
 FORMATS = ("svg", "png", "pdf")
 
 
-def draw(what: Report | Comparison | Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def draw(what: Report | Comparison | Tuned | Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Draw a report or a comparison; needs matplotlib (extra ``plot``).
 
     Of a report: for every kind of site a bar of the bytes of weights that all sites of the kind read in a call, as
     written, and one of those that they read now, coloured by what the answer is: exact, certified, approximate, or
     dense as written. Where nothing was decided yet (``hire.inspect``) each has the first bar alone; an artifact for
-    several platforms gives one panel a platform. Of a comparison: milliseconds a call of each program.
+    several platforms gives one panel a platform. Of a comparison: milliseconds a call of each program. Of what
+    :func:`hire_compiler.tune` found: milliseconds of every setting, with its recall.
 
     Args:
-      what: what ``step.report()``, ``hire.inspect(…)``, ``artifact.report()`` or ``hire.compare(…)`` returned.
+      what: what ``step.report()``, ``hire.inspect(…)``, ``artifact.report()``, ``hire.compare(…)`` or
+        ``hire.tune(…)`` returned.
       path: ``.svg``, ``.png`` or ``.pdf``; an existing file is replaced.
 
     Raises:
@@ -45,6 +49,9 @@ def draw(what: Report | Comparison | Mapping[str, Any], path: str | os.PathLike[
     figure = Figure(layout="constrained")
     if isinstance(what, Comparison):
         draw_times(figure, what)
+    elif isinstance(what, Tuned):
+        headline = f"the fastest of {len(what.table)} settings at a recall of {what.recall:g}"
+        draw_settings(figure, what.table, headline, f"the head alone, measured on {what.machine}")
     else:
         draw_reports(figure, _reports(what))
     with new_file(target) as temporary:

@@ -14,6 +14,7 @@ import hire_compiler as hire
 from hire_compiler.cli import main
 from hire_compiler.comparison import AS_WRITTEN, REWRITTEN, Comparison, Timing
 from hire_compiler.pictures.bars import bars_of
+from hire_compiler.tuning.tuned import Tried
 
 
 @pytest.fixture
@@ -82,6 +83,27 @@ def test_a_comparison_is_drawn_with_its_times(tmp_path: Path) -> None:
     text = (tmp_path / "times.svg").read_text()
     for words in ("decode: 1.50× as fast", "measured on a machine", "30 ms", "20 ms,  1.50× as fast as written"):
         assert f"<!-- {words}" in text
+
+
+def test_what_tune_tried_is_drawn_with_its_times(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    one = {"site": "head/0", "read_bytes": 10**7}
+    table = (
+        Tried(name="dense", ms=9.0, **one),
+        Tried(name="certified, exact", ms=3.0, candidates=128, **one),
+        Tried(name="LowRank(64, int8)", ms=1.5, recall=0.9995, candidates=512, chosen=True, **one),
+        Tried(name="LowRank(32, int8)", recall=0.9, candidates=4096, why="its recall falls short", **one),
+    )
+    found = hire.Tuned(config=hire.Config(), calibration=hire.Calibration(), table=table, recall=0.999, machine="here")
+    hire.draw(found, tmp_path / "tuned.svg")
+    text = (tmp_path / "tuned.svg").read_text()
+    for words in ("head/0: the fastest of 4 settings at a recall of 0.999", "LowRank(64, int8), 512 rows"):
+        assert f"<!-- {words}" in text
+    assert "1.50 ms,  recall 0.9995,  10 MB read,  chosen" in text
+    assert "1 settings were rejected" in text
+    nothing = hire.Tuned(config=hire.Config(), calibration=hire.Calibration(), table=table[3:])
+    with pytest.raises(hire.HireError, match="no setting was timed"):
+        hire.draw(nothing, tmp_path / "nothing.svg")
 
 
 def test_what_cannot_be_drawn_is_an_error(report: hire.Report, tmp_path: Path) -> None:

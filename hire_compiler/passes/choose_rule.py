@@ -69,8 +69,13 @@ def idle_rules(sites: Sequence[Site], config: Config) -> tuple[str, ...]:
 
 
 def _names(sites: Sequence[Site]) -> str:
-    names = [f"{site.id} in {site.path!r}" for site in sites[:6]]
+    names = [f"{site.id} {_where(site)}" for site in sites[:6]]
     return ", ".join(names + ["…"] * (len(sites) > 6))
+
+
+def _where(site: Site) -> str:
+    """Its scope; a plain JAX function has none, and then its weights say what it is."""
+    return f"in {site.path!r}" if site.path else f"without a scope (it reads {', '.join(site.weights)})"
 
 
 def first_rule(site: Site, config: Config) -> Rule | None:
