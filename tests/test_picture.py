@@ -100,7 +100,7 @@ def test_what_tune_tried_is_drawn_with_its_times(tmp_path: Path) -> None:
     for words in ("head/0: the fastest of 4 settings at a recall of 0.999", "LowRank(64, int8), 512 rows"):
         assert f"<!-- {words}" in text
     assert "1.50 ms,  recall 0.9995,  10 MB read,  chosen" in text
-    assert "1 settings were rejected" in text
+    assert "1 setting rejected without timing" in text
     nothing = hire.Tuned(config=hire.Config(), calibration=hire.Calibration(), table=table[3:])
     with pytest.raises(hire.HireError, match="no setting was timed"):
         hire.draw(nothing, tmp_path / "nothing.svg")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hire_compiler.errors import HireError
+from hire_compiler.findings import counted
 from hire_compiler.pictures.style import COLOURS, INK, QUIET, WRITTEN, megabytes, plain_axes, scale, title
 from hire_compiler.tuning.tuned import Tried
 
@@ -27,9 +28,8 @@ def draw_settings(figure: Any, table: Sequence[Tried], headline: str, below: str
     for (name, timed), axes in zip(sites.items(), grid[:, 0], strict=True):
         _panel(axes, timed)
         short = sum(tried.site == name and tried.ms is None for tried in table)
-        title(
-            axes, f"{name}: {headline}", f"{below}; {short} settings were rejected without timing" if short else below
-        )
+        rejected = f"; {counted(short, 'setting')} rejected without timing" if short else ""
+        title(axes, f"{name}: {headline}", f"{below}{rejected}")
 
 
 def _timed(table: Sequence[Tried], site: str) -> list[Tried]:
