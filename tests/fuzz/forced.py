@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,10 +124,10 @@ def overflowing(rng: np.random.Generator, dtype: str) -> tuple[Array, Callable[[
 HEADS = {f.__name__.replace("_", " "): f for f in (excluded, near_ties, not_finite, overflowing)}
 
 
-def force_heads(mesh: str, draws: int) -> Iterator[tuple[Cell, int, int]]:
+def force_heads(mesh: str, dtypes: Sequence[str], draws: int) -> Iterator[tuple[Cell, int, int]]:
     """``(cell, rows forced, rows wrong)``."""
     for mode in ("strict", "true"):
-        for dtype in DTYPES:
+        for dtype in dtypes:
             for layout in ("vd", "dv"):
                 for batch in BATCHES:
                     program = head(mode, dtype, layout, batch, mesh)
@@ -165,11 +166,11 @@ def _force_head(program: Head, mesh: str, draws: int) -> Iterator[tuple[Cell, in
 # -------------------------------------------------------------------------------------------------------------- blocks
 
 
-def force_blocks(draws: int) -> Iterator[tuple[Cell, int, int]]:
+def force_blocks(dtypes: Sequence[str], draws: int) -> Iterator[tuple[Cell, int, int]]:
     """Blocks where more neurons are active than there is room for, and where not."""
     for rule in ("exact_budget", "certified"):
         for gated in (False, True):
-            for dtype in DTYPES:
+            for dtype in dtypes:
                 for layout in ("in_out", "out_in"):
                     for batch in BATCHES:
                         yield from _force_block(rule, gated, dtype, layout, batch, draws)
@@ -222,30 +223,34 @@ def tables(found: list[tuple[Cell, int, int]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run every mesh in a process of its own, and print the tables. The exit code is 1 where a row is wrong."""
+    """Run every mesh and type in a process of its own, and print tables. The exit code is 1 where a row is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.forced", description=__doc__)
     parser.add_argument("--draws", type=int, default=4, help="calls for each number of failing rows")
     parser.add_argument("--mesh", choices=MESHES, nargs="+", default=MESHES)
+    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=DTYPES)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.inside:
         (mesh,) = options.mesh
-        found = list(force_heads(mesh, options.draws))
-        found += force_blocks(options.draws) if mesh == "none" else []
+        found = list(force_heads(mesh, options.dtype, options.draws))
+        found += force_blocks(options.dtype, options.draws) if mesh == "none" else []
         print(json.dumps([[vars(cell), forced, wrong] for cell, forced, wrong in found]))
         return 0
-    found = []
-    for mesh in options.mesh:
-        found += _in_a_process(mesh, options.draws)
+    cells = [(mesh, dtype) for mesh in options.mesh for dtype in options.dtype]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        parts = list(pool.map(lambda cell: _in_a_process(*cell, options.draws), cells))
+    found = [row for part in parts for row in part]
     print(tables(found))
     return int(any(wrong for *_, wrong in found))
 
 
-def _in_a_process(mesh: str, draws: int) -> list[tuple[Cell, int, int]]:
+def _in_a_process(mesh: str, dtype: str, draws: int) -> list[tuple[Cell, int, int]]:
     environment: dict[str, Any] = dict(os.environ)
     if mesh != "none":
         environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "tests.fuzz.forced", "--inside", "--mesh", mesh, "--draws", str(draws)]
+    command = [sys.executable, "-m", "tests.fuzz.forced", "--inside", "--mesh", mesh]
+    command += ["--dtype", dtype, "--draws", str(draws)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [(Cell(**cell), forced, wrong) for cell, forced, wrong in json.loads(done.stdout.splitlines()[-1])]
 
