@@ -14,11 +14,16 @@ def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule for a site that the user's rules leave out: only what never changes the answer."""
     if facts.given_up:
         return None
-    if site.kind == "ffn":
+    if facts.neurons:
         return Rule(kind="ffn", predictor=Exact()) if _skips_exactly(facts) else None
+    return _certified(site, facts) if facts.logits else None
+
+
+def _certified(site: Site, facts: SiteFacts) -> Rule | None:
+    """The rule that proves a head's winners, where that is possible and worth it."""
     candidates = max(128 * max(facts.compared, 1), 4 * facts.top_k)
     provable = facts.winners_only or facts.compared
-    if site.kind != "head" or not provable or facts.uncertifiable or candidates * 4 > site.width:
+    if not provable or facts.uncertifiable or candidates * 4 > site.width:
         return None
     if not worth_choosing(site, facts):
         return None
@@ -45,32 +50,38 @@ def worth_choosing(site: Site, facts: SiteFacts) -> bool:
 
 def why_no_rule(site: Site, facts: SiteFacts) -> str:
     """Why a site that no rule selects, and no default, is left as it is."""
-    if facts.given_up:
-        return facts.given_up
-    if site.kind == "head" and not (facts.winners_only or facts.compared):
+    known = _no_logits(site, facts) if facts.logits else _no_neurons(site, facts) if facts.neurons else ""
+    return facts.given_up or known or "no rule selects it, and nothing approximate is done unasked"
+
+
+def _no_logits(site: Site, facts: SiteFacts) -> str:
+    if not (facts.winners_only or facts.compared):
         if facts.blocked:
             return f"{facts.blocked}, and no rule asks to approximate it"
         read = ", ".join(site.consumers)
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
-    if site.kind == "head" and facts.devices > 1:
+    if facts.devices > 1:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
-    if site.kind == "head" and facts.uncertifiable:
+    if facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
-    if site.kind == "head" and not worth_choosing(site, facts):
-        return (
-            f"too small: reading all {megabytes(sum(facts.weight_bytes))} is faster than selecting candidates, and no "
-            "rule asks for it"
-        )
-    if site.kind == "ffn" and facts.choice is not None:
-        if facts.devices > 1:
-            return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
-        if not facts.choice.by_gate:
-            return f"its {site.selection} reads both products, so none can be skipped exactly, and no rule predicts it"
-    if site.kind == "ffn" and facts.unproven_zeros:
+    if worth_choosing(site, facts):
+        return ""
+    return (
+        f"too small: reading all {megabytes(sum(facts.weight_bytes))} is faster than selecting candidates, and no "
+        "rule asks for it"
+    )
+
+
+def _no_neurons(site: Site, facts: SiteFacts) -> str:
+    if facts.choice is not None and facts.devices > 1:
+        return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
+    if facts.choice is not None and not facts.choice.by_gate:
+        return f"its {site.selection} reads both products, so none can be skipped exactly, and no rule predicts it"
+    if facts.unproven_zeros:
         return f"{UNPROVEN}, and no rule asks to approximate it"
-    if site.kind == "ffn" and not facts.exact_zeros:
+    if not facts.exact_zeros:
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
-    if site.kind == "ffn" and not worth_skipping(facts):
-        skipped = sum(facts.weight_bytes[1:])
-        return f"the {skipped} bytes that could be skipped {facts.costs.worth_reason}, and no rule asks to rewrite it"
-    return "no rule selects it, and nothing approximate is done unasked"
+    if worth_skipping(facts):
+        return ""
+    skipped = sum(facts.weight_bytes[1:])
+    return f"the {skipped} bytes that could be skipped {facts.costs.worth_reason}, and no rule asks to rewrite it"

@@ -25,6 +25,7 @@ def ffn_facts(matches: Sequence[FfnMatch], target: Target) -> list[SiteFacts]:
     return [
         SiteFacts(
             target.costs,
+            neurons=True,
             provable=True,
             uncertifiable=_uncertifiable(match, target),
             running_bytes=_running_bytes(match, downs),

@@ -20,6 +20,7 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
     return [
         SiteFacts(
             target.costs,
+            logits=True,
             provable=bool(match.winners) or match.tail is not None,
             uncertifiable=_uncertifiable(match, target),
             winners_only=bool(match.winners),

@@ -18,7 +18,7 @@ from hire_compiler.passes.normalize import normalize
 from hire_compiler.passes.probes import Look, Probe
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.patterns.logits import HeadMatch
-from hire_compiler.patterns.site_match import SiteMatch, moment_key
+from hire_compiler.patterns.site_match import SiteMatch, moment_key, of_kind
 from hire_compiler.program import Program
 from hire_compiler.report import Site
 from hire_compiler.runtime.target import target_for
@@ -45,8 +45,9 @@ def find_heads(program: Program, platform: str) -> tuple[Head, ...]:
         normalize(module)
         found = _found(module, program)
         facts = site_facts(found.matches, None, target_for(platform), 1)
-    heads = zip(found.sites, found.matches, facts, strict=True)
-    return tuple(Head(site, m, fact) for site, m, fact in heads if isinstance(m, HeadMatch) and _is_plain(m))
+    known = {match: (site, fact) for site, match, fact in zip(found.sites, found.matches, facts, strict=True)}
+    heads = [match for match in of_kind(found.matches, HeadMatch) if _is_plain(match)]
+    return tuple(Head(known[match][0], match, known[match][1]) for match in heads)
 
 
 def _is_plain(match: HeadMatch) -> bool:
@@ -58,7 +59,7 @@ def show_inputs(program: Program, platform: str) -> Instrumented:
     with _mlir.own_settings(), _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
-        matches = [match for match in _found(module, program).matches if isinstance(match, HeadMatch)]
+        matches = of_kind(_found(module, program).matches, HeadMatch)
         return instrument(module, matches, target_for(platform), 0.1, looks=_inputs)
 
 

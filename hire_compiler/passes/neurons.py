@@ -27,7 +27,7 @@ def union_densities(site: Site, facts: SiteFacts) -> tuple[tuple[int, float], ..
 
     Only groups that do not cut those which the model itself keeps.
     """
-    if facts.activity is None or site.kind != "ffn":
+    if facts.activity is None or not facts.neurons:
         return ()
     own = 1 if facts.choice is None else facts.choice.group
     sizes = [group for group in facts.activity.groups if group % own == 0 and site.width % group == 0]
@@ -40,7 +40,7 @@ def chosen_group(rule: Rule, site: Site, facts: SiteFacts) -> int:
     Without a calibration zeros are looked for one by one (nothing says that they come in groups), and everything else
     in groups of 8.
     """
-    if site.kind != "ffn":
+    if not facts.neurons:
         return 1
     if rule.group is not None:
         return rule.group
@@ -69,7 +69,7 @@ def common_neurons(rule: Rule, site: Site, facts: SiteFacts, group: int, candida
     Raises:
       ConfigError: the rule asks for what cannot be; begins with ``where``.
     """
-    if site.kind != "ffn" or rule.common == 0:
+    if not facts.neurons or rule.common == 0:
         return 0
     refusal = no_common_path(rule, facts)
     if rule.common is not None:

@@ -62,7 +62,7 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
         recall=settled.loss[0] if settled.loss else None,
         error=settled.loss[1] if settled.loss else None,
         union=union_densities(site, facts),
-        tail="" if site.kind == "ffn" or facts.winners_only or (facts.compared and rule.certify) else rule.tail,
+        tail=rule.tail if facts.logits and not (facts.winners_only or (facts.compared and rule.certify)) else "",
         dense_bytes=dense_bytes,
         sparse_bytes=sparse_bytes,
         added_bytes=added_bytes,
@@ -123,7 +123,7 @@ def _why_it_loses(rule: Rule, site: Site, facts: SiteFacts, candidates: int, spa
             f"dense reads {dense_bytes}: it would lose{runs_on}"
         )
     most = facts.costs.unpacked_rows
-    if most is not None and site.batch > most and _is_packed_head(rule, site):
+    if most is not None and site.batch > most and facts.logits and unpacks(rule.predictor):
         return (
             f"{rule.predictor} is unpacked again for every row of a batch on this platform: with {site.batch} rows, "
             f"more than {most}, it would take longer than the dense product"
@@ -142,15 +142,11 @@ def _remarks(rule: Rule, site: Site, facts: SiteFacts, common: int) -> list[str]
         remarks.append(
             "not calibrated, so the factors are a plain SVD, which finds few of the right rows on real models"
         )
-    if site.kind == "head" and rule.certify == "strict" and facts.copied_bytes and not facts.by_columns:
+    if facts.logits and rule.certify == "strict" and facts.copied_bytes and not facts.by_columns:
         remarks.append("its weight stays beside the copy by rows, because the author's own product settles doubts")
     if facts.shards > 1 and facts.activity is not None and rule.common is None and not common:
         remarks.append(f"no common path, {no_common_path(rule, facts)}")
     return remarks
-
-
-def _is_packed_head(rule: Rule, site: Site) -> bool:
-    return site.kind == "head" and unpacks(rule.predictor)
 
 
 def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int, where: str) -> None:
@@ -164,7 +160,7 @@ def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int
             f"{where}: tail='dropped' is lost behind what the program does with the logits (a softcap?): "
             "−inf does not stay −inf; use tail='predicted'"
         )
-    if rule.certify and site.kind == "head" and not (facts.winners_only or facts.compared):
+    if rule.certify and facts.logits and not (facts.winners_only or facts.compared):
         why = facts.blocked or f"logits escape ({', '.join(site.consumers)})"
         raise ConfigError(
             f"{where}: certify={rule.certify!r} is impossible: {why}, and only "
@@ -186,13 +182,13 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: in
     if isinstance(rule.predictor, Exact):
         gate = facts.weight_bytes[0]  # or the only up-projection: read whole
         read = gate + (dense - gate) * candidates // site.width + facts.running_bytes
-        return read + limit_bytes(rule, site), facts.copied_bytes + limit_bytes(rule, site) * site.repeat
+        return read + limit_bytes(rule, site, facts), facts.copied_bytes + limit_bytes(rule, site, facts) * site.repeat
     predicted = replace(site, width=site.width - common)
     stored = stored_bytes(rule.predictor, predicted, where) if predicted.width else 0
     read = read_bytes(rule.predictor, candidates, predicted, where) if predicted.width else 0
     if rule.certify:
-        read += bound_bytes(site, always=True) + limit_bytes(rule, site)
-        stored += bound_bytes(site) + limit_bytes(rule, site)
+        read += bound_bytes(site, facts, always=True) + limit_bytes(rule, site, facts)
+        stored += bound_bytes(site, facts) + limit_bytes(rule, site, facts)
     copied = dense * site.repeat if common else facts.copied_bytes  # their rows stand in another order
     if rule.certify == "strict" and facts.by_columns:
         copied = 0  # read where it lies: the author's own product needs it there anyway
@@ -242,16 +238,16 @@ def wanted_candidates(rule: Rule, site: Site, group: int, where: str) -> int:
 def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str:
     if isinstance(rule.predictor, Exact):
         return "exact: only zeros are skipped, and where more neurons are active the dense block runs"
-    if rule.certify and site.kind == "ffn":
+    if rule.certify and facts.neurons:
         return "certified: neurons proven zero are skipped, and where too few can be, the dense block runs"
     if rule.certify:
         order = "in the order of dense" if rule.certify == "strict" else "up to rounding"
         return f"certified: the winners are proven {order} at run time, else the dense product runs"
     if candidates == site.width:
         return "exact (full width)"
-    if site.kind == "ffn" and facts.choice is not None:
+    if facts.neurons and facts.choice is not None:
         return "approximate: the model's own choice of neurons, made among the candidates"
-    if site.kind == "ffn":
+    if facts.neurons:
         return "approximate: neurons outside the selection count as zero"
     if facts.winners_only:
         return "approximate: the result is exact if the predictor's candidates include the true winners"

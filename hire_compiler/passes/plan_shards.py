@@ -90,13 +90,13 @@ def facts_of_one_shard(facts: SiteFacts, site: Site, layout: SiteLayout, *, move
 def check_spread(rule: Rule, site: Site, facts: SiteFacts, shards: int) -> None:
     """Refuse to deal out rows that cannot be."""
     where = f"spread on {site.id} ({site.d}→{site.width})"
-    if site.kind == "ffn" and not facts.counted:
+    if facts.neurons and not facts.counted:
         raise ConfigError(
             f"{where}: no calibration counted its neurons, so none is known to be hot: use hire.calibrate"
         )
-    if site.kind == "head" and (not facts.winners_only or "sampling" in site.consumers):
+    if facts.logits and (not facts.winners_only or "sampling" in site.consumers):
         raise ConfigError(f"{where}: its logits are read in the order of the vocabulary, so rows cannot be dealt out")
-    group = with_group(rule, site, facts).group or 1 if site.kind == "ffn" else 1
+    group = with_group(rule, site, facts).group or 1 if facts.neurons else 1
     if site.width % (group * shards * shards):
         rows = f"{site.width} rows" + (f" in groups of {group}" if group > 1 else "")
         raise ConfigError(f"{where}: {rows} cannot be dealt from {shards} shards to {shards} shards evenly")
@@ -115,7 +115,7 @@ def _shrink(chosen: Chosen, site: Site, shard: Site, facts: SiteFacts, shards: i
     if rule.recall is not None and rule.density is None and rule.candidates is None:
         settled = settle_rule(rule, replace(site, batch=shard.batch), facts, f"recall on {site.id}")
         rule = rule if isinstance(settled, LeftDense) else settled.rule
-    group = rule.group if rule.group is not None and site.kind == "ffn" else 1
+    group = rule.group if rule.group is not None and facts.neurons else 1
     if site.width % (group * shards) or (rule.candidates is None and rule.density is None):
         return replace(chosen, rule=rule)  # refused or settled later, in the sizes of a shard
     wanted = wanted_candidates(rule, site, group, site.id) // group

@@ -7,6 +7,7 @@ from math import ceil
 
 from hire_compiler.config import Cascade, Predictor, Rule
 from hire_compiler.errors import ConfigError
+from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 from hire_compiler.runtime.certify import BLOCK
 from hire_compiler.runtime.predictors import RECORDS
@@ -71,17 +72,17 @@ def unpacks(predictor: Predictor | None) -> bool:
     return predictor is not None and any(RECORDS[name].unpacks for name, _ in predictor.copies)
 
 
-def bound_bytes(site: Site, *, always: bool = False) -> int:
+def bound_bytes(site: Site, facts: SiteFacts, *, always: bool = False) -> int:
     """Bytes of the bounds that a certificate needs; ``always``: of those that every call reads.
 
     One bound a row, always. Of a head also norms, read on the candidates, and bounds of blocks, read where in doubt.
     """
-    more = 0 if always or site.kind != "head" else 4 + 2 * ceil(site.d / BLOCK)
+    more = 0 if always or not facts.logits else 4 + 2 * ceil(site.d / BLOCK)
     return site.width * (4 + more)
 
 
-def limit_bytes(rule: Rule, site: Site) -> int:
+def limit_bytes(rule: Rule, site: Site, facts: SiteFacts) -> int:
     """Bytes of the norms of a block's rows, which say that no skipped product is anything but finite."""
-    if site.kind != "ffn":
+    if not facts.neurons:
         return 0
     return 4 * site.width * (1 + (site.gated and bool(rule.certify)))

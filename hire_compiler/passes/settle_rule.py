@@ -42,7 +42,7 @@ def settle_rule(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled
     rule = with_group(rule, site, facts)
     if isinstance(rule.predictor, Exact) and rule.candidates is None and rule.density is None:
         return _exact(rule, site, facts)
-    if site.kind == "ffn" and rule.predictor is not None and rule.predictor.copies and not rule.certify:
+    if facts.neurons and rule.predictor is not None and rule.predictor.copies and not rule.certify:
         return _approximate(rule, site, facts, where)
     return Settled(rule)
 

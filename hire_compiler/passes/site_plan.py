@@ -76,6 +76,8 @@ class SiteFacts:
 
     Attributes:
       costs: of the platform.
+      neurons: its rows are neurons: they can be chosen in groups, and what is left out counts as zero.
+      logits: its rows are logits, of which the best are wanted, or all.
       provable: there is something to prove: winners, or zeros.
       weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
       copied_bytes: bytes of the rows that have to be laid out anew (all layers).
@@ -100,6 +102,8 @@ class SiteFacts:
     costs: Costs
     weight_bytes: tuple[int, ...] = ()
     copied_bytes: int = 0
+    neurons: bool = False
+    logits: bool = False
     provable: bool = False
     winners_only: bool = False
     compared: int = 0

@@ -6,7 +6,8 @@ A kind of site is a frozen dataclass of captures in this folder that answers the
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Iterable
+from typing import ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -54,6 +55,14 @@ class SiteMatch(Protocol):
 
     def describe(self, site_id: str, counters: Counters) -> Site:
         """Its line of the report."""
+
+
+M = TypeVar("M", bound=SiteMatch)
+
+
+def of_kind(matches: Iterable[SiteMatch], kind: type[M]) -> list[M]:
+    """The matches of one kind, for what is about that kind alone."""
+    return [cast(M, match) for match in matches if match.kind == kind.kind]
 
 
 def moment_key(match: SiteMatch) -> str:
