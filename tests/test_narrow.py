@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -404,3 +407,42 @@ def test_what_is_computed_otherwise_is_a_miss(product: Callable[[Params, jax.Arr
     assert report.sites == ()
     assert len(report.misses) == 2
     assert all("quantised weight (int8" in miss.reason for miss in report.misses)
+
+
+# --------------------------------------------------------------------------- artifacts
+
+
+@pytest.mark.parametrize("name", ["channels, after", "e4m3", "e5m2", "two in a byte, interleaved"])
+def test_an_artifact_holds_weights_as_they_are_stored(name: str, tmp_path: Path) -> None:
+    block, x = Block(STORED[name], gated=True), inputs(1)
+    params = block.params(0)
+    write_tensors(params, tmp_path / "weights.safetensors")
+    exported = jax.export.export(jax.jit(block))(params, x)
+    artifact = hire.rewrite(exported, EXACT, weights=tmp_path / "weights.safetensors", platforms=("cpu",))
+    loaded = hire.load(artifact.save(tmp_path / "model.hire"))
+    close(loaded(x), jax.jit(block)(params, x), 2e-6)
+    assert [d["action"] for d in artifact.report()["cpu"]["decisions"]] == ["rewritten"]
+
+
+def write_tensors(tree: Any, path: Path) -> None:
+    """A safetensors file as any producer writes it."""
+    types = {"int8": "I8", "uint8": "U8", "float32": "F32", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+    header, data = {}, b""
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.asarray(leaf)
+        place = [len(data), len(data) + array.nbytes]
+        name = ".".join(key.key for key in keys)
+        header[name] = {"dtype": types[str(array.dtype)], "shape": array.shape, "data_offsets": place}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_an_artifact_cannot_hold_numbers_of_four_bits(tmp_path: Path) -> None:
+    block, x = Block(STORED["int4"], gated=True), inputs(1)
+    params = block.params(0)
+    artifact = hire.rewrite(
+        jax.export.export(jax.jit(block))(params, x), EXACT, weights={"p": params}, platforms=("cpu",)
+    )
+    with pytest.raises(hire.HireError, match="is stored as int4, which safetensors files cannot hold"):
+        artifact.save(tmp_path / "model.hire")

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import jax.numpy as jnp
 import numpy as np
 
+from hire_compiler.errors import WeightError
 from hire_compiler.offline.stored import Member
 from hire_compiler.offline.tensor_header import read_header
 from hire_compiler.offline.tensors import SAFETENSORS, Spec, Tensors, spec_of
@@ -36,6 +37,11 @@ class TensorWriter:
         header: dict[str, Any] = {"__metadata__": dict(metadata)}
         end = 0
         for name, spec in specs.items():
+            if spec.dtype not in SAFETENSORS:
+                raise WeightError(
+                    f"{name} is stored as {spec.dtype}, which safetensors files cannot hold: pack it into bytes, or "
+                    "call the step without writing an artifact"
+                )
             start, end = end, end + spec.nbytes
             header[name] = {"dtype": SAFETENSORS[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()

@@ -23,6 +23,9 @@ SAFETENSORS = {
     "float32": "F32",
     "bfloat16": "BF16",
     "float16": "F16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
     "bool": "BOOL",
     "int8": "I8",
     "int16": "I16",
@@ -196,7 +199,24 @@ def _open_safetensors(path: Path) -> Tensors:
         name, short = next(iter(unknown.items()))
         raise WeightError(f"{path}: the tensor {name!r} has the type {short}, which is not supported")
     specs = {name: Spec(shape, DTYPES[short]) for name, (shape, short) in types.items()}
-    return Tensors(str(path), specs, {name: partial(handle.get_tensor, name) for name in names})
+    readers = {
+        name: partial(_read_bytes, path, name, spec) if _is_float8(spec) else partial(handle.get_tensor, name)
+        for name, spec in specs.items()
+    }
+    return Tensors(str(path), specs, readers)
+
+
+def _is_float8(spec: Spec) -> bool:
+    """Whether NumPy knows a type only from JAX: the library looks for it in NumPy itself."""
+    return spec.dtype.startswith("float8")
+
+
+def _read_bytes(path: Path, name: str, spec: Spec) -> np.ndarray:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        start, end = json.loads(file.read(length))[name]["data_offsets"]
+        file.seek(8 + length + start)
+        return np.frombuffer(file.read(end - start), jnp.dtype(spec.dtype)).reshape(spec.shape)
 
 
 def _open_npz(path: Path) -> Tensors:

@@ -123,6 +123,8 @@ class Sources:
 
     def _picked(self, op: Op) -> Origin:
         origin = self._known.get(id(op.operands[0]))
+        if origin is None and op.name == "gather":  # numbers of a table of the program's own: a codebook
+            return self._known.get(id(op.operands[1]))
         if not isinstance(origin, Source):
             return origin
         sizes = op.ints("slice_sizes")

@@ -156,6 +156,8 @@ def _matrix(array: np.ndarray, split: int) -> np.ndarray:
 
 def store_part(array: jax.Array, target: Target) -> jax.Array:
     """The form in which a part is kept: types that XLA:CPU would widen as a whole, as bits."""
+    if str(array.dtype) in ("int4", "uint4") and not target.has_int4:
+        return array.astype(jnp.int8 if array.dtype == jnp.int4 else jnp.uint8)  # gathered four times as fast
     return bits_of(array) if target.bf16_as_bits and keeps_as_bits(str(array.dtype)) else array
 
 
@@ -165,4 +167,7 @@ def keeps_as_bits(dtype: str) -> bool:
 
 
 def _load(array: jax.Array, part: PartForm) -> jax.Array:
-    return array if str(array.dtype) == part.dtype else lax.bitcast_convert_type(array, jnp.dtype(part.dtype))
+    if str(array.dtype) == part.dtype:
+        return array
+    wanted = jnp.dtype(part.dtype)
+    return array.astype(wanted) if part.dtype in ("int4", "uint4") else lax.bitcast_convert_type(array, wanted)
