@@ -84,6 +84,22 @@ def test_the_default_rewrites_a_sampler(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("top-p", "a running sum over the whole vocabulary"),
+        ("top-k and top-p by halving", "a threshold that a loop over the vocabulary finds"),
+    ],
+)
+def test_what_is_seldom_proven_waits_for_a_rule(name: str, why: str, rng: np.random.Generator) -> None:
+    fast = hire.transform(step_of(name))
+    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4096, D), (1, D)))
+    fast(w, x, request(rng, 1, 4096))
+    (decision,) = fast.report().decisions
+    assert decision.action == "dense"
+    assert why in decision.reason
+
+
+@pytest.mark.parametrize(
     ("output", "named"),
     [
         (lambda z: (jnp.argmax(z, -1), z), "whole vocabulary as output 1"),

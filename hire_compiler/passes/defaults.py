@@ -22,7 +22,7 @@ def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
 def _certified(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule that proves a head's winners, where that is possible and worth it."""
     candidates = max(128 * max(facts.compared, 1), 4 * facts.top_k)
-    provable = facts.winners_only or facts.compared
+    provable = facts.winners_only or (facts.compared and not facts.seldom)
     if not provable or facts.uncertifiable or candidates * 4 > site.width:
         return None
     if not worth_choosing(site, facts):
@@ -60,6 +60,11 @@ def _no_logits(site: Site, facts: SiteFacts) -> str:
             return f"{facts.blocked}, and no rule asks to approximate it"
         read = ", ".join(site.consumers)
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
+    if facts.seldom:
+        return (
+            f"{facts.seldom} stands before its token, which is seldom proven then; no rule asks for it "
+            '(Rule(kind="head", predictor=Quantized(bits=8), candidates=256, certify="strict") would)'
+        )
     if facts.devices > 1:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
     if facts.uncertifiable:

@@ -26,6 +26,7 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
             winners_only=bool(match.winners),
             compared=0 if match.tail is None else match.tail.points,
             blocked=match.blocked,
+            seldom="" if match.tail is None else match.tail.doubt,
             top_k=max((winner.k for winner in match.winners), default=1 if match.tail is None else match.tail.most),
             by_columns=lies_by_columns(match.dot),
             drops=all(_keeps_minus_infinity(region) for region in match.compared),

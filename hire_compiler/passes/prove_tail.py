@@ -64,8 +64,22 @@ def prove_tail(
                 proven &= _by_row(low == high, x.shape[0])
         return results, proven
 
-    results, proven = attempt(away)
-    results, proven = lax.cond(proven.all(), lambda: (results, proven), lambda: attempt(finer_room(bounds, x, target)))
+    # The finer bounds cost another pass, and only in doubt; one loop, because the tail is by far the largest program.
+    shapes = jax.eval_shape(attempt, away)
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+    def again(state: tuple[jax.Array, tuple[list[jax.Array], jax.Array]]) -> jax.Array:
+        tries, (_, proven) = state
+        return (tries < 2) & ~proven.all()
+
+    def once(
+        state: tuple[jax.Array, tuple[list[jax.Array], jax.Array]],
+    ) -> tuple[jax.Array, tuple[list[jax.Array], jax.Array]]:
+        tries, _ = state
+        reach = lax.cond(tries == 0, lambda: away, lambda: finer_room(bounds, x, target))
+        return tries + 1, attempt(reach)
+
+    _, (results, proven) = lax.while_loop(again, once, (jnp.zeros((), jnp.int32), nothing))
     made = lax.cond(proven.all(), lambda: results, run_author)
     return made, jnp.stack([jnp.sum(proven, dtype=jnp.float32), jnp.zeros(())])
 

@@ -85,6 +85,7 @@ class SiteFacts:
       running_bytes: bytes of a block's matrices whose products run on for other readers.
       winners_only: a head of which only argmax and top_k are read.
       compared: of a head whose tokens can be proven behind a tail: how many different values are compared on the way.
+      seldom: what stands before a head's token and seldom lets it be proven, or ''.
       blocked: why no proof is possible of what is read of a head, or ''.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
@@ -108,6 +109,7 @@ class SiteFacts:
     winners_only: bool = False
     compared: int = 0
     blocked: str = ""
+    seldom: str = ""
     top_k: int = 1
     uncertifiable: str = ""
     narrow: bool = False

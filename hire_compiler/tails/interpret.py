@@ -36,6 +36,8 @@ class Interpreter:
 
     Attributes:
       points: what is compared while there are no candidates yet: upper bounds of all rows, ``[batch, n]``.
+      done: the operations of the block that were interpreted.
+      doubts: what seldom leaves one token only, though it can.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Interpreter:
         self.known: dict[int, Shadow] = {}
         self.points: dict[int, Any] = {}
         self.done: list[Op] = []
+        self.doubts: list[str] = []
 
     def read(self, value: Value) -> Shadow:
         """What is known of a value."""
@@ -116,6 +119,8 @@ class Interpreter:
             return branch(op, which, self._body, self._elementwise)
         operands = [self.read(value) for value in op.operands]
         if name == "while":
+            if any(isinstance(self.known[id(value)], Wide) for value in outer_values(op)):
+                self.doubts.append("a threshold that a loop over the vocabulary finds")
             return loop(op, operands, self._body)
         if name == "compare":
             self._thresholds(op, operands)
@@ -233,6 +238,8 @@ class Interpreter:
         value = operands[0]
         if not isinstance(value, Wide) or not _is_running_sum(op, value.axis):
             raise Unbounded("reduce_window that is no running sum")
+        if value.outside is not None:
+            self.doubts.append("a running sum over the whole vocabulary")
         return [running_sum(value, self._elementwise)]
 
     def _gather(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:

@@ -98,9 +98,7 @@ def _carried(other: Plain | Wide, values: Wide, space: Ranks, order: Any, sure: 
     assert isinstance(values.space, Rows)
     count = values.space.ids.shape[1]
     found = [elementwise.rounded(side) for side in sides if side is not None]
-    low = jnp.stack([jnp.min(b.low, axis=1, keepdims=True) + jnp.zeros((space.batch, 1), b.low.dtype) for b in found])
-    high = jnp.stack([jnp.max(b.high, axis=1, keepdims=True) + jnp.zeros((space.batch, 1), b.low.dtype) for b in found])
-    any_of = Enclosure(low.min(axis=0), high.max(axis=0))
+    any_of = _any_of(found, space.batch)
 
     def placed(end: Any, unsure: Any) -> Any:
         full = jnp.broadcast_to(end, (space.batch, count))
@@ -109,6 +107,17 @@ def _carried(other: Plain | Wide, values: Wide, space: Ranks, order: Any, sure: 
     inside = Enclosure(placed(found[0].low, any_of.low), placed(found[0].high, any_of.high))
     outside = Bounded(any_of, other.dtype, False) if space.width > space.inner else None
     return Wide(values.shape, values.axis, space, Bounded(inside, other.dtype, False), outside)
+
+
+def _any_of(found: Sequence[Enclosure], batch: int) -> Enclosure:
+    """Bounds of everything that some values hold; of whole numbers, which are positions, simply all there are."""
+    dtype = found[0].low.dtype
+    if jnp.issubdtype(dtype, jnp.integer):
+        info = jnp.iinfo(dtype)
+        return Enclosure(jnp.full((batch, 1), info.min, dtype), jnp.full((batch, 1), info.max, dtype))
+    low = jnp.stack([jnp.broadcast_to(jnp.min(b.low, axis=1, keepdims=True), (batch, 1)) for b in found])
+    high = jnp.stack([jnp.broadcast_to(jnp.max(b.high, axis=1, keepdims=True), (batch, 1)) for b in found])
+    return Enclosure(low.min(axis=0), high.max(axis=0))
 
 
 def look_up(value: Wide, index: Enclosure, elementwise: Elementwise) -> Enclosure:

@@ -41,6 +41,7 @@ class Tail:
       captured: values that it reads and that do not follow from the logits.
       points: how many different values are compared.
       most: the most of the best that any operation keeps (``top_k``).
+      doubt: what in it seldom leaves one token only, or ''.
     """
 
     logits: Value
@@ -52,6 +53,7 @@ class Tail:
     following: frozenset[int]
     points: int
     most: int
+    doubt: str = ""
 
     @property
     def rows(self) -> int:
@@ -221,9 +223,10 @@ class _Finder:
             for use, _ in value.uses:
                 if id(_top(use, self._block)) not in inside and _position(use, self._block) <= last:
                     raise NoTail("a token is read before the last of several is known")
+        doubt = next(iter(self._interpreter.doubts), "")
         return Tail(
             self._logits, self._axis, tuple(done), tuple(ends), tuple(read), tuple(self._captured.values()),
-            frozenset(id(op) for op in self._following), len(self.points), self._most,
+            frozenset(id(op) for op in self._following), len(self.points), self._most, doubt,
         )  # fmt: skip
 
     def _pull_in(self) -> None:
