@@ -302,6 +302,9 @@ class Config:
         share of the rule's candidates is expected among them.
       adapt: what the exact default rewrote is counted, and left dense where its proofs hold too rarely to pay: planned
         and compiled anew once, in the background, after 64 calls. Answers do not change; the report says it.
+      unused: outputs that the caller does not read, by regular expressions searched for in their paths as
+        ``jax.tree_util.keystr`` prints them (``"['logits']"``; ``result`` where there is one). Where something is
+        rewritten they come back filled with NaN, and what only they needed is not computed.
       plan: instead of rules: a :class:`hire_compiler.Plan` of this very program, which is carried out as it was kept.
     """
 
@@ -311,6 +314,7 @@ class Config:
     sharded: Literal["local", "vanilla"] = "local"
     shard_recall: float = 0.99
     adapt: bool = True
+    unused: tuple[str, ...] = ()
     plan: Any = None
 
     def __post_init__(self) -> None:
@@ -329,6 +333,18 @@ class Config:
             self.plan is None or not rules, "Config has rules and a plan: a plan leaves nothing for rules to decide"
         )
         object.__setattr__(self, "rules", rules)
+        unused = (self.unused,) if isinstance(self.unused, str) else tuple(self.unused)
+        for pattern in unused:
+            _require(isinstance(pattern, str), f"Config.unused holds {pattern!r}: every entry must be a string")
+            _check_pattern(pattern)
+        object.__setattr__(self, "unused", unused)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"Config.unused: {pattern!r} is no regular expression: {error}") from None
 
 
 def check_config(config: object) -> None:

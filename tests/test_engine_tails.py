@@ -102,8 +102,8 @@ def test_what_is_seldom_proven_waits_for_a_rule(name: str, why: str, rng: np.ran
 @pytest.mark.parametrize(
     ("output", "named"),
     [
-        (lambda z: (jnp.argmax(z, -1), z), "whole vocabulary as output 1"),
-        (lambda z: (jnp.argmax(z, -1), jax.nn.logsumexp(z, axis=-1)), "is returned as output 1"),
+        (lambda z: (jnp.argmax(z, -1), z), r"whole vocabulary as [1]"),
+        (lambda z: (jnp.argmax(z, -1), jax.nn.logsumexp(z, axis=-1)), r"is returned as [1]"),
         (lambda z: jnp.argmax(z.at[:, :3].multiply(2.0), -1), "scatter that neither overwrites nor adds"),
     ],
 )

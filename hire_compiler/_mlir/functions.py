@@ -150,6 +150,17 @@ def append_result(block: Any, result: Any) -> None:
     terminator.erase()
 
 
+def return_nan(module: Any, positions: Sequence[int]) -> None:
+    """Let ``@main`` return arrays of NaN (floats) at some positions."""
+    terminator = list(main_function(module).operation.regions[0].blocks[0].operations)[-1].operation
+    for position in positions:
+        type_ = ir.RankedTensorType(terminator.operands[position].type)
+        with ir.InsertionPoint(terminator), terminator.location:
+            value = ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(type_.element_type, float("nan")))
+            made = ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": value})
+        terminator.operands[position] = made.results[0]
+
+
 def set_main_signature(function: Any) -> None:
     """Make ``function_type`` and the attributes of ``@main`` agree with its edited entry block."""
     block = function.regions[0].blocks[0]

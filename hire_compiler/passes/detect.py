@@ -30,9 +30,13 @@ class Detection:
     missed: tuple[Op, ...] = ()
 
 
-def detect(graph: Graph, arguments: Sequence[Argument]) -> Detection:
-    """Find every site of a normalized graph: what one kind leaves, the next may claim."""
-    provenance = Provenance(arguments)
+def detect(graph: Graph, arguments: Sequence[Argument], outputs: Sequence[str] = ()) -> Detection:
+    """Find every site of a normalized graph: what one kind leaves, the next may claim.
+
+    Args:
+      outputs: how the program's outputs are called.
+    """
+    provenance = Provenance(arguments, outputs)
     reader = RegionReader(provenance)
     products = [op for op in graph.ops(closed=APART) if is_contraction(op)]
     dots = [op for op in products if op.name == "dot_general"]

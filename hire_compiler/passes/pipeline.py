@@ -33,6 +33,7 @@ from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import LeftDense, SitePlan
 from hire_compiler.passes.splice import Spliced, splice
 from hire_compiler.passes.trials import candidates_for_trial
+from hire_compiler.passes.unused import drop_unused, output_names
 from hire_compiler.passes.verify import check_module
 from hire_compiler.program import Program
 from hire_compiler.report import Report, Site
@@ -105,9 +106,10 @@ def rewrite_program(
     clock = _Clock()
     with _mlir.own_settings(), _mlir.fresh_context(), collection_paused():
         module = clock.time("parse", lambda: _mlir.parse(program.module))
+        unread = () if body else drop_unused(module, program, config)
         clock.time("normalize", lambda: normalize(module))
         graph = clock.time("read", lambda: _picture(module))
-        found = clock.time("detect", lambda: detect(graph, program.arguments))
+        found = clock.time("detect", lambda: detect(graph, program.arguments, output_names(program)))
         inside = bodies(graph, module, program)
         check_rules(found.sites, config)
         fitted = fit_calibration(calibration, found.matches)
@@ -164,6 +166,7 @@ def rewrite_program(
         notes=(
             *idle_rules(found.sites, config),
             *doubts,
+            *(unread if spliced is not None else ()),
             *(() if kept is None or body else _replay_notes(inner)),
             *_nothing_done(plans, found.sites, inner),
         ),

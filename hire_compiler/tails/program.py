@@ -7,6 +7,7 @@ can be proven.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -192,7 +193,8 @@ class _Finder:
         shadows = [known.get(id(value)) for value in op.operands]
         at = next(i for i, s in enumerate(shadows) if isinstance(s, Wide) and not is_finished(s))
         if op.name == "func.return":
-            return f"the program returns values of the whole vocabulary as {self._outputs(at)}"
+            name = self._outputs(at)
+            return f"the program returns values of the whole vocabulary as {name}{_unlocked_by(name)}"
         return "values of the whole vocabulary are handed on by a loop or a branch"
 
     def tail(self) -> Tail:
@@ -270,8 +272,14 @@ class _Finder:
         what = f"a number of the whole vocabulary ({value.op.name}{_where(value.op)})"
         paths = outputs_of(value, self._outputs)
         if paths:
-            return f"{what} is returned as {', '.join(paths)}"
+            return f"{what} is returned as {', '.join(paths)}{_unlocked_by(*paths)}"
         return f"{what} is read on"
+
+
+def _unlocked_by(*names: str) -> str:
+    """What lets a head be certified all the same."""
+    patterns = "".join(f"{re.escape(name)!r}, " for name in names)
+    return f" (if nobody reads it: Config(unused=({patterns.rstrip()})) certifies the head)"
 
 
 def is_finished(known: object) -> bool:
