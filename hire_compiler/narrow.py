@@ -55,6 +55,11 @@ class NarrowWeight(Weight):
         return f"{self.form.code} of {', '.join(parts)} as {self.form.dims}"
 
     @property
+    def is_computed(self) -> bool:
+        """It is."""
+        return True
+
+    @property
     def arguments(self) -> tuple[int, ...]:
         """The arguments that it is computed from."""
         return tuple(dict.fromkeys(part.argument for part in self.form.parts if isinstance(part, Weight)))

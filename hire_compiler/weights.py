@@ -132,6 +132,11 @@ class Weight:
         return self.dtype
 
     @property
+    def is_computed(self) -> bool:
+        """Whether its rows are computed from rows of several matrices, and not read as they are."""
+        return False
+
+    @property
     def arguments(self) -> tuple[int, ...]:
         """The arguments that it is computed from."""
         return (self.argument,)

@@ -61,7 +61,15 @@ def static(p: Params, x: jax.Array) -> jax.Array:
     return sums(whole, p["q"]) * (0.05 * p["s"])
 
 
-PRODUCTS = {f.__name__: f for f in (divided, multiplied, guarded, flat_scale, static)}
+def as_qwix(p: Params, x: jax.Array) -> jax.Array:
+    """A scale for 127.5, 1 where a row is almost zero; the weight's scale keeps its dimensions."""
+    s = jnp.max(jnp.abs(x), -1, keepdims=True) / 127.5
+    s = jnp.where(s < jnp.sqrt(jnp.finfo(jnp.float32).tiny), 1, s)
+    whole = jnp.round(x / s).astype(jnp.int8)
+    return (sums(whole, p["q"]).astype(jnp.float32) * s) * p["s"][None, :]
+
+
+PRODUCTS = {f.__name__: f for f in (divided, multiplied, guarded, flat_scale, static, as_qwix)}
 
 
 def plain(product: Product) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
@@ -139,6 +147,43 @@ def test_a_row_of_zeros_is_what_dense_makes_of_it() -> None:
     for product in (guarded, multiplied, divided):
         function = jax.jit(gated(product))
         np.testing.assert_array_equal(hire.transform(function, EXACT)(given, x), function(given, x))
+
+
+def of_float8(p: Params, x: jax.Array) -> jax.Array:
+    """Both factors in float8, summed in float32."""
+    s = jnp.max(jnp.abs(x), -1, keepdims=True) / 448
+    narrow, q = (x / s).astype(jnp.float8_e4m3fn), p["q"].astype(jnp.float8_e4m3fn)
+    y = lax.dot_general(narrow, q, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return y * s * p["s"]
+
+
+@pytest.mark.parametrize("block", [plain, gated])
+def test_products_of_float8(block: Callable[[Product], Any]) -> None:
+    function, given = jax.jit(block(of_float8)), block_params()
+    for matrix in given.values():
+        matrix["q"] = (matrix["q"].astype(jnp.float32) / 16).astype(jnp.float8_e4m3fn)
+    for batch in (1, 4):
+        wanted = np.asarray(function(given, inputs(batch)))
+        step = hire.transform(function, EXACT)
+        np.testing.assert_allclose(step(given, inputs(batch)), wanted, rtol=0, atol=0.04 * np.abs(wanted).max())
+        (site,) = step.report().sites
+        assert (site.dtype, site.computed) == ("float8_e4m3fn", "float32")
+        assert step.report().rewritten
+
+
+def in_blocks(p: Params, x: jax.Array) -> jax.Array:
+    """Sums of 16 inputs each, with scales of their own."""
+    (d, n), s = p["q"].shape, jnp.max(jnp.abs(x), -1, keepdims=True) / 127
+    whole = jnp.round(x / s).astype(jnp.int8).reshape(-1, d // 16, 16)
+    dims = (((2,), (1,)), ((1,), (0,)))
+    y = lax.dot_general(whole, p["q"].reshape(d // 16, 16, n), dims, preferred_element_type=jnp.int32)
+    return jnp.sum(y * s * p["s"], 0)
+
+
+def test_sums_in_blocks_of_inputs_are_a_miss() -> None:
+    report = hire.inspect(jax.jit(plain(in_blocks)), block_params(), inputs(1))
+    assert report.sites == ()
+    assert [("added up" in miss.reason) for miss in report.misses] == [True, True], report.misses
 
 
 def asymmetric(p: Params, x: jax.Array) -> jax.Array:

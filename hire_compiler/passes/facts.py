@@ -33,7 +33,7 @@ def site_facts(
             weight_bytes=tuple(weight.nbytes for weight in match.weights),
             copied_bytes=copied_bytes(match),
             uncertifiable=(fast_math or _too_narrow(match) or own[match].uncertifiable) if own[match].provable else "",
-            narrow=any(computed_type(weight) for weight in match.weights),
+            narrow=any(weight.is_computed for weight in match.weights),
             devices=devices,
             learned=known[match],
         )

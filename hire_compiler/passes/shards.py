@@ -19,7 +19,7 @@ from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.local_match import batch_dimension, result_batch_dims
 from hire_compiler.passes.site_plan import LeftDense
 from hire_compiler.patterns.dots import WeightDot
-from hire_compiler.patterns.site_match import SiteMatch, computed_type
+from hire_compiler.patterns.site_match import SiteMatch
 from hire_compiler.program import Argument
 from hire_compiler.sharding import Axes, MeshShape, NotLocal, SiteLayout, Spec, localize
 from hire_compiler.weights import Weight
@@ -65,8 +65,10 @@ class Placement:
         specs = tuple((i, self.argument(i)) for i in used)
         plain = SiteLayout(self.mesh, (), (), False, specs)
         try:
-            if any(computed_type(weight) for weight in match.weights):
-                raise NotLocal("its weights are stored narrow, which is not followed over devices yet")
+            if any(weight.is_computed for weight in match.weights):
+                raise NotLocal(
+                    "its weights are computed from numbers and scales, which is not followed over devices yet"
+                )
             rows, turned = kind_of(match).on_mesh.rows(match, plain, self.source)
             specs = tuple((dict(specs) | self._vector_specs(match, plain, rows)).items())
         except NotLocal as no:

@@ -16,6 +16,7 @@ from hire_compiler.weights import Weight
 
 SUPPORTED = ("float32", "bfloat16", "float16")  # others would lose accuracy: exact sums here are float32
 
+_STEPS = 8
 _INTEGER = re.compile(r"u?int[248]$")
 
 
@@ -134,7 +135,24 @@ def check_product(op: Op) -> None:
     batch = _mlir.dot_dimensions(op.ir)[0]
     if batch:
         count = prod(op.operands[0].shape[i] for i in batch)
+        if _is_summed_over(op, len(batch)):
+            raise NoMatch(f"its inputs are multiplied and scaled in {count} blocks, which are added up", depth=2)
         raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)
+
+
+def _is_summed_over(op: Op, batch: int) -> bool:
+    """Whether a batched product is scaled and then summed over what it is batched over: blocks of its inputs."""
+    value = op.result
+    for _ in range(_STEPS):
+        if len(value.uses) != 1:
+            return False
+        reader = value.uses[0][0]
+        if reader.name == "reduce":
+            return set(reader.ints("dimensions")) == set(range(batch))
+        if reader.name not in ("convert", "multiply", "subtract"):
+            return False
+        value = reader.result
+    return False
 
 
 def _is_of_whole_numbers(op: Op) -> bool:

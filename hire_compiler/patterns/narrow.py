@@ -65,7 +65,12 @@ class NarrowReader:
     @staticmethod
     def _weight(form: Form, layer: Value | None) -> Origin:
         weights = [part for part in form.parts if isinstance(part, Weight)]
-        numbers = [part for part in weights if _NARROW.match(part.dtype) or part.dtype in _PACKED]
+        rounded = any(_NARROW.match(i.dtype) for i in form.code.instructions)  # floats that pass through a narrow type
+        numbers = [
+            part
+            for part in weights
+            if _NARROW.match(part.dtype) or part.dtype in _PACKED or (rounded and part.dtype in FLOATS)
+        ]
         if not any(_is_matrix(part, form) for part in numbers):
             raise NoMatch("nothing of it is stored narrow")
         if len(form.parts) > _MOST_PARTS:

@@ -13,7 +13,7 @@ from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.narrow import NarrowReader
 from hire_compiler.patterns.origin import Origin
 from hire_compiler.patterns.quantised import storage
-from hire_compiler.patterns.sources import ACTIVATION, Sources
+from hire_compiler.patterns.sources import ACTIVATION, Source, Sources
 from hire_compiler.program import Argument
 from hire_compiler.storage import Entangled
 from hire_compiler.weights import Step, Weight
@@ -84,12 +84,14 @@ class Provenance:
 
     def _computed(self, value: Value, no: NoMatch) -> Origin | NoMatch:
         """A weight that is computed from narrow numbers; or why it is none, in the words of ``no`` where none enter."""
-        if self.sources.of(value) is ACTIVATION:
+        source = self.sources.of(value)
+        if source is ACTIVATION:
             return no
         try:
             return self._narrow.weight(value)
         except NoMatch as narrow:
-            return narrow if narrow.depth else no
+            quantised = isinstance(source, Source) and storage(source.argument.dtype)
+            return narrow if narrow.depth or quantised else no
 
     def is_weight(self, value: Value) -> bool:
         """Whether :meth:`weight` has an answer."""
