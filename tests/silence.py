@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend import core
 
 import hire_compiler as hire
+from hire_compiler._mlir import scan_arity
 
 LEAST_BYTES = 1 << 16
 PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
@@ -68,7 +69,7 @@ class _Reader:
             self.read |= {names for names in given[:2] if names is not None}
             return [None]
         if name == "scan":
-            return self._loop(inner[0], given, eqn.params["num_consts"], eqn.params["num_carry"])
+            return self._loop(inner[0], given, *scan_arity(eqn.params))
         if name == "while":
             consts = eqn.params["cond_nconsts"]
             return self._loop(inner[1], given[consts:], eqn.params["body_nconsts"], len(eqn.outvars))

@@ -82,7 +82,7 @@ def test_the_smallest_budget_that_holds_is_the_one_that_runs() -> None:
     for count, wanted in ((0, 4), (4, 4), (5, 8), (8, 8), (9, 16), (16, 16), (17, 64), (64, 64)):
         needed = (jnp.arange(64) < count)[None]
         sizes.clear()
-        y, held = _sparse_or_dense(needed, (4, 8, 16), down, form, sparse, dense)
+        y, held, _ = _sparse_or_dense(needed, (4, 8, 16), down, form, sparse, dense)
         jax.effects_barrier()
         assert sizes == [wanted]
         assert int(held) == (count <= 16)

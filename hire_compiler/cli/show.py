@@ -28,7 +28,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    parts = [wrap(cell, n) or [""] for cell, n in zip(cells, widths, strict=True)]
+    parts = [wrap(cell, max(n, 1)) or [""] for cell, n in zip(cells, widths, strict=True)]  # a column may be empty
     lines = zip_longest(*parts, fillvalue="")
     return "\n".join("  ".join(part.ljust(n) for part, n in zip(line, widths, strict=True)).rstrip() for line in lines)
 

@@ -49,7 +49,7 @@ class _Attempt:
       results: of its readers.
       proven, hopeless: which batch rows are right, and which only the author's own code can settle: ``[b]``.
       some: dense results for some batch rows, and which of them are settled.
-      slack: the largest τ of a proven winner.
+      slack: the largest τ of a winner.
     """
 
     results: list[jax.Array]
@@ -212,7 +212,7 @@ class HeadAtWork:
         # Between shards nothing but the author's own product settles an order.
         hopeless = self.strict & ~(proven if axes else best.sure)
         apart = jnp.take_along_axis(apart, best.at, axis=1)
-        largest = jnp.max(jnp.where(proven[:, None], apart, 0))  # where nothing is proven, dense runs
+        largest = jnp.max(jnp.where(jnp.isfinite(apart), apart, 0))  # else nothing is proven, and dense runs
         return _Attempt(self.chosen(center, ids, best.at), proven, hopeless, some, largest)
 
     def best(

@@ -114,6 +114,8 @@ def order_shards(best: Winners, ids: jax.Array, numbering: Numbering, *, strict:
     if strict:
         rivals = reaches(best.high, ids, threshold, last) & ~won
         sure &= in_order(low, high, winners) & ~rivals.any(axis=1)
+    else:
+        sure &= best.sure  # of its values as dense stores them, which may overflow
     return Winners(best.at, threshold, last, on_every_shard(sure, numbering.axes), best.low, best.high)
 
 

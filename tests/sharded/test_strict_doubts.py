@@ -69,3 +69,29 @@ def test_doubts_are_settled_as_dense_settles_them(rng: np.random.Generator, mesh
                 np.testing.assert_array_equal(got, wanted, err_msg=what)
     (proof,) = rewritten.report().certificates
     assert proof.proven < proof.rows
+
+
+def test_a_certificate_up_to_rounding_fails_where_the_storage_overflows(rng: np.random.Generator) -> None:
+    """Two logits beyond the largest float16 tie in dense; the larger of the real numbers is no answer there."""
+    devices = mesh_of("4")
+    w = place(devices, jnp.asarray(rng.standard_normal((V, D)), jnp.float16), "model", None)
+    x = place(devices, jnp.asarray(rng.standard_normal((BATCH, D)) * 3e4, jnp.float16))
+    head = jax.jit(lambda w, x: jax.lax.top_k(x @ w.T, 1))
+    rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=128, certify=True)
+    step = hire.transform(head, hire.Config(rules=(rule,)))
+    got, wanted = step(w, x), head(w, x)
+    assert np.isinf(wanted[0]).all()
+    np.testing.assert_array_equal(got[1], wanted[1])
+    assert step.report().certificates[0].proven == 0
+
+
+def test_a_softmax_before_the_argmax_is_refused_over_devices_with_the_reason(rng: np.random.Generator) -> None:
+    devices = mesh_of("8")
+    w = place(devices, jnp.asarray(rng.standard_normal((V, D)), jnp.float32), "model", None)
+    x = place(devices, jnp.asarray(rng.standard_normal((BATCH, D)), jnp.float32))
+    head = jax.jit(lambda w, x: jnp.argmax(jax.nn.softmax(x @ w.T), -1))
+    by_default = hire.transform(head)
+    np.testing.assert_array_equal(by_default(w, x), head(w, x))
+    assert by_default.report().decisions[0].action == "dense"
+    with pytest.raises(hire.ConfigError, match="is followed on one device only, and these are 8"):
+        hire.transform(head, hire.Config(rules=(RULE,)))(w, x)
