@@ -12,7 +12,7 @@ demo: $(STAMP)-demo  ## decode with a real pretrained model, dense and rewritten
 test: $(STAMP)-dev  ## lint, type-check, and run the fast tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n auto $(ARGS)
 
 slow: $(STAMP)-dev  ## the tests that take long
 	$(BIN)/python -m pytest -m slow $(ARGS)
