@@ -58,6 +58,24 @@ AFTER = {
     "log_softmax": "z = jax.nn.log_softmax(z, axis=-1)",
     "gumbel": 'z = z + jax.random.gumbel(jax.random.key(q["seed"]), z.shape, z.dtype)',
 }
+# Samplers of engines: behind them there is no float64 answer, only dense's token (so only strict programs have them).
+SAMPLERS = {
+    "added": 'z = z.at[:, q["ids"]].add(q["values"].astype(z.dtype))',
+    "min_p": 'z = jnp.where(z < jnp.max(z, -1, keepdims=True) + jnp.log(q["min_p"]).astype(z.dtype), -jnp.inf, z)',
+    "shares": "z = jax.nn.softmax(z.astype(jnp.float32), axis=-1)",
+    "best": "z = z.astype(jnp.float32); z = jnp.where(z < jax.lax.top_k(z, 20)[0][..., -1:], -jnp.inf, z)",
+    "kth": (
+        "z = z.astype(jnp.float32); "
+        'z = jnp.where(z < jnp.take_along_axis(jnp.sort(z, -1), z.shape[-1] - q["k"], -1), -jnp.inf, z)'
+    ),
+    "nucleus": (
+        "z = z.astype(jnp.float32); s = jnp.sort(z, -1, descending=True); "
+        "n = jnp.sum(jnp.cumsum(jax.nn.softmax(s, -1), -1) < 0.8, -1, keepdims=True); "
+        "z = jnp.where(z < jnp.take_along_axis(s, n, -1), -jnp.inf, z)"
+    ),
+    "if_needed": 'z = jax.lax.cond(q["k"][0, 0] > 10, lambda z: jnp.where(z > 0, z / 1.2, z * 1.2), lambda z: z, z)',
+}
+AFTER |= SAMPLERS
 CONSTANTS = {"scale": (0.125, 3.0), "softcap": (1.0, 5.0, 30.0), "clip": (2.0, 50.0)}
 WIDE = ("wide_bias", "widen")
 
@@ -190,6 +208,11 @@ class Head:
             q["t"] = values.cast(rng.choice([0.25, 0.7, 1.0, 2.0], (self.batch, 1)), self.dtype)
         if "mask" in names:
             q["mask"] = rng.random((self.batch, self.rows)) < rng.choice([0.02, 0.9])
+        if names & set(SAMPLERS):
+            q["ids"] = rng.integers(0, self.rows, 6).astype(np.int32)
+            q["values"] = (rng.standard_normal(6) * 3).astype(np.float32)
+            q["min_p"] = rng.choice([0.05, 0.3], (self.batch, 1)).astype(np.float32)
+            q["k"] = rng.choice([1, 3, 20, 60, self.rows], (self.batch, 1)).astype(np.int32)
         if "gumbel" in names:
             q["seed"] = np.uint32(rng.integers(2**31))
         if self.feeds_back:
@@ -260,12 +283,15 @@ def heads(
     )
     if loop in ("fori", "while"):
         readers = ("argmax",)
+    after = draw(_afters(dtype))
+    if rule == "strict" and not loop and draw(st.booleans()):
+        readers, after = ("argmax",), draw(_samplers())
     kinds = draw(st.lists(st.sampled_from(sorted(values.WEIGHTS)), min_size=2, max_size=3))
     if draw(st.booleans()):
         kinds[0] = "gaussian"
     return Head(
         rule=rule, dtype=dtype, layout=draw(st.sampled_from(("vd", "dv"))), form=draw(st.sampled_from(_ORDINARY)),
-        before=draw(st.sampled_from(("", "", "", *BEFORE))), after=draw(_afters(dtype)), readers=readers,
+        before=draw(st.sampled_from(("", "", "", *BEFORE))), after=after, readers=readers,
         k=draw(st.sampled_from((1, 2, 8, 32, 64) if not default else (1, 8, 32))), loop=loop, batch=batch,
         rows=rows, d=d, candidates=draw(st.sampled_from((64, 128, 256))), weight_kinds=tuple(kinds),
         plain_share=draw(st.sampled_from((0.9, 0.5, 0.2))), seed=draw(st.integers(0, 2**32 - 1)),
@@ -279,6 +305,14 @@ def _afters(draw: Any, dtype: str) -> tuple[tuple[str, float], ...]:
     return tuple((name, draw(st.sampled_from(CONSTANTS.get(name, (1.0,))))) for name in names)
 
 
+@st.composite
+def _samplers(draw: Any) -> tuple[tuple[str, float], ...]:
+    names = draw(st.lists(st.sampled_from(("bias", "temperature", "scale", "mask", "widen")), max_size=2, unique=True))
+    names += draw(st.lists(st.sampled_from(sorted(SAMPLERS)), min_size=1, max_size=2, unique=True))
+    names += draw(st.sampled_from(((), ("gumbel",))))
+    return tuple((name, draw(st.sampled_from(CONSTANTS.get(name, (1.0,))))) for name in names)
+
+
 # What certificates are made for, and what is refused or left dense today (one program in two has at most these).
 _RISING = ("bias", "wide_bias", "scale", "softcap", "tanh", "clip", "widen", "widen")
-_RARE = (*(name for name in AFTER if name not in _RISING), "gumbel", "gumbel")
+_RARE = (*(name for name in AFTER if name not in _RISING and name not in SAMPLERS), "gumbel", "gumbel")
