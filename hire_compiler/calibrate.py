@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable as Function
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from hire_compiler.calibration import Calibration, Moment
 from hire_compiler.callable import Callable
 from hire_compiler.config import Config, check_config
 from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
+from hire_compiler.passes.head_trials import HeadCandidate, try_heads
 from hire_compiler.passes.instrument import Instrumented
 from hire_compiler.passes.pipeline import instrument_program
 from hire_compiler.passes.probes import Probe
@@ -24,7 +26,6 @@ from hire_compiler.program import capture
 from hire_compiler.runtime.target import target_for
 
 STRONGEST = 0.1
-SAMPLED = 64  # input rows kept of every block on which predictors are tried
 
 Entry = tuple[str, str, tuple[int, ...]]  # what, key and shape: probes of calls with other numbers of rows share one
 
@@ -49,7 +50,8 @@ def calibrate(
       batches: arguments of one call each: a tuple of positional arguments, or a single argument.
       kind: ``"head"`` or ``"ffn"`` to probe only those sites; all by default.
       config: whose predictors for feed-forward blocks are tried on up to 64 of the rows: what share of the active
-        neurons each finds, and how far the block's output is off. A rule with a ``recall`` needs it.
+        neurons each finds, and how far the block's output is off. Of heads whose rule has a ``recall``: which of the
+        best rows each finds, on up to 2048 rows. A rule with a ``recall`` needs it.
       strongest: of an activation that makes no neuron exactly zero, the share of each row's neurons (those of largest
         absolute value) that counts as active.
       progress: called after every batch with (batches done, the function's own result).
@@ -122,7 +124,7 @@ class Learner:
             if not np.isfinite(total).all():
                 raise WeightError(f"{where}: the input of {probe.key} holds NaN or Inf, nothing can be learned")
             if probe.what == "inputs":
-                self._keep(probe.key, total)
+                self._keep(probe.key, total, probe.kept)
                 continue
             entry = (probe.what, probe.key, probe.shape)
             self._probes.setdefault(entry, probe)
@@ -133,23 +135,24 @@ class Learner:
         """Note what a program has that it could not show."""
         self._skipped |= skipped
 
-    def _keep(self, key: str, rows: np.ndarray) -> None:
+    def _keep(self, key: str, rows: np.ndarray, most: int) -> None:
         """Keep a random sample of all rows ``[…, n, d]`` that were offered."""
-        held = self._inputs.get(key, rows[..., :0, :])
-        for i in range(rows.shape[-2]):
-            count = self._offered[key] = self._offered.get(key, 0) + 1
-            if count <= SAMPLED:
-                held = np.concatenate([held, rows[..., i : i + 1, :]], axis=-2)
-                continue
-            place = int(self._rng.integers(count))
-            if place < SAMPLED:
+        held, seen = self._inputs.get(key, rows[..., :0, :]), self._offered.get(key, 0)
+        room = max(most - seen, 0)
+        held = np.concatenate([held, rows[..., :room, :]], axis=-2)
+        for i in range(room, rows.shape[-2]):
+            place = int(self._rng.integers(seen + i + 1))
+            if place < most:
                 held[..., place, :] = rows[..., i, :]
-        self._inputs[key] = held
+        self._inputs[key], self._offered[key] = held, seen + rows.shape[-2]
 
-    def with_trials(self, candidates: Sequence[Candidate], values: Sequence[Any]) -> Calibration:
+    def with_trials(self, candidates: Sequence[Candidate | HeadCandidate], values: Sequence[Any]) -> Calibration:
         """Everything so far, and what predictors find on a sample of the inputs; ``values`` hold the weights."""
         inputs = {key: rows.astype(np.float32) for key, rows in self._inputs.items()}
-        return run_trials(candidates, inputs, values, self.calibration(), target_for(jax.default_backend()))
+        learned, blocks = self.calibration(), [c for c in candidates if isinstance(c, Candidate)]
+        heads = [c for c in candidates if isinstance(c, HeadCandidate) and c.key in inputs]
+        learned = run_trials(blocks, inputs, values, learned, target_for(jax.default_backend()))
+        return replace(learned, head_trials=try_heads(heads, inputs, values, learned))
 
     def calibration(self) -> Calibration:
         """Everything so far."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from hire_compiler.activity import Activity
 from hire_compiler.config import Rule
-from hire_compiler.trial import Trial
+from hire_compiler.trial import HeadTrial, Trial
 
 WINNERS = 64
 FEW_ROWS = 64  # fewer rows than this say little of anything
@@ -77,6 +77,7 @@ class Calibration:
       winners: from a head's weight, named as for moments, to how often each of its rows was among the best
         :data:`WINNERS` of a row of logits: float64 ``[n]``.
       skipped: what was not looked at, named as the rest, and why not.
+      head_trials: from a head's weight and a predictor, to what it found there.
     """
 
     moments: dict[str, Moment] = field(default_factory=dict)
@@ -84,6 +85,7 @@ class Calibration:
     trials: dict[str, Trial] = field(default_factory=dict)
     winners: dict[str, np.ndarray] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    head_trials: dict[str, HeadTrial] = field(default_factory=dict)
 
     def moment(self, weight: str) -> Moment | None:
         """The moment for the input of the product with a weight, if the calibration saw it."""
@@ -96,6 +98,11 @@ class Calibration:
     def trials_of(self, rows: str) -> dict[str, Trial]:
         """What predictors found on a block, by what they were (:func:`tried`)."""
         return {key.removeprefix(f"{rows}|"): trial for key, trial in self.trials.items() if key.startswith(f"{rows}|")}
+
+    def head_trials_of(self, weight: str) -> dict[str, HeadTrial]:
+        """What predictors found on a head, by what they were."""
+        start = f"{weight}|"
+        return {key.removeprefix(start): trial for key, trial in self.head_trials.items() if key.startswith(start)}
 
     def doubts(self) -> tuple[str, ...]:
         """What it knows too little of, a sentence each."""

@@ -179,9 +179,11 @@ class Rule:
         skipped exactly.
       score: feed-forward only: a group counts with the ``"max"`` of its neurons' predicted activations, or with their
         ``"l2"`` norm (over the rows of a batch, too).
-      recall: feed-forward only, with a predictor: the share of the active neurons that has to be among the candidates
-        on calibration rows. Instead of ``density`` or ``candidates`` it decides how many there are; beside one of them
-        it is a condition, and a site that does not meet it stays dense. Needs ``hire.calibrate(…, config=…)``.
+      recall: with a predictor that approximates: the share of what the program uses that has to be among the candidates
+        on calibration rows: of a block's active neurons, of the best rows that are read of a head (its best 64 where
+        all logits are). Instead of ``density`` or ``candidates`` it decides how many there are; beside one of them it
+        is a condition. A site that misses the budget is left dense; the report shows the target and the measured
+        recall. Needs ``hire.calibrate(…, config=…)``; ``hire.tune`` chooses rank and predictor of a head too.
       common: feed-forward only: so many of the candidates are neurons that every call computes, those which were active
         most often in calibration; the predictor ranks the rest only. Left out, a calibration decides; 0 for none.
       tail: head only: rows outside the candidates keep their ``"predicted"`` logit, or are ``"dropped"``
@@ -277,7 +279,6 @@ class Rule:
         _require(
             number and 0 < self.recall <= 1, f"{where}: recall is {self.recall!r}: give a share in (0, 1], such as 0.99"
         )
-        _require(self.kind == "ffn", f"{where}: recall is for feed-forward blocks; certify proves a head's winners")
         lossless = isinstance(self.predictor, Exact) or bool(self.certify)
         _require(not lossless, f"{where}: recall is for predictors that approximate; this one loses nothing")
 

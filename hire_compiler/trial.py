@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -52,3 +53,41 @@ class Trial:
     def _of(self, together: int) -> np.ndarray | None:
         at = next((i for i, n in enumerate(TOGETHER) if n >= together), None)
         return None if at is None or np.isnan(self.found[at]).any() else self.found[at]
+
+
+TOPS = (1, 8, 64)  # of the best rows of a head
+COUNTS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadTrial:
+    """One predictor on one head.
+
+    Attributes:
+      found: float64 ``[len(TOPS), len(COUNTS)]``: of so many best rows, the share that was among so many candidates.
+      rows: calibration rows it was tried on.
+    """
+
+    found: np.ndarray
+    rows: int
+
+    def enough(self, recall: float, top: int) -> int | None:
+        """The fewest candidates, of those tried, that hold that share of the best ``top`` rows; None if none do."""
+        at = self._of(top)
+        if at is None:
+            return None
+        return next((k for k, found in zip(COUNTS, at, strict=True) if found >= recall and k >= 2 * top), None)
+
+    def at(self, candidates: int, top: int) -> float | None:
+        """The recall of so many candidates; between two numbers that were tried, of the smaller one."""
+        at, tried = self._of(top), [i for i, k in enumerate(COUNTS) if k <= candidates]
+        return None if at is None or not tried else float(at[tried[-1]])
+
+    def _of(self, top: int) -> np.ndarray | None:
+        at = next((i for i, n in enumerate(TOPS) if n >= top), None)
+        return None if at is None else self.found[at]
+
+
+def rows_needed(recall: float) -> int:
+    """How many rows of input it takes to tell a recall from a smaller one."""
+    return ceil(1 / max(1 - recall, 1e-9) - 1e-6) - 1

@@ -124,6 +124,7 @@ def test_tables_fit_eighty_columns_and_lose_nothing() -> None:
     assert all(len(line) <= 80 for line in text.splitlines()), text
     assert text.count("words") == 6
     assert table(("a", "b"), [["1", "2"]]) == "a  b\n─  ─\n1  2"
+    assert table(("a", ""), [["1", ""]]).splitlines()[-1] == "1"
 
 
 def test_colours_are_for_terminals_and_change_no_word(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,6 @@ def test_l2_prefers_agreement_and_max_a_single_voice() -> None:
         (lambda: rule(recall=float("nan")), "recall is nan"),
         (lambda: rule(recall=0.9, predictor=hire.Exact()), "this one loses nothing"),
         (lambda: rule(recall=0.9, predictor=hire.Quantized(), density=0.2, certify=True), "this one loses nothing"),
-        (lambda: rule(recall=0.9, kind="head", predictor=hire.Quantized()), "certify proves a head's winners"),
         (lambda: rule(density=0.1, score="mean"), "score is 'mean', must be 'max' or 'l2'"),
         (lambda: rule(), "exactly one of density"),
         (lambda: learned(gated, weights(), (rule(recall=0.9),)), r"config is a tuple: pass hire\.Config"),

@@ -14,11 +14,12 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.calibration import Calibration, Moment
+from hire_compiler.passes.head_ranks import meets, ranks_of, winners_of
 from hire_compiler.rules import read_rules
 from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.predictors import kept_for, prepare_copies
 from hire_compiler.runtime.target import target_for
-from hire_compiler.tuning.ranks import meets, ranks_of, rows_needed, winners_of
+from hire_compiler.trial import rows_needed
 from hire_compiler.tuning.search import _choose
 from hire_compiler.tuning.toml import write_rules
 from hire_compiler.tuning.tuned import Tried

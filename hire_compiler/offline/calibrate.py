@@ -32,7 +32,7 @@ from hire_compiler.offline.tensor_header import read_header
 from hire_compiler.offline.tensors import Spec, open_tensors, spec_of
 from hire_compiler.passes.pipeline import instrument_program
 from hire_compiler.runtime.activity import counted_size
-from hire_compiler.trial import Trial
+from hire_compiler.trial import COUNTS, TOPS, HeadTrial, Trial
 
 FORMAT = "hire-calibration-2"
 
@@ -107,12 +107,14 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     tensors = {f"moment|{key}": moment.total for key, moment in calibration.moments.items()}
     tensors |= {f"activity|{key}": activity.counts for key, activity in calibration.activities.items()}
     tensors |= {f"trial|{key}": trial.found for key, trial in calibration.trials.items()}
+    tensors |= {f"head|{key}": trial.found for key, trial in calibration.head_trials.items()}
     tensors |= {f"winners|{key}": counts for key, counts in calibration.winners.items()}
     known: dict[str, dict[str, Any]] = {f"moment|{key}": {"rows": m.rows} for key, m in calibration.moments.items()}
     known |= {
         f"activity|{key}": {"width": a.width, "strongest": a.strongest} for key, a in calibration.activities.items()
     }
     known |= {f"trial|{key}": {"rows": trial.rows} for key, trial in calibration.trials.items()}
+    known |= {f"head|{key}": {"rows": trial.rows} for key, trial in calibration.head_trials.items()}
     known |= {f"winners|{key}": {} for key in calibration.winners}
     metadata = {"format": FORMAT, "known": json.dumps(known), "skipped": json.dumps(calibration.skipped)}
     with new_file(path) as temporary, temporary.open("wb") as file:
@@ -131,7 +133,7 @@ def load_calibration(path: Path) -> Calibration:
     metadata, tensors = read_header(member).metadata, read_tensors(member)
     if metadata.get("format") != FORMAT:
         raise HireError(f"{path} holds tensors, but no calibration of this version: hire-compiler calibrate makes one")
-    moments, activities, trials, winners = {}, {}, {}, {}
+    moments, activities, trials, winners, heads = {}, {}, {}, {}, {}
     try:
         skipped = {str(key): str(why) for key, why in json.loads(metadata.get("skipped", "{}")).items()}
         for name, known in json.loads(metadata["known"]).items():
@@ -140,13 +142,21 @@ def load_calibration(path: Path) -> Calibration:
                 moments[key] = _moment(tensors.read(name), **known)
             elif what == "trial":
                 trials[key] = Trial(tensors.read(name), int(known["rows"]))
+            elif what == "head":
+                heads[key] = _head_trial(tensors.read(name), **known)
             elif what == "winners":
                 winners[key] = tensors.read(name)
             else:
                 activities[key] = _activity(tensors.read(name), **known)
     except (KeyError, ValueError, TypeError, AttributeError):
         raise HireError(f"{path} is a damaged calibration: it does not say what its tensors are") from None
-    return Calibration(moments, activities, trials, winners, skipped)
+    return Calibration(moments, activities, trials, winners, skipped, heads)
+
+
+def _head_trial(found: np.ndarray, rows: int) -> HeadTrial:
+    if found.shape != (len(TOPS), len(COUNTS)) or rows < 1:
+        raise ValueError("no trial of a head")
+    return HeadTrial(found, int(rows))
 
 
 def _moment(total: np.ndarray, rows: int) -> Moment:

@@ -47,7 +47,8 @@ def fit_calibration(calibration: Calibration | None, matches: Sequence[SiteMatch
         winners.pop(key, None)
         activities.pop(block, None)
         trials = {name: trial for name, trial in trials.items() if not block or not name.startswith(f"{block}|")}
-    return Fitted(Calibration(moments, activities, trials, winners, calibration.skipped), tuple(misfits))
+    heads = {name: trial for name, trial in calibration.head_trials.items() if name.rpartition("|")[0] in moments}
+    return Fitted(Calibration(moments, activities, trials, winners, calibration.skipped, heads), tuple(misfits))
 
 
 def _activity_misfit(match: SiteMatch, calibration: Calibration) -> str:

@@ -71,6 +71,7 @@ def learned(matches: Sequence[SiteMatch], calibration: Calibration | None) -> di
             winners=calibration.winners.get(match.winner_key),
             activity=calibration.activity(match.neuron_key),
             trials=calibration.trials_of(match.neuron_key) if match.neuron_key else {},
+            head_trials={} if match.neuron_key else calibration.head_trials_of(moment_key(match)),
             digest=digest,
             skipped=calibration.skipped.get(moment_key(match), ""),
         )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import numpy as np
 
 from hire_compiler.enclosure import why_unbounded
-from hire_compiler.passes.probes import Look, Probe, count_winners
+from hire_compiler.passes.probes import Look, Probe, count_winners, some_rows
 from hire_compiler.passes.replacement import lies_by_columns
 from hire_compiler.passes.site_plan import SiteFacts, rounds
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.patterns.site_match import moment_key
 from hire_compiler.runtime.target import Target
+
+ROWS = 2048  # of input that are kept to try predictors on
 
 
 def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
@@ -51,11 +55,15 @@ def _keeps_minus_infinity(region: Region) -> bool:
 
 
 def head_looks(match: HeadMatch, strongest: float, wanted: Collection[str]) -> list[Look]:
-    """How often each of its rows wins."""
+    """How often each of its rows wins; and its input rows, where a predictor is to be tried on them."""
     dot = match.dot
     if dot.weight.layers is not None:
         return []
-    return [Look(Probe("winners", match.winner_key, (dot.rows,), dot.batch), dot, count_winners)]
+    looks = [Look(Probe("winners", match.winner_key, (dot.rows,), dot.batch), dot, count_winners)]
+    if moment_key(match) in wanted:
+        inputs = Probe("inputs", moment_key(match), (dot.batch, dot.d), dot.batch, kept=ROWS)
+        looks.append(Look(inputs, dot, partial(some_rows, count=dot.batch)))
+    return looks
 
 
 def no_trial(match: HeadMatch) -> None:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from hire_compiler import _mlir
 from hire_compiler.graph import Value
+from hire_compiler.passes.head_trials import HeadCandidate
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.probes import Look, Probe, moment_look
 from hire_compiler.passes.replacement import canonical_input, canonical_result
@@ -37,7 +38,7 @@ class Instrumented:
     module: bytes
     probes: tuple[Probe, ...]
     skipped: dict[str, str]
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[Candidate | HeadCandidate, ...] = ()
 
 
 def instrument(
@@ -45,7 +46,7 @@ def instrument(
     matches: Sequence[SiteMatch],
     target: Target,
     strongest: float,
-    candidates: Sequence[Candidate] = (),
+    candidates: Sequence[Candidate | HeadCandidate] = (),
     looks: Callable[[SiteMatch], Sequence[Look]] | None = None,
 ) -> Instrumented:
     """Edit a parsed, normalized module in place.

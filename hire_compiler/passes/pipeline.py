@@ -21,6 +21,7 @@ from hire_compiler.passes.choose_rule import check_rules, idle_rules
 from hire_compiler.passes.detect import detect
 from hire_compiler.passes.facts import site_facts
 from hire_compiler.passes.fold import fold_constants
+from hire_compiler.passes.head_trials import HeadCandidate, heads_for_trial
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.manual import rewrite_bodies
@@ -32,7 +33,7 @@ from hire_compiler.passes.replay import record_of, replay
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import LeftDense, SitePlan
 from hire_compiler.passes.splice import Spliced, splice
-from hire_compiler.passes.trials import candidates_for_trial
+from hire_compiler.passes.trials import Candidate, candidates_for_trial
 from hire_compiler.passes.unused import drop_unused, output_names
 from hire_compiler.passes.verify import check_module
 from hire_compiler.program import Program
@@ -251,5 +252,9 @@ def instrument_program(
         target, wanted = target_for(platform), [kind in (None, site.kind) for site in found.sites]
         matches = [match for match, probed in zip(found.matches, wanted, strict=True) if probed]
         facts = site_facts(found.matches, None, target, 1)
-        candidates = candidates_for_trial(found.sites, found.matches, facts, config or Config())
-        return instrument(module, matches, target, strongest, [c for c in candidates if c.match in matches])
+        asked = config or Config()
+        blocks = candidates_for_trial(found.sites, found.matches, facts, asked)
+        heads = heads_for_trial(found.sites, found.matches, asked)
+        tried: list[Candidate | HeadCandidate] = [c for c in blocks if c.match in matches]
+        tried += [c for c in heads if c.match in matches]
+        return instrument(module, matches, target, strongest, tried)

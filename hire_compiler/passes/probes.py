@@ -29,6 +29,7 @@ class Probe:
       rows: rows seen in one call (per layer).
       width: neurons that were counted.
       strongest: share of them that was taken for active in each row; None where active means not zero.
+      kept: of input rows, how many a calibration keeps.
     """
 
     what: Literal["moment", "activity", "inputs", "winners"]
@@ -37,6 +38,7 @@ class Probe:
     rows: int
     width: int = 0
     strongest: float | None = None
+    kept: int = 64
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hire_compiler.passes.neurons import with_group
 from hire_compiler.passes.predictor_bytes import scanned_bytes
 from hire_compiler.passes.site_plan import LeftDense, SiteFacts
 from hire_compiler.report import Site
-from hire_compiler.trial import Trial
+from hire_compiler.trial import COUNTS, TOPS, Trial, rows_needed
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,31 @@ def settle_rule(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled
         return _exact(rule, site, facts)
     if facts.neurons and rule.predictor is not None and rule.predictor.copies and not rule.certify:
         return _approximate(rule, site, facts, where)
+    if site.kind == "head" and rule.recall is not None:
+        return _recalled_head(rule, rule.recall, site, facts, where)
     return Settled(rule)
+
+
+def _recalled_head(rule: Rule, recall: float, site: Site, facts: SiteFacts, where: str) -> Settled | LeftDense:
+    """The fewest candidates that hold the share of the winners that is asked for."""
+    trial = facts.learned.head_trials.get(str(rule.predictor))
+    if trial is None:
+        raise ConfigError(
+            f"{where}: recall={recall} has to be measured, and the calibration did not try {rule.predictor}: pass "
+            "calibration=hire.calibrate(…, config=…) with this rule among the config's"
+        )
+    needed = rows_needed(recall)
+    if trial.rows < needed:
+        seen = f"its recall was measured on {trial.rows} rows, which cannot show {recall:g}"
+        return LeftDense(f"{seen}: it takes {needed}" if needed < 10**6 else f"{seen}: certify proves a head's winners")
+    top = facts.top_k if facts.winners_only else TOPS[-1]
+    told = ceil(rule.density * site.width) if rule.density is not None else rule.candidates
+    count = told or trial.enough(recall, top) or COUNTS[-1]
+    found = trial.at(count, top) or 0.0
+    said = f"{count} candidates of {rule.predictor} have a recall of {found:.2%} on calibration rows"
+    if found < recall:
+        return LeftDense(f"{said}, not the {recall:.2%} asked for")
+    return Settled(rule if told else replace(rule, candidates=count), notes=(said,))
 
 
 def _exact(rule: Rule, site: Site, facts: SiteFacts) -> Settled | LeftDense:

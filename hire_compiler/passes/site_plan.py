@@ -12,7 +12,7 @@ from hire_compiler.calibration import Moment
 from hire_compiler.config import Cascade, Predictor
 from hire_compiler.report import Decision, Site
 from hire_compiler.runtime.costs import Costs
-from hire_compiler.trial import Trial
+from hire_compiler.trial import HeadTrial, Trial
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Learned:
       winners: how often each of its rows won, ``[rows]``.
       activity: of its neurons.
       trials: what predictors found on calibration rows, by :func:`hire_compiler.calibration.tried`.
+      head_trials: what predictors found of a head's winners, by how they are printed.
       digest: the calibration's fingerprint, when somebody asks.
       skipped: why the calibration did not look at it, or ''.
     """
@@ -51,6 +52,7 @@ class Learned:
     winners: np.ndarray | None = None
     activity: Activity | None = None
     trials: Mapping[str, Trial] = field(default_factory=dict)
+    head_trials: Mapping[str, HeadTrial] = field(default_factory=dict)
     digest: Callable[[], str] = str
     skipped: str = ""
 

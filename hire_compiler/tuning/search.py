@@ -13,8 +13,9 @@ from hire_compiler.config import Config, Predictor, Rule
 from hire_compiler.errors import CaptureError, ConfigError
 from hire_compiler.offline.progress import Progress
 from hire_compiler.passes.defaults import exact_rule
+from hire_compiler.passes.head_ranks import meets, ranks_of, winners_of
 from hire_compiler.passes.head_rows import Head
-from hire_compiler.tuning.ranks import meets, ranks_of, rows_needed, winners_of
+from hire_compiler.trial import rows_needed
 from hire_compiler.tuning.settings import Family, candidate_counts, families, label
 from hire_compiler.tuning.timed import DENSE, time_settings
 from hire_compiler.tuning.tuned import Tried, Tuned

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,6 @@ from hire_compiler.runtime.topk import bucket_winners
 
 CHUNK = 32  # rows of input scored at once
 Scores = Callable[[jax.Array], jax.Array]
-
-
-def rows_needed(recall: float) -> int:
-    """How many rows of input it takes to tell a recall from a smaller one."""
-    return ceil(1 / max(1 - recall, 1e-9) - 1e-6) - 1
 
 
 def meets(missed: float, rows: int, recall: float) -> bool:

@@ -1,0 +1,68 @@
+"""Trials of heads: where the predictors that rules name put the rows that win on calibration rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hire_compiler import _mlir
+from hire_compiler.calibration import Calibration
+from hire_compiler.config import Config, Predictor
+from hire_compiler.passes.choose_rule import first_rule
+from hire_compiler.passes.head_ranks import ranks_of, winners_of
+from hire_compiler.patterns.logits import HeadMatch
+from hire_compiler.patterns.site_match import SiteMatch, moment_key
+from hire_compiler.placement import on_automatic_axes
+from hire_compiler.report import Site
+from hire_compiler.runtime.weights import materialize
+from hire_compiler.trial import COUNTS, TOPS, HeadTrial
+
+
+@dataclass(frozen=True, eq=False)
+class HeadCandidate:
+    """A head whose rule asks for a recall."""
+
+    match: HeadMatch
+    predictor: Predictor
+
+    @property
+    def key(self) -> str:
+        """Of the input rows that are kept for it."""
+        return moment_key(self.match)
+
+
+def heads_for_trial(sites: Sequence[Site], matches: Sequence[SiteMatch], config: Config) -> tuple[HeadCandidate, ...]:
+    """The heads whose rule asks for a recall, once for each weight."""
+    found: dict[str, HeadCandidate] = {}
+    for site, match in zip(sites, matches, strict=True):
+        rule = first_rule(site, config)
+        if rule is None or rule.recall is None or rule.predictor is None or not isinstance(match, HeadMatch):
+            continue
+        if match.dot.weight.layers is None:
+            found.setdefault(moment_key(match), HeadCandidate(match, rule.predictor))
+    return tuple(found.values())
+
+
+def try_heads(
+    candidates: Iterable[HeadCandidate], inputs: Mapping[str, np.ndarray], values: Sequence[Any], learned: Calibration
+) -> dict[str, HeadTrial]:
+    """What each predictor found, by weight and predictor.
+
+    Args:
+      inputs: by key of a candidate, rows ``[n, d]`` of its input.
+      values: arguments of ``@main``.
+    """
+    trials = {}
+    values = [on_automatic_axes(value) for value in values]
+    for candidate in candidates:
+        moment, rows = learned.moment(candidate.key), inputs[candidate.key]
+        with _mlir.own_settings():
+            weight = materialize(candidate.match.dot.weight, values)
+            winners = winners_of(weight, rows, min(TOPS[-1], weight.shape[0]))
+            ranks = ranks_of(weight, candidate.predictor, None if moment is None else moment.mean, rows, winners)
+        found = [[float((ranks[:, :top] < k).mean()) for k in COUNTS] for top in TOPS]
+        trials[f"{candidate.key}|{candidate.predictor}"] = HeadTrial(np.asarray(found), len(rows))
+    return trials
