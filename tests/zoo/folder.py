@@ -83,7 +83,7 @@ def small_configs(report: hire.Report) -> tuple[hire.Config, hire.Config]:
     every = every_site(0.25, group=4)
     if not any("sampling" in site.consumers for site in report.sites):
         return every, every
-    blocks, head = every.rules
+    blocks = every.rules[0]
     certified = hire.Rule(kind="head", predictor=hire.Quantized(), candidates=128, certify="strict", max_batch=4096)
     left = hire.Rule(kind="head", dense=True)
     return hire.Config(rules=(blocks, certified)), hire.Config(rules=(blocks, left))
