@@ -164,8 +164,7 @@ def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int
         why = facts.blocked or f"logits escape ({', '.join(site.consumers)})"
         raise ConfigError(
             f"{where}: certify={rule.certify!r} is impossible: {why}, and only "
-            "winners can be proven; leave certify out, or fold the sampler in with hire.with_sampler (greedy, top-k or "
-            "Gumbel; a top-p sampler reads all logits and cannot be certified)"
+            "winners can be proven; leave certify out, or fold the sampler in with hire.with_sampler"
         )
     if rule.certify and facts.uncertifiable:
         raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
