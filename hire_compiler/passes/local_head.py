@@ -74,6 +74,7 @@ def _local(match: HeadMatch, local: Localizer) -> HeadMatch:
         logits=local_dot.result,
         rows=winners[0].region.batch_rows if winners else np.arange(local_dot.batch),
         winners=winners,
+        tail=None,
         compared=tuple(local.region(region, regions) for region in match.compared),
     )
 
