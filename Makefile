@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow lint bench docs clean
 
 demo: $(STAMP)-demo  ## decode with a real pretrained model, dense and rewritten
 	$(BIN)/python -m examples.decode $(ARGS)
@@ -16,6 +16,9 @@ test: $(STAMP)-dev  ## lint, type-check, and run the fast tests
 
 slow: $(STAMP)-dev  ## the tests that take long
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+docs: $(STAMP)-docs  ## the pages of docs/ as a site in build/site
+	$(BIN)/python -m mkdocs build --strict $(ARGS)
 
 bench: $(STAMP)-demo  ## the figures in the README
 	$(BIN)/python -m benchmarks.decode
