@@ -20,7 +20,7 @@ slow: $(STAMP)-dev  ## the tests that take long
 docs: $(STAMP)-docs  ## the pages of docs/ as a site in build/site
 	$(BIN)/python -m mkdocs build --strict $(ARGS)
 
-bench: $(STAMP)-demo  ## the figures in the README
+bench: $(STAMP)-demo  ## three of the commands behind docs/measured.md
 	$(BIN)/python -m benchmarks.decode
 	$(BIN)/python -m benchmarks.ffn
 	$(BIN)/python -m benchmarks.overhead

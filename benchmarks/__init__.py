@@ -1,1 +1,1 @@
-"""Measurements that the README quotes; each file is one command."""
+"""Measurements that docs/measured.md and the pages beside it quote; each file is one command."""
