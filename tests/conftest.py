@@ -29,5 +29,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 def small_heads_count() -> Iterator[None]:
     """By default heads of a few megabytes stay dense; those of these tests are smaller, and stand for large ones."""
     targets = [target_for(platform) for platform in ("cpu", "gpu", "tpu")]
-    with stand_in(*(replace(target, costs=replace(target.costs, choice_bytes=0)) for target in targets)):
+    with stand_in(
+        *(replace(target, costs=replace(target.costs, choice_bytes=0, copied_rows=None)) for target in targets)
+    ):
         yield

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import hire_compiler as hire
@@ -25,7 +26,9 @@ def decided(platform: str) -> str:
 
 
 def test_the_costs_of_the_cpu_are_those_that_were_measured() -> None:
-    assert replace(CPU_COSTS, choice_bytes=0) == target_for("cpu").costs  # tests plan heads of any size
+    assert (
+        replace(CPU_COSTS, choice_bytes=0, copied_rows=None) == target_for("cpu").costs
+    )  # tests plan heads of any size
     assert (CPU_COSTS.choice_bytes, CPU_COSTS.worth_bytes, CPU_COSTS.read_bytes) == (4 << 20, 1 << 20, 256)
     assert (CPU_COSTS.gather_ratio, CPU_COSTS.most_gathered, CPU_COSTS.unpacked_rows) == (2, 3 / 8, 5)
 
@@ -45,3 +48,21 @@ def test_other_numbers_stand_in_for_a_while() -> None:
         assert "room for" in decided("tpu")
     assert target_for("tpu") == tpu
     assert "are read sooner" in decided("tpu")
+
+
+@pytest.mark.parametrize(
+    ("batch", "dtype", "action"),
+    [(3, "float32", "rewritten"), (4, "float32", "dense"), (4, "bfloat16", "rewritten")],
+)
+def test_a_copy_is_not_read_once_for_each_of_many_rows_by_default(
+    rng: np.random.Generator, batch: int, dtype: str, action: str
+) -> None:
+    cpu = target_for("cpu")
+    w, x = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in ((4096, 64), (batch, 64)))
+    step = hire.transform(lambda w, x: jnp.argmax(x @ w.T, -1))
+    with stand_in(replace(cpu, costs=replace(cpu.costs, copied_rows=3))):
+        step(w, x)
+    (decision,) = step.report().decisions
+    assert decision.action == action
+    if action == "dense":
+        assert "an int8 copy would be read once for each of 4 rows" in decision.reason

@@ -25,7 +25,7 @@ def _certified(site: Site, facts: SiteFacts) -> Rule | None:
     provable = facts.winners_only or (facts.compared and not facts.seldom)
     if not provable or facts.uncertifiable or candidates * 4 > site.width:
         return None
-    if not worth_choosing(site, facts):
+    if not worth_choosing(site, facts) or _copied_too_often(site, facts):
         return None
     if facts.devices > 1:
         return None  # left to XLA's partitioner, the gathers may cost more than the product
@@ -46,6 +46,15 @@ def _skips_exactly(facts: SiteFacts) -> bool:
 def worth_choosing(site: Site, facts: SiteFacts) -> bool:
     """Whether a head reads more than choosing costs, whatever the size."""
     return sum(facts.weight_bytes) >= facts.costs.choice_bytes * site.batch
+
+
+def _copied_too_often(site: Site, facts: SiteFacts) -> bool:
+    """Whether the rows of a batch read an int8 copy of a float32 head more often than pays.
+
+    Not where the author's code sorts the vocabulary, which costs more than the product.
+    """
+    most = facts.costs.copied_rows
+    return most is not None and facts.winners_only and site.dtype == "float32" and site.batch > most
 
 
 def why_no_rule(site: Site, facts: SiteFacts) -> str:
@@ -69,6 +78,11 @@ def _no_logits(site: Site, facts: SiteFacts) -> str:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
     if facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
+    if worth_choosing(site, facts) and _copied_too_often(site, facts):
+        return (
+            f"an int8 copy would be read once for each of {site.batch} rows, which takes longer than one float32 product "
+            "on some CPUs, and no rule asks for it"
+        )
     if worth_choosing(site, facts):
         return ""
     return (

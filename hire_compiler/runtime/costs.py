@@ -15,6 +15,8 @@ class Costs:
 
     Attributes:
       choice_bytes: what choosing a head's candidates costs, for each row of a batch.
+      copied_rows: rows of a batch up to which a copy of a float32 head, read once for each of them, is read sooner than
+        the head itself; None where one pass serves them all.
       worth_bytes: a block that could skip less than this has nothing to gain.
       worth_reason: what happens to fewer, for the report.
       gather_ratio: what a gathered row costs, as rows of a stream.
@@ -25,6 +27,7 @@ class Costs:
     """
 
     choice_bytes: int
+    copied_rows: int | None
     worth_bytes: int
     worth_reason: str
     gather_ratio: float
@@ -37,6 +40,7 @@ class Costs:
 # gathers run at about half the speed of a stream.
 CPU_COSTS = Costs(
     choice_bytes=4 << 20,
+    copied_rows=3,
     worth_bytes=1 << 20,
     worth_reason="stay in the cache",
     gather_ratio=2,
@@ -51,6 +55,7 @@ CPU_COSTS = Costs(
 # bytes, the least that one asks of the memory, are assumed. 4-bit numbers are read as they are.
 TPU_COSTS = Costs(
     choice_bytes=6 << 20,
+    copied_rows=None,
     worth_bytes=4 << 20,
     worth_reason="are read sooner than a skip is prepared",
     gather_ratio=1.2,
@@ -64,6 +69,7 @@ TPU_COSTS = Costs(
 # as slow as on a CPU; a read elsewhere is a line of 128 bytes. A whole batch shares one unpacking.
 GPU_COSTS = Costs(
     choice_bytes=1 << 30,
+    copied_rows=None,
     worth_bytes=256 << 20,
     worth_reason="are read sooner than a skip is prepared",
     gather_ratio=2,
