@@ -80,8 +80,8 @@ def _no_logits(site: Site, facts: SiteFacts) -> str:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
     if worth_choosing(site, facts) and _copied_too_often(site, facts):
         return (
-            f"an int8 copy would be read once for each of {site.batch} rows, which takes longer than one float32 product "
-            "on some CPUs, and no rule asks for it"
+            f"an int8 copy would be read once for each of {site.batch} rows, which takes longer than one float32 "
+            "product on some CPUs, and no rule asks for it"
         )
     if worth_choosing(site, facts):
         return ""
