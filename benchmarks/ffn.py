@@ -2,7 +2,7 @@
 
 python -m benchmarks.ffn [--block relu|reglu|gemma3n] [--dtype float32|bfloat16|int8] [--batch 1] [--exact] …
 
-The byte limit is the ratio that both programs would have at the same bytes a second. Weights are random, so this is
+The byte limit is the speed-up if both ran at equal memory bandwidth. Weights are random, so this is
 speed at a given density, not quality. ``--exact`` shifts a bias so that the given share of neurons is active and uses
 ``Exact()``, which needs no predictor; so does ``--block gemma3n``, whose statistical cut lets 5 % pass, without a rule.
 """
