@@ -11,7 +11,8 @@ import hire_compiler as hire
 
 ROOT = Path(hire.__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-WRITTEN = [ROOT / "README.md", *PAGES]
+RECORDS = [page for page in PAGES if re.match(r"\d{4}-", page.name)]  # of decisions
+WRITTEN = [ROOT / "README.md", *(page for page in PAGES if page not in RECORDS)]
 RUN = re.compile(r"<!-- run -->\n+```python\n(.*?)```", re.DOTALL)
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 FENCED = re.compile(r"```.*?```", re.DOTALL)
@@ -64,6 +65,10 @@ def test_every_public_name_has_a_place_in_the_reference() -> None:
 
 @pytest.mark.parametrize("page", WRITTEN, ids=named)
 def test_links_inside_the_pages_lead_somewhere(page: Path) -> None:
+    check_links(page)
+
+
+def check_links(page: Path) -> None:
     for target, anchor in LINK.findall(FENCED.sub("", page.read_text())):
         if re.match(r"\w+:", target):
             continue
@@ -72,6 +77,18 @@ def test_links_inside_the_pages_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(found), f"{named(page)} links {target}#{anchor}"
 
 
+def test_every_decision_has_its_number_date_and_row() -> None:
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text()
+    for number, page in enumerate(RECORDS, start=1):
+        check_links(page)
+        title, _, dated = page.read_text().splitlines()[:3]
+        assert page.name.startswith(f"{number:04d}-"), page.name
+        assert title.startswith(f"# {number}. "), title
+        assert re.match(r"Date: \d{4}-\d{2}-\d{2}\. Context: .+\.$", dated), dated
+        assert f"| {number} | [{title.split('. ', 1)[1]}]({page.name})" in index
+
+
 def test_the_site_has_every_page() -> None:
     listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
-    assert {str(page.relative_to(ROOT / "docs")) for page in PAGES} == listed
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page not in RECORDS}
+    assert pages == listed

@@ -1,7 +1,7 @@
 """Products with the chosen rows of a matrix, in the form that each platform runs at the speed of its memory.
 
 An index picks blocks of ``group`` adjacent rows. What the CPU forms avoid
-(measured, docs/decisions.md): XLA:CPU fuses a gather into a matrix-vector product when the sum runs along the
+(measured, docs/decisions): XLA:CPU fuses a gather into a matrix-vector product when the sum runs along the
 gathered rows, which is what we want; when it runs across them, the fused loop is scalar and ten times slower than
 memory. A gather that is not fused leaves the cache when it is large.
 """

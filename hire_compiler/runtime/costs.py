@@ -1,6 +1,6 @@
 """What a platform charges for choosing and gathering, in bytes of a weight that it streams in the same time.
 
-The plan weighs bytes; these numbers turn into bytes what is none. Those of the CPU are measured (docs/decisions.md),
+The plan weighs bytes; these numbers turn into bytes what is none. Those of the CPU are measured (docs/decisions),
 those of the GPU too (docs/gpu.md), those of the TPU are read off its compiler's schedules (docs/tpu.md).
 """
 

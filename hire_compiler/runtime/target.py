@@ -1,6 +1,6 @@
 """What a platform decides about the form of the same computation.
 
-The CPU forms are measured, not guessed (docs/decisions.md): XLA:CPU fuses ``convert`` and ``gather`` into one
+The CPU forms are measured, not guessed (docs/decisions): XLA:CPU fuses ``convert`` and ``gather`` into one
 threaded loop only for ``transpose`` + ``dot_general(1, 0)``, and upcasts a whole bfloat16 array before it
 gathers from it, so bfloat16 rows travel as ``uint16``. A TPU wants neither; it never inherits them. The TPU forms are
 those that its compiler estimates to be best (docs/tpu.md).
