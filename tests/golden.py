@@ -7,29 +7,41 @@
     // ===== input
     func.func @main(…) …            hand-written StableHLO
 
-    // ===== config                 (splice only) a hire.Config as Python
+    // ===== config                 (plan, splice) a hire.Config as Python
+    // ===== setting                (plan, splice; may be left out) lines "name: value", see ``Setting``
+    // ===== calibration            (plan, splice; may be left out) a hire.Calibration as Python
     // ===== report                 what the pass says
-    // ===== output                 (normalize, splice) the module afterwards; of what jax.numpy itself lowers
-                                    to, the heads only
+    // ===== plan                   (plan) the decisions as a plan that is kept, a line a site
+    // ===== output                 (normalize, splice) the module afterwards, see ``golden_text.py``
 
-The folder names the pass, which decides the sections. Report and output are compared whole, and rewritten by
-``pytest --update-golden``. A section that is missing, empty, repeated, or of no use to the pass is an error,
-so that no file can silently test less than it seems to.
+The folder names the pass, which decides the sections. What the pass tells is compared whole, and rewritten by
+``pytest tests/test_golden.py --update-golden``, together with the index in ``docs/rewrites.md``. A section that is
+missing, empty, repeated, or of no use to the pass is an error, so that no file can silently test less than it seems to.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from golden_text import print_module, print_spliced
 
 import hire_compiler as hire
 from hire_compiler import _mlir
+from hire_compiler.activity import Activity
+from hire_compiler.calibration import Moment
 from hire_compiler.passes.normalize import normalize
-from hire_compiler.passes.pipeline import inspect_program, rewrite_program
+from hire_compiler.passes.pipeline import Rewritten, inspect_program, rewrite_program
+from hire_compiler.passes.splice import Spliced
 from hire_compiler.program import Program, read_module
+from hire_compiler.runtime.activity import count_active
 
 FOLDER = Path(__file__).parent / "golden"
 RULER = "// ====="
@@ -64,15 +76,17 @@ class Pass:
       given: sections that the author writes.
       told: sections that the pass writes.
       run: from the given sections to the told ones.
+      may: sections that the author may write.
     """
 
     given: tuple[str, ...]
     told: tuple[str, ...]
     run: Callable[[dict[str, str]], dict[str, str]]
+    may: tuple[str, ...] = ()
 
     @property
     def sections(self) -> tuple[str, ...]:
-        return (*self.given, *self.told)
+        return (*self.given, *self.may, *self.told)
 
 
 def parse(text: str, stage: Pass, *, told: bool) -> Story:
@@ -97,10 +111,10 @@ def parse(text: str, stage: Pass, *, told: bool) -> Story:
             raise Malformed(f"section {name!r} is of no use here; this pass has {', '.join(stage.sections)}")
         if name in sections:
             raise Malformed(f"section {name!r} stands twice")
-        if not body.strip() and (told or name in stage.given):
+        if not body.strip() and (told or name not in stage.told):
             raise Malformed(f"section {name!r} is empty")
         sections[name] = body
-    for name in stage.sections if told else stage.given:
+    for name in (*stage.given, *stage.told) if told else stage.given:
         if name not in sections:
             hint = "; run pytest --update-golden to write it" if name in stage.told else ""
             raise Malformed(f"section {name!r} is missing{hint}")
@@ -109,31 +123,54 @@ def parse(text: str, stage: Pass, *, told: bool) -> Story:
 
 def retell(story: Story, stage: Pass) -> Story:
     """The story with the pass's own sections as the pass writes them now."""
-    told = stage.run({name: story.sections[name] for name in stage.given})
+    given = {name: text for name, text in story.sections.items() if name not in stage.told}
+    told = stage.run(given)
     assert set(told) == set(stage.told)
-    return Story(story.opening, {name: told.get(name) or story.sections[name] for name in stage.sections})
+    every = {**given, **told}
+    return Story(story.opening, {name: every[name] for name in stage.sections if name in every})
 
 
 # --------------------------------------------------------------------------- the passes
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Where a program is to run, and how much of the result the story prints.
+
+    Attributes:
+      platform: ``cpu``, ``gpu`` or ``tpu``.
+      devices: over how many its arguments are spread, as their shardings say.
+      bodies: of the functions that take the place of sites: ``outlined``, ``whole`` or ``heads``.
+    """
+
+    platform: str = "cpu"
+    devices: int = 1
+    bodies: str = "outlined"
+
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        """Read the lines of a section.
+
+        Raises:
+          Malformed: a line is no setting.
+        """
+        choices = {
+            "platform": {name: name for name in ("cpu", "gpu", "tpu")},
+            "devices": {str(n): n for n in (2, 4, 8)},
+            "bodies": {name: name for name in ("whole", "heads")},
+        }
+        found: dict[str, Any] = {}
+        for line in filter(None, text.splitlines()):
+            name, _, value = line.partition(": ")
+            if value not in choices.get(name, {}):
+                known = "; ".join(f"{name}: {', '.join(values)}" for name, values in choices.items())
+                raise Malformed(f"{line!r} is no setting; there are {known}")
+            found[name] = choices[name][value]
+        return cls(**found)
+
+
 def _program(text: str) -> Program:
     return read_module(text.encode(), name="the input section")
-
-
-def print_module(module: object) -> str:
-    """Text of a module without what differs between the supported releases of JAX."""
-    text = _mlir.to_text(module).strip()
-    return text.replace("is_stable = true, ", "")  # newer releases say so of chlo.top_k, older ones mean it
-
-
-def _without_jax_numpy(text: str) -> str:
-    """The module with only the heads of the functions that jax.numpy itself lowers to (sort, take, argmax …).
-
-    Their bodies are neither ours nor the same in every release.
-    """
-    own = r"^  func\.func private @(?!hire_site)(.*) \{\n(?:.*\n)*?  \}$"
-    return re.sub(own, r"  func.func private @\1 { … }", text, flags=re.MULTILINE)
 
 
 def _run_normalize(given: dict[str, str]) -> dict[str, str]:
@@ -170,25 +207,74 @@ def _run_detect(given: dict[str, str]) -> dict[str, str]:
     return {"report": inspect_program(_program(given["input"])).text(full=True)}
 
 
+_NAMES = ("Calibration", "Cascade", "Config", "Exact", "LowRank", "Quantized", "Rule")
+
+
+def _rewrite(given: dict[str, str]) -> tuple[Setting, Rewritten]:
+    names: dict[str, Any] = {name: getattr(hire, name) for name in _NAMES}
+    names |= {"Moment": Moment, "active": active, "eye": np.eye}
+    config, calibration = (_python(given.get(name), names) for name in ("config", "calibration"))
+    setting = Setting.parse(given.get("setting", ""))
+    program = _program(given["input"])
+    return setting, rewrite_program(program, config, calibration, setting.platform, setting.devices)
+
+
+def _python(text: str | None, names: dict[str, Any]) -> Any:
+    return None if text is None else eval(text, {"__builtins__": {}}, names)  # our own files
+
+
+def active(*shares: float, rows: int = 1000) -> Activity:
+    """What a calibration counts of neurons that are active, each by itself, in such shares of the rows."""
+    width = len(shares)
+    drawn = np.random.default_rng(0).random((rows, width)) < np.array(shares)
+    return Activity(width, np.asarray(count_active(jnp.asarray(drawn)), np.float64))
+
+
+def _run_plan(given: dict[str, str]) -> dict[str, str]:
+    try:
+        setting, done = _rewrite(given)
+    except hire.ConfigError as error:
+        return {"report": textwrap.fill(f"{type(error).__name__}: {error}", 110), "plan": "none"}
+    return {"report": _report(done, full=True), "plan": str(hire.Plan({setting.platform: done.records}))}
+
+
+def _report(done: Rewritten, *, full: bool) -> str:
+    text = replace(done.report, seconds={}).text(full=full)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("  fast?    not measured"))
+
+
 def _run_splice(given: dict[str, str]) -> dict[str, str]:
-    names = {name: getattr(hire, name) for name in ("Config", "LowRank", "Quantized", "Rule")}
-    config = eval(given["config"], {"__builtins__": {}}, names)  # our own files
-    done = rewrite_program(_program(given["input"]), config, None, "cpu")
+    setting, done = _rewrite(given)
     if done.spliced is None:
         raise Malformed(f"nothing was spliced: {done.report}")
-    report = replace(done.report, seconds={})
-    arguments = [f"arg{i}" for i in done.spliced.kept]
-    arguments += [f"{entry.name} of {entry.preparation}" for entry in done.spliced.prepared]
-    signature = [f"  %arg{i} is {name}" for i, name in enumerate(arguments)]
+    lines = [_report(done, full=False), *_signature(done.spliced)]
+    if done.spliced.counters:
+        counters = [f"{counter.measure} of {counter.site}" for counter in done.spliced.counters]
+        lines.append(f"results of the step: the author's, and {', '.join(counters)}")
     with _mlir.fresh_context():
-        output = _without_jax_numpy(print_module(_mlir.parse(done.spliced.module)))
-    return {"report": "\n".join([str(report), "arguments of the step:", *signature]), "output": output}
+        output = print_spliced(_mlir.parse(done.spliced.module), setting.bodies)
+    return {"report": "\n".join(lines), "output": output}
 
+
+def _signature(spliced: Spliced) -> list[str]:
+    kept = ", ".join(f"arg{i}" for i in spliced.kept)
+    lines = [f"arguments of the step: {kept}, and prepared:"]
+    for i, entry in enumerate(spliced.prepared, len(spliced.kept)):
+        preparation = spliced.preparations[entry.preparation]
+        bits = dict(preparation.bits)
+        made_of = ", ".join(f"arg{i}" for i in preparation.arguments)
+        made = f"the bits of arg{bits[entry.name]}" if entry.name in bits else f"from {made_of}"
+        lines.append(f"  %arg{i} is {entry.name}, {made}")
+    return lines
+
+
+_SETTING = ("setting", "calibration")
 
 PASSES = {
     "normalize": Pass(("input",), ("report", "output"), _run_normalize),
     "detect": Pass(("input",), ("report",), _run_detect),
-    "splice": Pass(("input", "config"), ("report", "output"), _run_splice),
+    "plan": Pass(("input", "config"), ("report", "plan"), _run_plan, _SETTING),
+    "splice": Pass(("input", "config"), ("report", "output"), _run_splice, _SETTING),
 }
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import golden
 import numpy as np
 import pytest
-from golden import FOLDER, PASSES, Malformed, Pass, parse, retell
+from golden import FOLDER, PASSES, Malformed, Pass, Setting, parse, retell
+from golden_index import PAGE, first_sentence, index
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo as hlo
 
 from hire_compiler import _mlir
 from hire_compiler.passes.normalize import normalize
 
+LONGEST = 70  # lines
 STORIES = [pytest.param(stage, path, id=f"{stage}/{path.stem}") for stage, path in golden.stories()]
 
 
@@ -26,6 +28,18 @@ def test_the_pass_tells_the_story_of_the_file(stage: str, path: Path, request: p
     if update:
         path.write_text(str(now))
     assert str(now) == str(parse(path.read_text(), PASSES[stage], told=True))
+
+
+def test_the_index_of_all_stories_is_up_to_date(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        PAGE.write_text(index())
+    assert PAGE.read_text() == index(), "run pytest tests/test_golden.py --update-golden"
+
+
+@pytest.mark.parametrize(("stage", "path"), STORIES)
+def test_a_story_is_short(stage: str, path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= LONGEST, f"{len(lines)} lines: make its input smaller, or print heads only (bodies: heads)"
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "normalize").glob("*.mlir")), ids=lambda path: path.stem)
@@ -89,3 +103,26 @@ def test_every_pass_has_stories_and_every_story_a_pass() -> None:
 def test_an_output_section_may_be_missing_only_while_it_is_written() -> None:
     story = parse("// A story.\n\n// ===== input\nabc\n", _ECHO, told=False)
     assert str(retell(story, _ECHO)) == _GOOD
+
+
+@pytest.mark.parametrize("line", ["platform: abacus", "devices: 3", "platforms: tpu", "tpu"])
+def test_a_setting_that_there_is_not_is_refused(line: str) -> None:
+    with pytest.raises(Malformed, match="is no setting; there are platform: cpu, gpu, tpu"):
+        Setting.parse(line)
+
+
+def test_a_setting_says_platform_and_devices() -> None:
+    assert Setting.parse("platform: tpu\ndevices: 8") == Setting(platform="tpu", devices=8)
+
+
+def test_a_section_that_may_be_missing_is_read_where_it_stands() -> None:
+    stage = Pass(("input",), ("output",), lambda given: {"output": given.get("setting", "none")}, ("setting",))
+    with_it = "// A story.\n\n// ===== input\nabc\n\n// ===== setting\nloud\n\n// ===== output\nloud\n"
+    without = "// A story.\n\n// ===== input\nabc\n\n// ===== output\nnone\n"
+    assert [str(retell(parse(text, stage, told=True), stage)) for text in (with_it, without)] == [with_it, without]
+
+
+def test_the_first_sentence_ends_at_a_full_stop_before_a_new_one() -> None:
+    assert first_sentence("// It reads 0.5 of\n// them (e.g. rows). Then it stops.\n\ncode") == (
+        "It reads 0.5 of them (e.g. rows)."
+    )

@@ -14,22 +14,22 @@ func.func public @main(%x: tensor<2x4xf32>, %up: tensor<4x8xf32>, %down: tensor<
 // ===== config
 Config(rules=(Rule(kind="ffn", predictor=LowRank(rank=1, dtype="float32"), density=0.5, group=2),))
 
+// ===== setting
+bodies: whole
+
 // ===== report
 hire_compiler: on, 1 of 1 site rewritten, 0.3 kB → 0.2 kB read a call
   on?      ffn/0: relu 4→8 float32 batch 2
              LowRank(rank=1, float32), 4 of 8 rows exact in groups of 2; 0.3 kB
                → 0.2 kB read a call, 0.2 kB added
   right?   ffn/0: approximate: neurons outside the selection count as zero
-  fast?    not measured: hire.compare(step, …) says it
   note     ffn/0: not calibrated, so the factors are a plain SVD, which finds
              few of the right rows on real models: calibrate with
              hire.calibrate(…)
-arguments of the step:
-  %arg0 is arg0
-  %arg1 is arg2
-  %arg2 is a_rows of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
-  %arg3 is b of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
-  %arg4 is rows0 of ffn|LowRank(rank=1, float32)||cpu|arg1|transpose(1, 0)|arg1|transpose(1, 0)|arg2
+arguments of the step: arg0, arg2, and prepared:
+  %arg2 is a_rows, from arg1, arg2
+  %arg3 is b, from arg1, arg2
+  %arg4 is rows0, from arg1, arg2
 
 // ===== output
 module {
@@ -37,7 +37,7 @@ module {
     %0 = call @hire_site(%arg2, %arg3, %arg4, %arg1, %arg0) : (tensor<1x4xf32>, tensor<8x1xf32>, tensor<8x4xf32>, tensor<8x4xf32>, tensor<2x4xf32>) -> tensor<2x4xf32>
     return %0 : tensor<2x4xf32>
   }
-  func.func private @hire_site(%arg0: tensor<1x4xf32>, %arg1: tensor<8x1xf32>, %arg2: tensor<8x4xf32>, %arg3: tensor<8x4xf32>, %arg4: tensor<2x4xf32>) -> (tensor<2x4xf32> {jax.result_info = "result[0]"}) {
+  func.func private @hire_site(%arg0: tensor<1x4xf32>, %arg1: tensor<8x1xf32>, %arg2: tensor<8x4xf32>, %arg3: tensor<8x4xf32>, %arg4: tensor<2x4xf32>) -> (tensor<2x4xf32>) {
     %cst = stablehlo.constant dense<0.000000e+00> : tensor<f32>
     %cst_0 = stablehlo.constant dense<0xFF800000> : tensor<f32>
     %0 = stablehlo.transpose %arg0, dims = [1, 0] : (tensor<1x4xf32>) -> tensor<4x1xf32>

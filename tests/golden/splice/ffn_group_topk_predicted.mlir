@@ -1,0 +1,62 @@
+// With a predictor the up-projection of a group_topk block is not read whole either: twelve neurons, more than the
+// model keeps, are proposed, and the model's own choice is repeated among their exact values.
+
+// ===== input
+func.func public @main(%x: tensor<1x8xf32>, %up: tensor<8x32xf32>, %down: tensor<32x8xf32>) -> tensor<1x8xf32> {
+  %0 = stablehlo.dot_general %x, %up, contracting_dims = [1] x [0] : (tensor<1x8xf32>, tensor<8x32xf32>) -> tensor<1x32xf32> loc("mlp/up/dot_general")
+  %zero = stablehlo.constant dense<0.0> : tensor<1x32xf32>
+  %1 = stablehlo.maximum %0, %zero : tensor<1x32xf32>
+  %2 = stablehlo.composite "hire.group_topk" %1 {composite_attributes = {group = 2 : i64, k = 8 : i64}, decomposition = @hire.group_topk} : (tensor<1x32xf32>) -> tensor<1x32xf32>
+  %3 = stablehlo.dot_general %2, %down, contracting_dims = [1] x [0] : (tensor<1x32xf32>, tensor<32x8xf32>) -> tensor<1x8xf32> loc("mlp/down/dot_general")
+  return %3 : tensor<1x8xf32>
+}
+func.func private @hire.group_topk(%h: tensor<1x32xf32>) -> tensor<1x32xf32> {
+  %pairs = stablehlo.reshape %h : (tensor<1x32xf32>) -> tensor<1x16x2xf32>
+  %low = stablehlo.constant dense<0xFF800000> : tensor<f32>
+  %best = stablehlo.reduce(%pairs init: %low) applies stablehlo.maximum across dimensions = [2] : (tensor<1x16x2xf32>, tensor<f32>) -> tensor<1x16xf32>
+  %values, %ids = chlo.top_k(%best, k = 4) : tensor<1x16xf32> -> (tensor<1x4xf32>, tensor<1x4xi32>)
+  %least = stablehlo.slice %values [0:1, 3:4] : (tensor<1x4xf32>) -> tensor<1x1xf32>
+  %all = stablehlo.broadcast_in_dim %least, dims = [0, 1] : (tensor<1x1xf32>) -> tensor<1x16xf32>
+  %kept = stablehlo.compare GE, %best, %all, FLOAT : (tensor<1x16xf32>, tensor<1x16xf32>) -> tensor<1x16xi1>
+  %both = stablehlo.broadcast_in_dim %kept, dims = [0, 1] : (tensor<1x16xi1>) -> tensor<1x16x2xi1>
+  %mask = stablehlo.reshape %both : (tensor<1x16x2xi1>) -> tensor<1x32xi1>
+  %none = stablehlo.constant dense<0.0> : tensor<1x32xf32>
+  %chosen = stablehlo.select %mask, %h, %none : tensor<1x32xi1>, tensor<1x32xf32>
+  return %chosen : tensor<1x32xf32>
+}
+
+// ===== config
+Config(rules=(Rule(kind="ffn", predictor=Quantized(bits=8), candidates=12, group=2),))
+
+// ===== report
+hire_compiler: on, 1 of 1 site rewritten, 2.0 kB → 1.2 kB read a call
+  on?      ffn/0: relu after an explicit group_topk 8→32 float32 batch 1
+             Quantized(bits=8), 12 of 32 rows exact in groups of 2; 2.0 kB → 1.2
+               kB read a call, 1.4 kB added
+  right?   ffn/0: approximate: the model's own choice of neurons, made among the
+             candidates
+arguments of the step: arg0, arg1, arg2, and prepared:
+  %arg3 is q, from arg1, arg2
+  %arg4 is rows0, from arg1, arg2
+  %arg5 is scale, from arg1, arg2
+
+// ===== output
+module {
+  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<8x32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<32x8xi8>, %arg4: tensor<32x8xf32>, %arg5: tensor<32xf32>) -> tensor<1x8xf32> {
+    %0 = stablehlo.dot_general %arg0, %arg1, contracting_dims = [1] x [0] : (tensor<1x8xf32>, tensor<8x32xf32>) -> tensor<1x32xf32>
+    %cst = stablehlo.constant dense<0.000000e+00> : tensor<1x32xf32>
+    %1 = stablehlo.maximum %0, %cst : tensor<1x32xf32>
+    %2 = stablehlo.composite "hire.group_topk" %1 {composite_attributes = {group = 2 : i64, k = 8 : i64}, decomposition = @hire.group_topk} : (tensor<1x32xf32>) -> tensor<1x32xf32>
+    %3 = call @hire_site(%arg3, %arg4, %arg5, %arg2, %arg0) : (tensor<32x8xi8>, tensor<32x8xf32>, tensor<32xf32>, tensor<32x8xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
+    return %3 : tensor<1x8xf32>
+  }
+  func.func private @hire_site(%arg0: tensor<32x8xi8>, %arg1: tensor<32x8xf32>, %arg2: tensor<32xf32>, %arg3: tensor<32x8xf32>, %arg4: tensor<1x8xf32>) -> (tensor<1x8xf32>) {
+    … dot_general 1x8xf32, 8x32xf32 → 1x32xf32
+    … top_k 16xf32 → 6xf32, 6xi32
+    … gather 16x2x8xf32 → 6x2x8xf32
+    … dot_general 1x8xf32, 8x12xf32 → 1x12xf32
+    … top_k 1x6xf32 → 1x4xf32, 1x4xi32
+    … gather 32x8xf32 → 2x8xf32  ×8
+    … dot_general 1x2xf32, 2x8xf32 → 1x8xf32
+  }
+}
