@@ -13,8 +13,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "rewrites.md"
 _OPENING = """\
 # What the compiler does to your graph
 
-One line a story; each links to a small module before and after, with the report. The page is made of the first
-sentences of `tests/golden/`, which the tests compare whole (`pytest tests/test_golden.py --update-golden` writes both).
+One line a story. `splice/ffn_gated` is the file `tests/golden/splice/ffn_gated.mlir`: a small module, the report, and
+the module after the pass. The tests compare these files whole; `pytest tests/test_golden.py --update-golden` writes
+what the compiler does now, and this page from their first sentences.
 """
 
 _CHAPTERS = {
@@ -43,8 +44,7 @@ def _chapter(stage: str, path: Path) -> int:
 
 
 def _line(path: Path) -> str:
-    name = path.relative_to(PAGE.parents[1])
-    return f"- [`{path.stem}`](../{name}): {first_sentence(path.read_text())}\n"
+    return f"- `{path.parent.name}/{path.stem}`: {first_sentence(path.read_text())}\n"
 
 
 def first_sentence(text: str) -> str:
