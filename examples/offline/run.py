@@ -1,6 +1,6 @@
 """Generate from an artifact, in a process that has jax and safetensors and nothing else.
 
-    python examples/offline/run.py model.hire 64 1 2 3      # 64 new tokens after the ids 1 2 3; prints ids as JSON
+    python examples/offline/run.py model 64 1 2 3      # an artifact's directory; 64 new ids after 1 2 3, as JSON
 
 The step of the artifact is a greedy decoder: (weights, tokens [1, 1], cache) -> (next token [1], cache).
 """
