@@ -70,7 +70,7 @@ def _steps(region: Any, functions: dict[str, Any], indent: str) -> Iterator[str]
         op = view.operation
         if op.name == "func.call":
             callee = str(op.attributes["callee"]).lstrip("@")
-            if callee.startswith("hire_author"):
+            if callee.startswith("hire_"):
                 yield f"{indent}call @{callee}"
             else:
                 yield from _steps(functions[callee].regions[0], functions, indent)
