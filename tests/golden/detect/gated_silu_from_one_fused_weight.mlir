@@ -1,5 +1,5 @@
-// Gate and up come from one weight of 2·ff rows, cut by slices after the product, as many bf16 checkpoints store
-// them. One gated site; its down projection stores its rows the other way round.
+// Gate and up that come from one weight of 2·ff rows, cut by slices after the product (as many bf16 checkpoints
+// store them), are one gated site. Its down projection stores its rows the other way round.
 
 // ===== input
 func.func public @main(%x: tensor<1x8xbf16>, %gate_up: tensor<64x8xbf16>, %down: tensor<8x32xbf16>) -> tensor<1x8xbf16> {

@@ -1,4 +1,4 @@
-// A tied head: the embedding is transposed, the logits are softcapped, and only the argmax is read. The reducer is
+// A tied head (the embedding, transposed) whose softcapped logits only an argmax reads is a site. The reducer is
 // JAX's own: ties go to the lowest index, NaN wins.
 
 // ===== input

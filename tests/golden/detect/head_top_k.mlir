@@ -1,4 +1,4 @@
-// An untied head in bf16 whose logits are widened to float32 before top_k reads them.
+// An untied head in bf16 is a site, although its logits are widened to float32 before top_k reads them.
 
 // ===== input
 func.func public @main(%x: tensor<1x8xbf16>, %head: tensor<8x128xbf16>) -> (tensor<1x4xf32>, tensor<1x4xi32>) {

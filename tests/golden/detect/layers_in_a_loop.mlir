@@ -1,4 +1,4 @@
-// Three layers of stacked weights in one loop: one site, counted three times. The counter picks the layer.
+// Three layers of stacked weights in one loop are one site, counted three times. The counter picks the layer.
 
 // ===== input
 func.func public @main(%x: tensor<2x4xf32>, %ups: tensor<3x4x16xf32>, %downs: tensor<3x16x4xf32>) -> tensor<2x4xf32> {

@@ -1,5 +1,5 @@
-// Queries against a cache of keys, softmax, values: two products without any weight are attention and are never
-// mentioned. The key projection before them is a product with a weight, so it is a miss that says what it is.
+// The two products of attention have no weight (queries against a cache of keys, then values), so they are never
+// mentioned. The query projection before them is a product with a weight, so it is a miss that says what it is.
 
 // ===== input
 func.func public @main(%x: tensor<1x8xf32>, %wq: tensor<8x8xf32>, %keys: tensor<64x8xf32> , %step: tensor<i32>) -> tensor<1x8xf32> {

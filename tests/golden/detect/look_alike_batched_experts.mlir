@@ -1,5 +1,5 @@
-// A mixture of four experts, each a relu block: the products are batched over the experts, and which expert works
-// is decided elsewhere. Not a dense feed-forward block; the reason counts the experts.
+// Experts whose products are batched over four matrices are no dense block: which expert works is decided elsewhere.
+// The reason counts them.
 
 // ===== input
 func.func public @main(%x: tensor<4x2x8xf32>, %up: tensor<4x8x32xf32>, %down: tensor<4x32x8xf32>) -> tensor<4x2x8xf32> {

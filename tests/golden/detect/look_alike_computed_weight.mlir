@@ -1,5 +1,5 @@
-// The up-projection is the sum of a weight and an update, computed in every call. What is not a parameter cannot be
-// prepared once, so the block is no site; the reason names the operation that computes it.
+// A weight that is computed in every call (here a sum of two) is no parameter: it cannot be prepared once, so the
+// block is no site. The reason names the operation that computes it.
 
 // ===== input
 func.func public @main(%x: tensor<2x8xf32>, %up: tensor<8x32xf32>, %update: tensor<8x32xf32>, %down: tensor<32x8xf32>) -> tensor<2x8xf32> {

@@ -1,4 +1,4 @@
-// Two products with nothing nonlinear between them, and narrower in the middle than at the ends: a LoRA adapter.
+// Two products with nothing nonlinear between them, narrower in the middle than at the ends, are a LoRA adapter.
 // Nothing of it is sparse, and it is no feed-forward block however wide it is.
 
 // ===== input

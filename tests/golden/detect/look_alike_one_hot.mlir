@@ -1,5 +1,5 @@
-// An embedding looked up by a one-hot product: its left side is a comparison, its result is a residual stream, and
-// its rows are contracted away. No head, whatever the size of the vocabulary.
+// An embedding looked up by a one-hot product is no head, whatever the size of the vocabulary. Its left side is a
+// comparison, its result is a residual stream, and its rows are contracted away.
 
 // ===== input
 func.func public @main(%token: tensor<2xi32>, %embed: tensor<128x8xf32>) -> tensor<2x8xf32> {

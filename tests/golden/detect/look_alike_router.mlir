@@ -1,4 +1,5 @@
-// A router scores 4 experts from 16 inputs and takes a softmax: the consumers of a head, but fewer rows than inputs.
+// A router that scores 4 experts from 16 inputs has the readers of a head, a softmax, but fewer rows than inputs, so
+// it is none.
 
 // ===== input
 func.func public @main(%x: tensor<2x16xf32>, %router: tensor<16x4xf32>) -> tensor<2x4xf32> {

@@ -1,5 +1,5 @@
-// The shape of a feed-forward block, relu and all, but with fewer neurons than inputs: a squeeze-and-excite gate.
-// There is nothing to save by skipping four neurons.
+// What has the shape of a feed-forward block, relu and all, but fewer neurons than inputs is a squeeze-and-excite
+// gate. There is nothing to save by skipping four neurons.
 
 // ===== input
 func.func public @main(%x: tensor<2x16xf32>, %squeeze: tensor<16x4xf32>, %excite: tensor<4x16xf32>) -> tensor<2x16xf32> {

@@ -1,4 +1,4 @@
-// The plainest feed-forward block: up, relu in its private function, down. One site, no miss.
+// The plainest feed-forward block (up, relu in its private function, down) is a site.
 
 // ===== input
 func.func public @main(%x: tensor<2x8xf32>, %up: tensor<8x32xf32>, %down: tensor<32x8xf32>) -> tensor<2x8xf32> {

@@ -1,5 +1,5 @@
-// A token loop around a layer loop: the weights are invariant carries of both, and leave both. The counter and the
-// activations stay, because the loops change them.
+// Weights that a token loop hands to a layer loop inside it leave both loops. The counter and the activations stay,
+// because the loops change them.
 
 // ===== input
 func.func public @main(%x: tensor<1x4xf32>, %ws: tensor<2x4x4xf32>) -> tensor<1x4xf32> {

@@ -1,6 +1,6 @@
-// What jax.lax.scan over layers looks like: a while that carries the counter, the activations, and two stacks of
-// weights that its body hands on unchanged. Normalizing takes the stacks out of the carries; the body reads them
-// where they were made, so that their provenance is plain and a prepared weight can be used without threading it.
+// Stacks of weights that a loop over layers (jax.lax.scan) carries unchanged leave the loop, and its body reads them
+// where they were made. So their origin is plain, and a prepared array can be used in the body without being
+// carried.
 
 // ===== input
 func.func public @main(%x: tensor<2x4xf32>, %ups: tensor<3x4x6xf32>, %downs: tensor<3x6x4xf32>) -> (tensor<2x4xf32>, tensor<3x4x6xf32>) {

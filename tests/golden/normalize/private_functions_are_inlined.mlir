@@ -1,5 +1,5 @@
-// JAX puts relu, silu, softmax into private functions, and those may call others. Normalizing flattens all of
-// them into @main, so that the detector sees one straight line of operations.
+// JAX's private functions (relu, silu, softmax, and those that they call) are inlined into @main. The detector sees
+// one straight line of operations.
 
 // ===== input
 func.func public @main(%x: tensor<2x4xf32>, %gate: tensor<4x6xf32>, %up: tensor<4x6xf32>, %down: tensor<6x4xf32>) -> tensor<2x4xf32> {

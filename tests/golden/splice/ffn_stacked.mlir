@@ -1,6 +1,5 @@
-// Three stacked layers in a loop are one site, whose body calls one replacement. Both stacks are carried through the
-// loop unchanged in the input; the body calls the replacement with the whole stacks and the loop's counter; nothing
-// new is carried, because a body may read values from outside.
+// Three stacked layers in a loop are one site, and the body of the loop calls one replacement. It takes the whole
+// stacks and the loop's counter. Nothing new is carried, because a body may read values from outside.
 
 // ===== input
 func.func public @main(%x: tensor<1x4xf32>, %ups: tensor<3x8x4xf32>, %downs: tensor<3x8x4xf32>) -> tensor<1x4xf32> {

@@ -1,6 +1,6 @@
-// Sampling by Gumbel noise is an argmax of noisy logits, and is certified with them. The noise does not follow from
-// the product, so the author's code computes it and hands it to the replacement; the bounds go through temperature
-// and noise to the winner.
+// Sampling by Gumbel noise is an argmax of noisy logits, and is certified with them. The uniform numbers and the
+// temperature do not follow from the product: they are handed to the replacement, which repeats the author's code on
+// them, on numbers and on bounds.
 
 // ===== input
 func.func public @main(%x: tensor<1x8xf32>, %embed: tensor<32x8xf32>, %uniform: tensor<1x32xf32>, %temperature: tensor<f32>) -> tensor<1xi32> {
