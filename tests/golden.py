@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from golden_text import print_module, print_spliced
 
@@ -227,7 +227,7 @@ def active(*shares: float, rows: int = 1000) -> Activity:
     """What a calibration counts of neurons that are active, each by itself, in such shares of the rows."""
     width = len(shares)
     drawn = np.random.default_rng(0).random((rows, width)) < np.array(shares)
-    return Activity(width, np.asarray(count_active(jnp.asarray(drawn)), np.float64))
+    return Activity(width, np.asarray(jax.jit(count_active)(drawn), np.float64))
 
 
 def _run_plan(given: dict[str, str]) -> dict[str, str]:
