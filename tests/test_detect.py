@@ -155,7 +155,6 @@ COMPUTED: dict[str, Function] = {
     "merged with an adapter": lambda u, extra: u + extra[:, :4] @ extra[:4],
     "changed in one place": lambda u, extra: u.at[0].set(0),
     "in another order": lambda u, extra: u[:, extra[0].astype(int)],
-    "unpacked": lambda u, extra: (u.astype(jnp.uint8) >> 4).astype(jnp.float32),
 }
 
 
