@@ -141,6 +141,18 @@ def scalar(value: int, type_: Any) -> Any:
     return ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": dense}).results[0]
 
 
+def erase_unread(block: Any, name: str) -> None:
+    """Erase the operations of a name whose results nobody reads, in a block and in what it contains."""
+    for view in reversed(list(block.operations)):
+        op = view.operation
+        if op.name == name and not any(next(iter(result.uses), None) is not None for result in op.results):
+            op.erase()
+            continue
+        for region in op.regions:
+            for inner in region.blocks:
+                erase_unread(inner, name)
+
+
 def append_result(block: Any, result: Any) -> None:
     """Let the function of an entry block return one more value."""
     terminator = list(block.operations)[-1].operation

@@ -21,7 +21,7 @@ def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
 
 def _certified(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule that proves a head's winners, where that is possible and worth it."""
-    candidates = max(128 * max(facts.compared, 1), 4 * facts.top_k)
+    candidates = _wanted(facts)
     provable = facts.winners_only or (facts.compared and not facts.seldom)
     if not provable or facts.uncertifiable or candidates * 4 > site.width:
         return None
@@ -32,6 +32,11 @@ def _certified(site: Site, facts: SiteFacts) -> Rule | None:
     strict = bool(facts.compared) or set(site.consumers) <= {"argmax", "sampling", "max"}
     predictor = Quantized(bits=8)
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
+
+
+def _wanted(facts: SiteFacts) -> int:
+    """How many candidates a proof gets by default."""
+    return max(128 * max(facts.compared, 1), 4 * facts.top_k)
 
 
 def _skips_exactly(facts: SiteFacts) -> bool:
@@ -78,6 +83,8 @@ def _no_logits(site: Site, facts: SiteFacts) -> str:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
     if facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
+    if _wanted(facts) * 4 > site.width:
+        return f"its {site.width} rows are too few to choose {_wanted(facts)} candidates among, and no rule asks for it"
     if worth_choosing(site, facts) and _copied_too_often(site, facts):
         return (
             f"an int8 copy would be read once for each of {site.batch} rows, which takes longer than one float32 "

@@ -104,6 +104,8 @@ def splice(
     counters = [counter for counted in counts for counter in _return_count(block, *counted)]
     _mlir.set_main_signature(function)
     _mlir.run_passes(module, "trivial-dce")
+    _mlir.erase_unread(block, "stablehlo.composite")  # the pass takes it for something with effects
+    _mlir.run_passes(module, "trivial-dce")
     kept = tuple(i for i in range(len(arguments)) if _has_uses(block.arguments[i]))
     for i in sorted(set(range(len(arguments))) - set(kept), reverse=True):
         block.erase_argument(i)

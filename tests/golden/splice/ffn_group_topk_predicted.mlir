@@ -35,20 +35,16 @@ hire_compiler: on, 1 of 1 site rewritten, 2.0 kB → 1.2 kB read a call
                kB read a call, 1.4 kB added
   right?   ffn/0: approximate: the model's own choice of neurons, made among the
              candidates
-arguments of the step: arg0, arg1, arg2, and prepared:
-  %arg3 is q, from arg1, arg2
-  %arg4 is rows0, from arg1, arg2
-  %arg5 is scale, from arg1, arg2
+arguments of the step: arg0, arg2, and prepared:
+  %arg2 is q, from arg1, arg2
+  %arg3 is rows0, from arg1, arg2
+  %arg4 is scale, from arg1, arg2
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<8x32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<32x8xi8>, %arg4: tensor<32x8xf32>, %arg5: tensor<32xf32>) -> tensor<1x8xf32> {
-    %0 = stablehlo.dot_general %arg0, %arg1, contracting_dims = [1] x [0] : (tensor<1x8xf32>, tensor<8x32xf32>) -> tensor<1x32xf32>
-    %cst = stablehlo.constant dense<0.000000e+00> : tensor<1x32xf32>
-    %1 = stablehlo.maximum %0, %cst : tensor<1x32xf32>
-    %2 = stablehlo.composite "hire.group_topk" %1 {composite_attributes = {group = 2 : i64, k = 8 : i64}, decomposition = @hire.group_topk} : (tensor<1x32xf32>) -> tensor<1x32xf32>
-    %3 = call @hire_site(%arg3, %arg4, %arg5, %arg2, %arg0) : (tensor<32x8xi8>, tensor<32x8xf32>, tensor<32xf32>, tensor<32x8xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
-    return %3 : tensor<1x8xf32>
+  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<32x8xf32>, %arg2: tensor<32x8xi8>, %arg3: tensor<32x8xf32>, %arg4: tensor<32xf32>) -> tensor<1x8xf32> {
+    %0 = call @hire_site(%arg2, %arg3, %arg4, %arg1, %arg0) : (tensor<32x8xi8>, tensor<32x8xf32>, tensor<32xf32>, tensor<32x8xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
+    return %0 : tensor<1x8xf32>
   }
   func.func private @hire_site(%arg0: tensor<32x8xi8>, %arg1: tensor<32x8xf32>, %arg2: tensor<32xf32>, %arg3: tensor<32x8xf32>, %arg4: tensor<1x8xf32>) -> (tensor<1x8xf32>) {
     … dot_general 1x8xf32, 8x32xf32 → 1x32xf32
