@@ -221,7 +221,7 @@ def test_a_sparse_block_is_the_dense_block_of_its_neurons(
     gate, up, down = (random(rng, *layers, N, D, dtype=dtype) for _ in range(3))
     groups = jnp.asarray(np.sort(rng.choice(N // group, 7, replace=False)), jnp.int32)
     layer = jnp.int32(2) if stacked else None
-    got = sparse_ffn(
+    got, _ = sparse_ffn(
         x, [store(gate, target), store(up, target)], store(down, target), [store(bias, target)],
         groups, Form(lambda g, u, b: jax.nn.relu(g + b) * u, group, target, layer),
     )  # fmt: skip
@@ -239,7 +239,7 @@ def test_long_products_in_chunks_are_the_same(group: int, batch: int, rng: np.ra
     x, up, down = (random(rng, *shape) for shape in ((batch, D), (4 * N, D), (4 * N, D)))
     groups = jnp.asarray(np.sort(rng.choice(4 * N // group, 4 * N // group - 3, replace=False)), jnp.int32)
     neurons = (np.asarray(groups)[:, None] * group + np.arange(group)).ravel()
-    got = sparse_ffn(x, [up], down, [], groups, Form(jax.nn.relu, group, chunked))
+    got, _ = sparse_ffn(x, [up], down, [], groups, Form(jax.nn.relu, group, chunked))
     wanted = relu64(wide(x) @ wide(up)[neurons].T) @ wide(down)[neurons]
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
@@ -249,7 +249,7 @@ def test_products_are_rounded_as_the_author_rounded_them(target: Target, rng: np
     """A bf16 program sees bf16 products before its activation; the exact rows must see the same."""
     x, up, down = random(rng, 1, D), random(rng, N, D), random(rng, N, D)
     every = jnp.arange(N, dtype=jnp.int32)
-    got = sparse_ffn(x, [up], down, [], every, Form(jax.nn.relu, 1, target, product_dtype="bfloat16"))
+    got, _ = sparse_ffn(x, [up], down, [], every, Form(jax.nn.relu, 1, target, product_dtype="bfloat16"))
     z = jnp.asarray(wide(x) @ wide(up).T, jnp.float32).astype(jnp.bfloat16)
     np.testing.assert_allclose(got, relu64(wide(z)) @ wide(down), rtol=1e-2, atol=1e-2)
     unrounded = relu64(wide(x) @ wide(up).T) @ wide(down)

@@ -14,7 +14,7 @@ from hire_compiler.config import Config, Predictor
 from hire_compiler.passes.choose_rule import first_rule
 from hire_compiler.passes.head_ranks import ranks_of, winners_of
 from hire_compiler.patterns.logits import HeadMatch
-from hire_compiler.patterns.site_match import SiteMatch, moment_key
+from hire_compiler.patterns.site_match import SiteMatch, moment_key, of_kind
 from hire_compiler.placement import on_automatic_axes
 from hire_compiler.report import Site
 from hire_compiler.runtime.weights import materialize
@@ -37,9 +37,10 @@ class HeadCandidate:
 def heads_for_trial(sites: Sequence[Site], matches: Sequence[SiteMatch], config: Config) -> tuple[HeadCandidate, ...]:
     """The heads whose rule asks for a recall, once for each weight."""
     found: dict[str, HeadCandidate] = {}
-    for site, match in zip(sites, matches, strict=True):
-        rule = first_rule(site, config)
-        if rule is None or rule.recall is None or rule.predictor is None or not isinstance(match, HeadMatch):
+    sites_of = dict(zip(matches, sites, strict=True))
+    for match in of_kind(matches, HeadMatch):
+        rule = first_rule(sites_of[match], config)
+        if rule is None or rule.recall is None or rule.predictor is None:
             continue
         if match.dot.weight.layers is None:
             found.setdefault(moment_key(match), HeadCandidate(match, rule.predictor))

@@ -44,7 +44,7 @@ def settle_rule(rule: Rule, site: Site, facts: SiteFacts, where: str) -> Settled
         return _exact(rule, site, facts)
     if facts.neurons and rule.predictor is not None and rule.predictor.copies and not rule.certify:
         return _approximate(rule, site, facts, where)
-    if site.kind == "head" and rule.recall is not None:
+    if facts.logits and rule.recall is not None:
         return _recalled_head(rule, rule.recall, site, facts, where)
     return Settled(rule)
 
