@@ -78,8 +78,9 @@ def test_one_shard_without_a_proof_brings_no_other_to_a_stop(rng: np.random.Gene
 def test_a_proof_costs_three_small_exchanges(rng: np.random.Generator) -> None:
     params, x = head_arguments(rng, mesh_of("4"))
     found = talk(hire.transform(jax.jit(greedy)), params, x)
-    assert {c.kind for c in found} <= {"all-gather", "all-reduce"}
-    assert not any(c.conditional for c in found)
+    always = [c for c in found if not c.conditional]  # the author's own stand in the branch that settles a doubt
+    assert {c.kind for c in always} <= {"all-gather", "all-reduce"}
+    assert len(always) < len(found)
     assert max(c.result_bytes for c in found) <= 4 * BATCH * 4 * 3
 
 
