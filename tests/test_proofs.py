@@ -321,3 +321,18 @@ def test_slack_is_the_worst_case_of_a_float32_sum(rng: np.random.Generator) -> N
     x, w = array(rng, 2, D), array(rng, 50, D)
     room = rounding_slack(jnp.linalg.norm(w, axis=1)[None], x)
     assert (np.abs(wide(x @ w.T) - wide(x) @ wide(w).T) < wide(room)).all()
+
+
+@pytest.mark.parametrize("tail", [lambda z: jnp.argmax(z, -1), lambda z: jnp.argmax(jax.nn.softmax(z), -1)])
+@pytest.mark.parametrize("certify", [True, "strict"])
+def test_where_a_matrix_unit_rounds_its_inputs_no_product_of_a_proof_does(tail: Any, certify: Any) -> None:
+    """Bounds are those of float32 sums; of the lengths of blocks alone they are wide enough for rounded ones."""
+    d, blocks = 96, 96 // 32
+    rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=128, certify=certify)
+    head = jax.jit(lambda w, x: tail(jnp.dot(x, w.T, precision="highest")))
+    step = hire.transform(head, hire.Config(rules=(rule,)), platform="gpu")
+    text = step.lower(jax.ShapeDtypeStruct((4096, d), jnp.float32), jax.ShapeDtypeStruct((2, d), jnp.float32)).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 2
+    rounded = [line for line in products if "HIGHEST" not in line]
+    assert all(f"x{blocks}xf32>" in line for line in rounded), rounded

@@ -44,7 +44,7 @@ def prove_tail(
     """
     arithmetic = arithmetic_for(target)
     bounds = {name: prepared[name] for name in ("bound", "norm", "blocks")}
-    scores = predict(x, predictor_arrays(prepared), target)
+    scores = predict(x, predictor_arrays(prepared), target, precise=True)
     away = room(bounds["bound"], x)
     first = tail.interpret(tail.start(None, around(scores, away), None), arithmetic, captured)
     ids = choose(list(first.points.values()), count, scores.shape[1], target)

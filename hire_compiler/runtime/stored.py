@@ -55,7 +55,7 @@ class StoredRows:
     def products(self, x: jax.Array, *, precise: bool = False) -> jax.Array:
         """``x [b, d]`` times all rows, in float32: ``[b, n]``; in the fast form, not in the author's."""
         if isinstance(self.kept, NarrowRows):
-            return unfused(self.kept.product(x), self.target)
+            return unfused(self.kept.product(x, precise=precise), self.target)
         if not self.by_columns:
             return unfused(dot_of_few(x, self.kept, self.target, precise=precise), self.target)
         return unfused(self._by_columns(x.astype(jnp.float32), precise), self.target)
