@@ -12,10 +12,9 @@ from typing import Any
 
 import jax
 
-from hire_compiler.findings import Certificate, Decision, Findings
+from hire_compiler.findings import THE_DEFAULT, Certificate, Decision, Findings
 
 FIRST_CALLS = 64  # that are counted before anything is given up
-DEFAULT = "the exact default"  # how the reason of a decision begins that no rule took
 _LOOKING = 0.08  # share of a dense block that it costs to look for zeros in vain, measured (docs/ffn.md)
 
 
@@ -58,11 +57,11 @@ def type_of(value: Any) -> jax.ShapeDtypeStruct:
 
 
 def _is_default(decision: Decision) -> bool:
-    return decision.action == "rewritten" and decision.reason.startswith(DEFAULT)
+    return decision.action == "rewritten" and decision.reason.startswith(THE_DEFAULT)
 
 
 def _reason(proof: Certificate) -> str:
     return (
-        f"{DEFAULT} was tried: its proof held for {proof.proven} of {proof.rows} rows, which cost more than it saved; "
-        "dense since"
+        f"{THE_DEFAULT} was tried: its proof held for {proof.proven} of {proof.rows} rows, which cost more than it "
+        "saved; dense since"
     )

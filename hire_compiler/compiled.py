@@ -53,7 +53,7 @@ class CompiledStep:
         self.weights: tuple[int, ...] = ()
         self._kept_leaves: tuple[int, ...] = ()
         self._kept_constants: tuple[Any, ...] = ()
-        self._measured = Measurements(spliced.counters if spliced else (), report)
+        self.measured = Measurements(spliced.counters if spliced else (), report)
         self._current: tuple[list[tuple[int, Any]], Flat] | None = None
         if spliced is not None:
             self._compile(program, spliced)
@@ -85,7 +85,7 @@ class CompiledStep:
         results: list[Any] = program(*self._kept_constants, *kept, *prepared)
         own = len(self.program.out_avals)
         if len(results) > own:
-            self._measured.add(results[own:])
+            self.measured.add(results[own:])
         return results[:own]
 
     def _compile_and_run(self, *operands: Any) -> list[Any]:
@@ -96,11 +96,6 @@ class CompiledStep:
         if not any(_mlir.is_tracer(operand) for operand in operands):
             self.spent["compile"] = time.perf_counter() - start
         return results
-
-    @property
-    def measured(self) -> Measurements:
-        """What its sites counted so far."""
-        return self._measured
 
     @property
     def on_mesh(self) -> bool:
@@ -140,7 +135,7 @@ class CompiledStep:
 
     def current_report(self) -> Report:
         """The report, with what the certificates have shown so far."""
-        seen: dict[str, Any] = {"certificates": self._measured.certificates(), "tails": self._measured.tails()}
+        seen: dict[str, Any] = {"certificates": self.measured.certificates(), "tails": self.measured.tails()}
         notes = (*self.report.notes, *self._said)
         notes = (*notes, f"runs as written: {self.unranked}") if self.unranked else notes
         seen |= {"speed": self.speed, "seconds": {**self.report.seconds, **self.spent}}

@@ -63,6 +63,9 @@ class Miss:
     expected: bool = False
 
 
+THE_DEFAULT = "the exact default"  # how the reason of a decision begins that no rule took
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What the plan does with one site.

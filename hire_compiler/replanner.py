@@ -12,7 +12,7 @@ from hire_compiler import _mlir
 from hire_compiler.adapt import FIRST_CALLS, given_up, type_of, watches
 from hire_compiler.calibration import Calibration
 from hire_compiler.callable import Callable
-from hire_compiler.compiled import CompiledStep
+from hire_compiler.compiled import DENSE, CompiledStep
 from hire_compiler.config import Config
 from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.report import Report
@@ -44,9 +44,12 @@ class Replanner:
         """Whether there is a default in a step that may be given up: on one device, where it runs."""
         return self._config.adapt and self._config.plan is None and not step.on_mesh and watches(step.report)
 
-    def look(self, step: CompiledStep, tree: Any, leaves: list[Any], prepared: Any) -> None:
+    def look(self, step: CompiledStep, tree: Any, leaves: list[Any]) -> None:
         """After a call: start planning anew if enough calls were counted and a default loses."""
         if not step.measured.have_arrived(FIRST_CALLS):
+            return
+        prepared = step.current(leaves)
+        if prepared is None or prepared is DENSE:
             return
         with self._lock:
             if not step.watched:

@@ -86,9 +86,7 @@ class HireFunction:
             current = step.check_prepared(prepared)
         results = self._run(step, call, current)
         if step.watched and prepared is None:
-            arrays = step.current(call.leaves)
-            if arrays is not None and arrays is not DENSE:
-                self._replanner.look(step, call.tree, call.leaves, arrays)
+            self._replanner.look(step, call.tree, call.leaves)
         return results
 
     def _run(self, step: CompiledStep, call: _Call, current: Flat | None, program: Any = None) -> Any:

@@ -35,11 +35,7 @@ def check(number: int, count: int, over: Callable[[], bool], quick: bool) -> Ite
         ):
             outcome = check_blocks.run(program, 32 if quick else 160)
         kind = f"{program.rule} {dtype}{' ' + precision if precision else ''}"
-        tally.add(
-            kind, tried=1, programs=int(outcome.status == "rewritten"), dense=int(outcome.status == "dense"),
-            refused=int(outcome.status == "refused"), rows=outcome.rows, adversarial=outcome.hard,
-            fell_back=outcome.fell_back, faults=int(bool(outcome.faults)),
-        )  # fmt: skip
+        tally.add_outcome(kind, outcome)
         if outcome.note:
             notes[f"{kind}: {outcome.status}: {outcome.note[:160]}"] = 1
         faults += [

@@ -48,11 +48,7 @@ def check(number: int, count: int, over: Callable[[], bool], quick: bool) -> Ite
         kind = f"{program.rule} {dtype}{' ' + precision if precision else ''}"
         with jax.default_matmul_precision(precision):
             outcome = check_heads.run(program, 64 if quick else 400)
-        tally.add(
-            kind, tried=1, programs=int(outcome.status == "rewritten"), dense=int(outcome.status == "dense"),
-            refused=int(outcome.status == "refused"), rows=outcome.rows, adversarial=outcome.hard,
-            fell_back=outcome.fell_back, faults=int(bool(outcome.faults)),
-        )  # fmt: skip
+        tally.add_outcome(kind, outcome)
         if outcome.note:
             notes.setdefault(f"{kind}: {outcome.status}: {outcome.note[:160]}", 0)
             notes[f"{kind}: {outcome.status}: {outcome.note[:160]}"] += 1

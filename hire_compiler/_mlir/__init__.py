@@ -39,6 +39,7 @@ from hire_compiler._mlir.functions import (
     argument_names,
     call,
     erase_unread,
+    filled,
     find_function,
     function_names,
     inline_calls,
@@ -48,9 +49,7 @@ from hire_compiler._mlir.functions import (
     number_channels,
     operations_named,
     return_nan,
-    scalar,
     set_main_signature,
-    zeros,
 )
 from hire_compiler._mlir.modules import (
     check_strings,
@@ -133,6 +132,7 @@ __all__ = [
     "erase_unread",
     "evaluate",
     "evaluate_dimension",
+    "filled",
     "find_function",
     "forwarded",
     "fresh_context",
@@ -178,7 +178,6 @@ __all__ = [
     "return_nan",
     "run_module",
     "run_passes",
-    "scalar",
     "scan_arity",
     "scatter_into",
     "scatter_numbers",
@@ -193,5 +192,4 @@ __all__ = [
     "to_text",
     "user_context",
     "without_compiler_options",
-    "zeros",
 ]

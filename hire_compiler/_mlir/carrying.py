@@ -8,6 +8,7 @@ from jaxlib.mlir import ir
 
 from hire_compiler._mlir.attributes import make_tensor_type, tensor_type
 from hire_compiler._mlir.editing import rebuild_while
+from hire_compiler._mlir.functions import append_result, filled
 
 _BRANCHES = ("stablehlo.case", "stablehlo.if")
 
@@ -37,8 +38,7 @@ def block_of(value: Any) -> Any:
 
 def one_in(block: Any) -> Any:
     """The integer 1, computed every time that ``block`` runs."""
-    type_ = make_tensor_type((), "int32")
-    return _filled(type_, 1, ir.InsertionPoint.at_block_begin(block))
+    return _filled_in(block, make_tensor_type((), "int32"), 1)
 
 
 def _can_leave(inner: Any, outer: Any) -> bool:
@@ -52,7 +52,8 @@ def _can_leave(inner: Any, outer: Any) -> bool:
 
 
 def _out_of_loop(value: Any, loop: Any) -> Any:
-    zero = _filled(value.type, 0, ir.InsertionPoint(loop))
+    with ir.InsertionPoint(loop), loop.location:
+        zero = filled(value.type, 0)
     new, (carried,) = rebuild_while(loop, range(len(loop.operands)), [zero])
     terminator = list(new.regions[1].blocks[0].operations)[-1].operation
     with ir.InsertionPoint(terminator), terminator.location:
@@ -71,20 +72,17 @@ def _out_of_branch(value: Any, block: Any, op: Any) -> Any:
         moved = old.blocks[0]
         is_taken = moved == block
         moved.append_to(region)
-        _return_more(region.blocks[0], value if is_taken else None, value.type)
+        inner = region.blocks[0]
+        append_result(inner, value if is_taken else _filled_in(inner, value.type, 0))
     for position, result in enumerate(op.results):
         result.replace_all_uses_with(new.results[position])
     op.erase()
     return new.results[len(types) - 1]
 
 
-def _return_more(block: Any, value: Any | None, type_: Any) -> None:
-    """Let a branch return one more value; zero where there is none."""
-    terminator = list(block.operations)[-1].operation
-    more = value if value is not None else _filled(type_, 0, ir.InsertionPoint(terminator))
-    with ir.InsertionPoint(terminator):
-        ir.Operation.create(terminator.name, operands=[*terminator.operands, more], loc=terminator.location)
-    terminator.erase()
+def _filled_in(block: Any, type_: Any, number: int) -> Any:
+    with ir.InsertionPoint.at_block_begin(block), ir.Location.unknown():
+        return filled(type_, number)
 
 
 def _together(total: Any, value: Any) -> Any:
@@ -103,12 +101,3 @@ def _together(total: Any, value: Any) -> Any:
 
 def _emit(name: str, operands: list[Any], type_: Any) -> Any:
     return ir.Operation.create(name, results=[type_], operands=operands).results[0]
-
-
-def _filled(type_: Any, number: int, where: Any) -> Any:
-    element = ir.RankedTensorType(type_).element_type
-    is_integer = isinstance(element, ir.IntegerType)
-    one = ir.IntegerAttr.get(element, number) if is_integer else ir.FloatAttr.get(element, float(number))
-    dense = ir.DenseElementsAttr.get_splat(type_, one)
-    with where, ir.Location.unknown():
-        return ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": dense}).results[0]

@@ -11,7 +11,6 @@ from jaxlib.mlir._mlir_libs import _jax_mlir_ext
 from jaxlib.mlir.dialects import func
 from jaxlib.mlir.dialects import stablehlo as hlo
 
-from hire_compiler._mlir.attributes import make_tensor_type
 from hire_compiler._mlir.modules import run_passes
 from hire_compiler.errors import HireError
 
@@ -127,17 +126,12 @@ def call(name: str, function_type: Any, operands: Sequence[Any]) -> list[Any]:
     return list(func.CallOp(results, ir.FlatSymbolRefAttr.get(name), list(operands)).results)
 
 
-def zeros(shape: Sequence[int]) -> Any:
-    """Emit a float32 zero of a shape at the current insertion point."""
-    type_ = make_tensor_type(shape, "float32")
-    value = ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(ir.F32Type.get(), 0.0))
-    return ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": value}).results[0]
-
-
-def scalar(value: int, type_: Any) -> Any:
-    """Emit an integer scalar of a 0-d tensor type at the current insertion point."""
+def filled(type_: Any, number: float) -> Any:
+    """Emit an array of one number, of a tensor type, at the current insertion point."""
     element = ir.RankedTensorType(type_).element_type
-    dense = ir.DenseElementsAttr.get_splat(type_, ir.IntegerAttr.get(element, value))
+    is_integer = isinstance(element, ir.IntegerType)
+    one = ir.IntegerAttr.get(element, int(number)) if is_integer else ir.FloatAttr.get(element, float(number))
+    dense = ir.DenseElementsAttr.get_splat(type_, one)
     return ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": dense}).results[0]
 
 
@@ -154,11 +148,11 @@ def erase_unread(block: Any, name: str) -> None:
 
 
 def append_result(block: Any, result: Any) -> None:
-    """Let the function of an entry block return one more value."""
+    """Let a function or a branch, whose only block this is, return one more value."""
     terminator = list(block.operations)[-1].operation
     operands = [*terminator.operands, result]
     with ir.InsertionPoint(terminator):
-        ir.Operation.create("func.return", operands=operands, loc=terminator.location)
+        ir.Operation.create(terminator.name, operands=operands, loc=terminator.location)
     terminator.erase()
 
 
@@ -166,11 +160,8 @@ def return_nan(module: Any, positions: Sequence[int]) -> None:
     """Let ``@main`` return arrays of NaN (floats) at some positions."""
     terminator = list(main_function(module).operation.regions[0].blocks[0].operations)[-1].operation
     for position in positions:
-        type_ = ir.RankedTensorType(terminator.operands[position].type)
         with ir.InsertionPoint(terminator), terminator.location:
-            value = ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(type_.element_type, float("nan")))
-            made = ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": value})
-        terminator.operands[position] = made.results[0]
+            terminator.operands[position] = filled(terminator.operands[position].type, float("nan"))
 
 
 def set_main_signature(function: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hire_compiler.config import Config, Rule
 from hire_compiler.errors import ConfigError
+from hire_compiler.findings import THE_DEFAULT
 from hire_compiler.passes.defaults import exact_rule, why_no_rule
 from hire_compiler.passes.site_plan import LeftDense, SiteFacts
 from hire_compiler.report import Site
@@ -32,7 +33,7 @@ def choose_rule(site: Site, facts: SiteFacts, config: Config) -> Chosen | LeftDe
     rule = config.rules[number] if number is not None else exact_rule(site, facts) if config.exact else None
     if rule is None:
         return LeftDense(why_no_rule(site, facts))
-    name = "the exact default" if number is None else f"rule {number}"
+    name = THE_DEFAULT if number is None else f"rule {number}"
     if rule.dense:
         return LeftDense(f"{name} says so")
     if site.batch > rule.max_batch:

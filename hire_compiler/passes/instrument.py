@@ -113,7 +113,7 @@ def _emit_sum(module: Any, block: Any, look: Look, target: Target) -> Any:
     types.insert(0, jax.ShapeDtypeStruct(shape, jnp.float32))
     merged = merge_jax_function(module, "hire_probe", add, types, target)
     with _mlir.ir.InsertionPoint.at_block_begin(block):
-        zero = _mlir.zeros(shape)
+        zero = _mlir.filled(_mlir.make_tensor_type(shape, "float32"), 0)
     place = _mlir.ir.InsertionPoint
     with place.after(dot.op.ir) if behind else place(dot.op.ir):
         return _mlir.call(*merged, [zero, *(value.ir for value in values)])[0].owner.operation

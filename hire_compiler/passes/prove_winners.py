@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler import _mlir
-from hire_compiler.enclosure import arithmetic_for, enclose
+from hire_compiler.enclosure import arithmetic_for, computed_again, enclose
 from hire_compiler.interval import Enclosure, around, point, widened
 from hire_compiler.passes.replacement import predictor_arrays, take_batch_rows
 from hire_compiler.passes.site_plan import SitePlan
@@ -38,7 +38,6 @@ from hire_compiler.runtime.topk import top_candidates
 _PACKS_TOP_K = _mlir.JAXLIB_VERSION >= (0, 11)
 _BFLOAT16_STEP = 2.0**-7  # from one number to the next, as a share of it, at most
 _FEW = 4  # winners; of more, buckets would so often hold two that dense rows cost more than a sort
-_NOISE = 2.0**-20  # how far noise may come out otherwise where the compiler fuses it with other code, beside its size
 
 
 @dataclass(frozen=True)
@@ -255,8 +254,7 @@ class HeadAtWork:
             return point(vector)
         if outside < len(region.captured) and not _computed(region.captured[outside]):
             return point(vector)
-        wide = vector.astype(jnp.float32)
-        return around(wide, jnp.where(jnp.isfinite(wide), (jnp.abs(wide) + 1) * _NOISE, 0.0))
+        return computed_again(vector)
 
     def ranked(self, logits: jax.Array, own: Sequence[jax.Array]) -> jax.Array:
         """What the program compares, in float32 throughout, where rounding makes no ties."""

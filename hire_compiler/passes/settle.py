@@ -66,7 +66,7 @@ def _set_platform(module: Any, index: int) -> None:
     function = _mlir.main_function(module)
     block = function.operation.regions[0].blocks[0]
     with _mlir.ir.InsertionPoint.at_block_begin(block):
-        block.arguments[0].replace_all_uses_with(_mlir.scalar(index, block.arguments[0].type))
+        block.arguments[0].replace_all_uses_with(_mlir.filled(block.arguments[0].type, index))
     block.erase_argument(0)
     _mlir.set_main_signature(function)
 

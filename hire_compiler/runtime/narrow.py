@@ -16,9 +16,8 @@ import numpy as np
 from jax import lax
 
 from hire_compiler.narrow import PartForm, RowForm
-from hire_compiler.runtime.target import Target, bits_of, for_each_row, rows_dot
+from hire_compiler.runtime.target import ONE_BY_ONE, Target, bits_of, for_each_row, rows_dot
 
-_ONE_BY_ONE = 5  # rows above which a pass over the matrix for each of them costs more than one over pieces of it
 _PIECE = 256  # rows of a piece
 
 
@@ -88,7 +87,7 @@ class NarrowRows:
         """``x [b, d]`` times all rows, in float32: ``[b, n]``."""
         if x.shape[0] == 1 or not self.target.rows_one_by_one:
             return rows_dot(x, self.whole(), precise=precise, target=self.target)
-        if x.shape[0] <= _ONE_BY_ONE:
+        if x.shape[0] <= ONE_BY_ONE:
             return for_each_row(lambda row: rows_dot(row, self.whole(), precise=precise), x)
         # XLA:CPU would make the whole matrix first.
         n = self.shape[0]

@@ -196,7 +196,7 @@ def _enough_rows(x: jax.Array, target: Target | None) -> jax.Array:
 _FACTOR_WIDTH = 512
 _FACTOR_ROWS = (16384, 4096)  # in a piece of a long factor, the largest that divides it
 _WRITTEN_OUT = 16
-_ONE_BY_ONE = 5  # rows above which a pass over the copy for each of them costs more than one in chunks
+ONE_BY_ONE = 5  # rows above which a pass over the copy for each of them costs more than one in chunks
 
 
 def as_is(rows: jax.Array) -> jax.Array:
@@ -228,7 +228,7 @@ def dot_of_few(
         return _in_pieces(x, rows, piece, precise)
     if batch == 1 or not target.rows_one_by_one or rows.dtype == jnp.float32:
         return rows_dot(x, unpack(load(rows)), precise=precise, target=target)
-    if batch <= _ONE_BY_ONE:
+    if batch <= ONE_BY_ONE:
         return for_each_row(lambda row: rows_dot(row, unpack(load(rows)), precise=precise), x)
     chunk = max(target.chunk_bytes // (4 * d), 1)
     if chunk >= n:

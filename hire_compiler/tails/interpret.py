@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from hire_compiler import _mlir
-from hire_compiler.enclosure import Arithmetic, Bounded, Unbounded, as_input
+from hire_compiler.enclosure import Arithmetic, Bounded, Unbounded, as_input, computed_again
 from hire_compiler.expression import Instruction
 from hire_compiler.graph import Block, Op, Value
-from hire_compiler.interval import Enclosure, around, point
+from hire_compiler.interval import Enclosure, point
 from hire_compiler.patterns.reducers import is_argmax, reducer, sorts_down
 from hire_compiler.patterns.region import detail
 from hire_compiler.tails.control import branch, loop
@@ -24,11 +24,10 @@ from hire_compiler.tails.picking import gather, scatter
 from hire_compiler.tails.reductions import best, reduce, running_sum
 from hire_compiler.tails.values import Plain, Ranks, Rows, Shadow, Unknown, Wide, mapped, plain
 
-_NOISE = 2.0**-20  # how far noise may come out otherwise where the compiler fuses it with other code, beside its size
 _STORING = frozenset(
     {*LAYOUT, "select", "convert", "iota", "constant", "dynamic_slice", "gather", "concatenate", "pad"}
 )
-_TINY = ("float32", "bfloat16", "float16", "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32")
+_TYPES = ("float32", "bfloat16", "float16", "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32")
 
 
 class Interpreter:
@@ -72,7 +71,7 @@ class Interpreter:
 
     def _first(self, value: Value) -> Shadow:
         op = value.op
-        if value.dtype not in _TINY:
+        if value.dtype not in _TYPES:
             raise Unbounded(f"a value of type {value.dtype}")
         constant = _repeated(value)
         if constant is not None:
@@ -87,10 +86,7 @@ class Interpreter:
         array = jnp.asarray(self._given(value)).reshape(value.shape)
         bounded = as_input(point(array), value.dtype)
         if jnp.issubdtype(array.dtype, jnp.floating) and not is_stored(value):
-            wide = array.astype(jnp.float32)
-            bounded = Bounded(
-                around(wide, jnp.where(jnp.isfinite(wide), (jnp.abs(wide) + 1) * _NOISE, 0.0)), value.dtype
-            )
+            bounded = Bounded(computed_again(array), value.dtype)
         return Plain(value.shape, bounded)
 
     def run(self, op: Op) -> None:

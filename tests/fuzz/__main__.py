@@ -65,11 +65,7 @@ class Fuzzer:
         """Run one program, count it, and write down its fault."""
         outcome = self.run(program, self.rows)
         name = f"{outcome.mode} {program.dtype}" if self.kind != "shards" else f"{program.mesh} devices, {outcome.mode}"
-        self.tally.add(
-            name, tried=1, programs=int(outcome.status == "rewritten"), dense=int(outcome.status == "dense"),
-            refused=int(outcome.status == "refused"), rows=outcome.rows, adversarial=outcome.hard,
-            fell_back=outcome.fell_back, faults=int(bool(outcome.faults)),
-        )  # fmt: skip
+        self.tally.add_outcome(name, outcome)
         if outcome.note:
             self.notes[f"{outcome.status}: {outcome.note[:140]}"] += 1
         if outcome.faults:

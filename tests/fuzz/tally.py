@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 COLUMNS = ("programs", "dense", "refused", "rows", "adversarial", "fell back", "faults")
 
@@ -16,6 +17,14 @@ class Tally:
 
     def add(self, kind: str, **numbers: int) -> None:
         self.counts.setdefault(kind, Counter()).update(numbers)
+
+    def add_outcome(self, kind: str, outcome: Any) -> None:
+        """Count one program that was tried, by what came of it."""
+        self.add(
+            kind, tried=1, programs=int(outcome.status == "rewritten"), dense=int(outcome.status == "dense"),
+            refused=int(outcome.status == "refused"), rows=outcome.rows, adversarial=outcome.hard,
+            fell_back=outcome.fell_back, faults=int(bool(outcome.faults)),
+        )  # fmt: skip
 
     def total(self) -> Counter[str]:
         return sum(self.counts.values(), Counter())
