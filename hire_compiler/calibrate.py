@@ -19,7 +19,7 @@ from hire_compiler.config import Config, check_config
 from hire_compiler.errors import CaptureError, ConfigError, HireWarning, WeightError
 from hire_compiler.passes.head_trials import HeadCandidate, try_heads
 from hire_compiler.passes.instrument import Instrumented
-from hire_compiler.passes.pipeline import instrument_program
+from hire_compiler.passes.instrument_program import instrument_program
 from hire_compiler.passes.probes import Probe
 from hire_compiler.passes.trials import Candidate, run_trials
 from hire_compiler.program import capture

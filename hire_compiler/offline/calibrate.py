@@ -30,7 +30,7 @@ from hire_compiler.offline.stored import whole_file
 from hire_compiler.offline.tensor_files import TensorWriter, read_tensors
 from hire_compiler.offline.tensor_header import read_header
 from hire_compiler.offline.tensors import Spec, open_tensors, spec_of
-from hire_compiler.passes.pipeline import instrument_program
+from hire_compiler.passes.instrument_program import instrument_program
 from hire_compiler.runtime.activity import counted_size
 from hire_compiler.trial import COUNTS, TOPS, HeadTrial, Trial
 

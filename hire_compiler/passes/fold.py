@@ -12,12 +12,13 @@ Only the picture of the program learns of it; the module stays as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.expression import OPERATIONS
-from hire_compiler.graph import Block, Graph, Op, Value
+from hire_compiler.graph import Block, Graph, Op, Value, read_graph
 
 _SPREADING = frozenset({"broadcast_in_dim", "reshape", "transpose"})
 _PLAIN = OPERATIONS | _SPREADING  # read as they are
@@ -29,6 +30,13 @@ _FOLDABLE = _PLAIN | {
 }  # fmt: skip
 _MOST_OPERATIONS = 2000
 _MOST_ELEMENTS = 1 << 22
+
+
+def folded_graph(module: Any) -> Graph:
+    """The graph of a normalized module, with the numbers in it that follow from constants."""
+    graph = read_graph(module)
+    fold_constants(graph)
+    return graph
 
 
 def fold_constants(graph: Graph) -> int:

@@ -7,22 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
 from hire_compiler.config import Config
 from hire_compiler.errors import ConfigError
 from hire_compiler.fast_math import fast_math_reason
-from hire_compiler.graph import Graph, collection_paused, read_graph
+from hire_compiler.graph import collection_paused
 from hire_compiler.passes.bodies import Inside, bodies, left_dense, on_devices
 from hire_compiler.passes.calibrated import calibration_notes, fit_calibration
 from hire_compiler.passes.choose_rule import check_rules, idle_rules
 from hire_compiler.passes.detect import detect
 from hire_compiler.passes.facts import site_facts
-from hire_compiler.passes.fold import fold_constants
-from hire_compiler.passes.head_trials import HeadCandidate, heads_for_trial
-from hire_compiler.passes.instrument import Instrumented, instrument
+from hire_compiler.passes.fold import folded_graph
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.manual import rewrite_bodies
 from hire_compiler.passes.normalize import normalize
@@ -33,7 +31,6 @@ from hire_compiler.passes.replay import record_of, replay
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import LeftDense, SitePlan
 from hire_compiler.passes.splice import Spliced, splice
-from hire_compiler.passes.trials import Candidate, candidates_for_trial
 from hire_compiler.passes.unused import drop_unused, output_names
 from hire_compiler.passes.verify import check_module
 from hire_compiler.program import Program
@@ -69,7 +66,7 @@ def inspect_program(program: Program) -> Report:
     with _mlir.own_settings(), _mlir.fresh_context(), collection_paused():
         module = _mlir.parse(program.module)
         normalize(module)
-        graph = _picture(module)
+        graph = folded_graph(module)
         found = detect(graph, program.arguments)
         inside = bodies(graph, module, program)
     report = Report(sites=found.sites, misses=found.misses)
@@ -109,7 +106,7 @@ def rewrite_program(
         module = clock.time("parse", lambda: _mlir.parse(program.module))
         unread = () if body else drop_unused(module, program, config)
         clock.time("normalize", lambda: normalize(module))
-        graph = clock.time("read", lambda: _picture(module))
+        graph = clock.time("read", lambda: folded_graph(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments, output_names(program)))
         inside = bodies(graph, module, program)
         check_rules(found.sites, config)
@@ -181,18 +178,11 @@ def _left_dense(body: Inside) -> Report:
     """The report of a ``shard_map`` that is read and not rewritten."""
     module = _mlir.parse(body.program.module)
     normalize(module)
-    graph = _picture(module)
+    graph = folded_graph(module)
     why = body.why or f"it runs on {body.devices} devices, and the arguments lie on one: place them on its mesh"
     report = left_dense(detect(graph, body.program.arguments), why)
     report = _with_bodies(report, [_left_dense(inner) for inner in bodies(graph, module, body.program)])
     return on_devices(replace(report, notes=(f"{why[0].upper()}{why[1:]}",) if body.why else ()), body)
-
-
-def _picture(module: Any) -> Graph:
-    """The graph of a normalized module, with the numbers in it that follow from constants."""
-    graph = read_graph(module)
-    fold_constants(graph)
-    return graph
 
 
 def _with_bodies(report: Report, inner: Sequence[Report]) -> Report:
@@ -239,22 +229,3 @@ class _Clock:
         result = work()
         self.seconds[stage] = time.perf_counter() - start
         return result
-
-
-def instrument_program(
-    program: Program, kind: str | None, platform: str, strongest: float, config: Config | None = None
-) -> Instrumented:
-    """The program with probes at its sites (of one kind, or all); see :func:`hire_compiler.calibrate`."""
-    with _mlir.own_settings(), _mlir.fresh_context():
-        module = _mlir.parse(program.module)
-        normalize(module)
-        found = detect(_picture(module), program.arguments)
-        target, wanted = target_for(platform), [kind in (None, site.kind) for site in found.sites]
-        matches = [match for match, probed in zip(found.matches, wanted, strict=True) if probed]
-        facts = site_facts(found.matches, None, target, 1)
-        asked = config or Config()
-        blocks = candidates_for_trial(found.sites, found.matches, facts, asked)
-        heads = heads_for_trial(found.sites, found.matches, asked)
-        tried: list[Candidate | HeadCandidate] = [c for c in blocks if c.match in matches]
-        tried += [c for c in heads if c.match in matches]
-        return instrument(module, matches, target, strongest, tried)
