@@ -14,6 +14,7 @@ from hire_compiler.passes.site_plan import SiteFacts, rounds
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.patterns.site_match import moment_key
+from hire_compiler.patterns.winners import Winner
 from hire_compiler.runtime.target import Target
 
 ROWS = 2048  # of input that are kept to try predictors on
@@ -28,6 +29,7 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
             provable=bool(match.winners) or match.tail is not None,
             uncertifiable=_uncertifiable(match, target),
             winners_only=bool(match.winners),
+            aligned=any(map(_is_aligned, match.winners)),
             compared=0 if match.tail is None else match.tail.points,
             blocked=match.blocked,
             seldom="" if match.tail is None else match.tail.doubt,
@@ -47,6 +49,12 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
     # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
     narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
     return "" if target.platform == "cpu" or match.dot.precise or narrow else rounds(target.platform)
+
+
+def _is_aligned(winner: Winner) -> bool:
+    """Whether something lies beside the rows that it compares, in their order."""
+    wide = any(entry.index.shape[1] > 1 for entry in winner.region.captured)
+    return wide or winner.noise is not None or winner.width != winner.region.products[0].rows
 
 
 def _keeps_minus_infinity(region: Region) -> bool:

@@ -10,15 +10,15 @@ import numpy as np
 
 from hire_compiler.passes.local_match import Localizer, Meeting, OnMesh, Source, batch_dimension, outer_size
 from hire_compiler.passes.local_match import result_batch_dims as batch_dims
+from hire_compiler.graph import Value
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.logits import HeadMatch
-from hire_compiler.patterns.winners import Winner, grouped
+from hire_compiler.patterns.winners import Winner
 from hire_compiler.runtime.collectives import Numbering, best_of_shards, meet_winners
 from hire_compiler.sharding import Axes, NotLocal, SiteLayout
 
 
 def _rows(match: HeadMatch, plain: SiteLayout, source: Source) -> tuple[Axes, bool]:
-    _check_tail(match)
     _, (rows, columns) = plain.local(match.dot.weight, source(match.dot.weight))
     if not columns:
         return rows, False
@@ -27,21 +27,6 @@ def _rows(match: HeadMatch, plain: SiteLayout, source: Source) -> tuple[Axes, bo
     if match.dot.rows % plain.mesh.size(columns):
         raise NotLocal(f"its {match.dot.rows} rows do not divide over {plain.mesh.size(columns)} devices")
     return columns, True
-
-
-def _check_tail(match: HeadMatch) -> None:
-    """Refuse tails that a shard cannot repeat by itself."""
-    if not match.winners:
-        return
-    first = match.winners[0]
-    if len(grouped(match.winners)) > 1:
-        raise NotLocal("several winners of different values are read")
-    if first.region.captured:
-        raise NotLocal(
-            "values of the request (a mask, a penalty, a temperature) stand between its logits and the winner"
-        )
-    if first.width != match.dot.rows:
-        raise NotLocal("its vocabulary is padded, and the padding is cut off after the product")
 
 
 def _divides(match: HeadMatch, parts: int) -> bool:
@@ -67,7 +52,8 @@ def _local(match: HeadMatch, local: Localizer) -> HeadMatch:
         row_shape=tuple(row_shape),
     )
     regions: dict[int, Region] = {}
-    winners = tuple(_local_winner(winner, local, regions) for winner in match.winners)
+    noises: dict[int, Value] = {}
+    winners = tuple(_local_winner(winner, local, regions, noises) for winner in match.winners)
     return replace(
         match,
         dot=local_dot,
@@ -79,20 +65,24 @@ def _local(match: HeadMatch, local: Localizer) -> HeadMatch:
     )
 
 
-def _local_winner(winner: Winner, local: Localizer, regions: dict[int, Region]) -> Winner:
+def _local_winner(winner: Winner, local: Localizer, regions: dict[int, Region], noises: dict[int, Value]) -> Winner:
     results = [local.value(value, range(len(value.shape))) for value in winner.op.results]
-    last = 0 if winner.noise is None else len(winner.noise.shape) - 1
+    rows = winner.region.products[0].rows if local.layout.rows else None
+    if winner.noise is not None and id(winner.noise) not in noises:
+        last = len(winner.noise.shape) - 1
+        noises[id(winner.noise)] = local.value(winner.noise, range(last), rows_at=last, rows=rows)
     return replace(
         winner,
         op=local.op(winner.op, results),
         region=local.region(winner.region, regions),
-        noise=None if winner.noise is None else local.value(winner.noise, range(last), rows_at=last),
+        noise=None if winner.noise is None else noises[id(winner.noise)],
+        all_shards=None if rows in (None, winner.width) else winner.width,
     )
 
 
 def _meet(match: HeadMatch, results: list[jax.Array], meeting: Meeting) -> list[jax.Array]:
-    if not match.winners:
-        return results
+    if not match.winners or meeting.plan.certify == "strict":
+        return results  # a strict proof has had to know all shards' winners
     numbering, parts = Numbering(meeting.plan.site.width, meeting.layout.rows, meeting.dealt), iter(results)
     return [part for winner in match.winners for part in _meet_winner(winner, parts, numbering)]
 

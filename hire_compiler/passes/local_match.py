@@ -11,7 +11,7 @@ import numpy as np
 
 from hire_compiler.graph import Op, Value
 from hire_compiler.passes.site_plan import SitePlan
-from hire_compiler.patterns.canonical import Region
+from hire_compiler.patterns.canonical import Outside, Region
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.provenance import Origin
 from hire_compiler.patterns.site_match import SiteMatch
@@ -66,6 +66,7 @@ class Localizer:
         self._source = source
         self._values: dict[int, tuple[Value, Spec]] = {}
         self._ops: dict[int, Op] = {}
+        self._outside: list[tuple[Outside, Outside]] = []  # whole, local
         self._kept: list[object] = []  # so that no id is used twice
 
     def whole(self, value: Value) -> Value:
@@ -78,6 +79,10 @@ class Localizer:
         known = self._values.get(id(value))
         return known[1] if known else ((),) * len(value.shape)
 
+    def full_shape(self, value: Value) -> tuple[int, ...]:
+        """The shape that all devices' parts of a local value make up."""
+        return tuple(n * self.layout.mesh.size(axes) for n, axes in zip(value.shape, self.spec(value), strict=True))
+
     def whole_op(self, op: Op) -> Op:
         """The operation of the graph behind a local one."""
         return self._ops.get(id(op), op)
@@ -89,8 +94,37 @@ class Localizer:
             batch = len(region.batch_rows) // self.layout.mesh.size(self.layout.batch)
             rows = np.arange(batch) if self.layout.batch else region.batch_rows
             vectors = tuple(self.vector(origin, index) for origin, index in region.parameters)
-            known = regions[id(region)] = replace(region, batch_rows=rows, parameters=vectors)
+            captured = tuple(self.outside(entry, region.products[0].rows) for entry in region.captured)
+            known = replace(region, batch_rows=rows, parameters=vectors, captured=captured)
+            if self.layout.rows:  # which of a shard's rows are padding, only the run knows
+                own = tuple((dot, np.arange(dot.rows // self.layout.shards)) for dot, _ in region.streams)
+                known = replace(known, streams=own)
+            regions[id(region)] = known
         return known
+
+    def outside(self, entry: Outside, rows: int) -> Outside:
+        """A captured value, laid out and cut as the logits are: ``[batch, rows]``, where 1 stands for any length.
+
+        Args:
+          rows: how many rows all shards have; where they are split, an entry of fewer is padded to them.
+        """
+        known = next((local for whole, local in self._outside if whole.same(entry)), None)
+        if known is not None:
+            return known
+        batch, columns = entry.index.shape
+        spec = (self.layout.batch if batch > 1 else (), self.layout.rows if columns > 1 else ())
+        parts = [self.layout.mesh.size(axes) for axes in spec]
+        shape = (batch // parts[0], (rows if spec[1] else columns) // parts[1])
+        value = replace(entry.value, shape=shape)
+        self._values[id(value)] = (entry.value, spec)
+        local = Outside(value, np.arange(value.size).reshape(shape), entry.base)
+        self._kept.append(value)
+        self._outside.append((entry, local))
+        return local
+
+    def whole_outside(self, entry: Outside) -> Outside:
+        """The captured value of the graph behind a local one."""
+        return next((whole for whole, local in self._outside if local is entry), entry)
 
     def matrix(self, weight: Weight) -> Weight:
         """A matrix of the site, as one device reads it."""
@@ -111,8 +145,14 @@ class Localizer:
         outer = batch_dimension(local.shape, range(len(local.shape))) or 0
         return replace(origin, weight=self._dealt(local, outer)), index[: local.size] if self.layout.rows else index
 
-    def value(self, value: Value, batch: Sequence[int], rows_at: int | None = None) -> Value:
-        """A value of the graph; ``batch``: which dimensions may hold the batch, ``rows_at``: which holds the rows."""
+    def value(self, value: Value, batch: Sequence[int], rows_at: int | None = None, rows: int | None = None) -> Value:
+        """A value of the graph.
+
+        Args:
+          batch: which dimensions may hold the batch.
+          rows_at: which holds the rows.
+          rows: how many there are with the padding that the value lacks; None for those that it has.
+        """
         spec: list[Axes] = [()] * len(value.shape)
         dim = batch_dimension(value.shape, batch)
         if dim is not None:
@@ -120,7 +160,8 @@ class Localizer:
         if rows_at is not None:
             spec[rows_at] = self.layout.rows
         mesh = self.layout.mesh
-        shape = tuple(n // mesh.size(axes) for n, axes in zip(value.shape, spec, strict=True))
+        sizes = [rows if rows is not None and i == rows_at else n for i, n in enumerate(value.shape)]
+        shape = tuple(n // mesh.size(axes) for n, axes in zip(sizes, spec, strict=True))
         local = replace(value, shape=shape)
         self._kept.append(local)
         self._values[id(local)] = (value, tuple(spec))

@@ -99,7 +99,7 @@ def check_spread(rule: Rule, site: Site, facts: SiteFacts, shards: int) -> None:
         raise ConfigError(
             f"{where}: no calibration counted its neurons, so none is known to be hot: use hire.calibrate"
         )
-    if facts.logits and (not facts.winners_only or "sampling" in site.consumers):
+    if facts.logits and (not facts.winners_only or facts.aligned):
         raise ConfigError(f"{where}: its logits are read in the order of the vocabulary, so rows cannot be dealt out")
     group = with_group(rule, site, facts).group or 1 if facts.neurons else 1
     if site.width % (group * shards * shards):

@@ -100,6 +100,7 @@ class HeadAtWork:
       rows: the output matrix.
       everything: the inputs of all batch rows of the product; only ``match.rows`` of them are read.
       vectors: parameters ``[n]``, captured values ``[b, n]`` (1 stands for any length), then the noise ``[b, n]``.
+      real: which of a shard's rows are no padding, bool ``[n]``; None where all are compared.
     """
 
     match: HeadMatch
@@ -109,6 +110,7 @@ class HeadAtWork:
     rows: StoredRows
     everything: jax.Array
     vectors: tuple[jax.Array, ...]
+    real: jax.Array | None = None
 
     @property
     def inputs(self) -> jax.Array:
@@ -149,9 +151,9 @@ class HeadAtWork:
 
         def compare(scores: jax.Array, ids: jax.Array | None) -> jax.Array:
             if ids is not None:
-                values = self.ranked(scores, [take_entries(vector, ids) for vector in self.vectors])
+                values = self.ranked(scores, [take_entries(vector, ids) for vector in self.vectors], ids)
                 return jnp.where(ids < self.width, values, -jnp.inf)
-            values = self.ranked(scores[:, : self.width], self.vectors)
+            values = self.ranked(scores[:, : self.width], self.vectors, None)
             padding = scores.shape[1] - self.width
             return jnp.pad(values, ((0, 0), (0, padding)), constant_values=-jnp.inf) if padding else values
 
@@ -174,7 +176,7 @@ class HeadAtWork:
 
         def reached(away: jax.Array) -> jax.Array:
             """Upper bounds of what is compared, for logits so far from their predictions."""
-            return self.bounds(around(scores, away), self.vectors, rounded=self.strict).high
+            return self.bounds(around(scores, away), self.vectors, None, rounded=self.strict).high
 
         upper = reached(room(bounds["bound"], x))
         whole_sort = self.most > _FEW and self.target.sorts_approximately
@@ -185,10 +187,12 @@ class HeadAtWork:
         slack = 2 * rounding_slack(bounds["norm"][ids], x)
         own = [take_entries(vector, ids) for vector in self.vectors]
         center, best, apart = self.best(exact, slack, own, ids)
+        likely = self.chosen(center, ids, best.at)
         axes = self.plan.axes
         if axes:
             numbering = Numbering(self.match.dot.rows, axes, prepared.get(NUMBERS))
-            best = order_shards(best, ids, numbering, strict=self.strict)
+            best, *everywhere = order_shards(best, ids, numbering, strict=self.strict)
+            likely = self.shown(*everywhere) if self.strict else likely
         by_norms = excluded_that_reach(upper, ids, best)
         excluded = lax.cond(
             (~best.sure | (by_norms == 0)).all(),
@@ -212,7 +216,7 @@ class HeadAtWork:
         hopeless = self.strict & ~(proven if axes else best.sure)
         apart = jnp.take_along_axis(apart, best.at, axis=1)
         largest = jnp.max(jnp.where(jnp.isfinite(apart), apart, 0))  # else nothing is proven, and dense runs
-        return _Attempt(self.chosen(center, ids, best.at), proven, hopeless, some, largest)
+        return _Attempt(likely, proven, hopeless, some, largest)
 
     def best(
         self, exact: jax.Array, slack: jax.Array, own: Sequence[jax.Array], ids: jax.Array
@@ -222,9 +226,9 @@ class HeadAtWork:
         Returns:
           What is compared ``[b, c]``, the winners, and how far that may be from the real numbers ``[b, c]``.
         """
-        bounds = self.bounds(around(exact, slack), own, rounded=True)
+        bounds = self.bounds(around(exact, slack), own, ids, rounded=True)
         middle = (bounds.low + bounds.high) / 2
-        center = jnp.where(jnp.isfinite(middle), middle, bounds.low) if self.strict else self.ranked(exact, own)
+        center = jnp.where(jnp.isfinite(middle), middle, bounds.low) if self.strict else self.ranked(exact, own, ids)
         best = best_candidates(center, bounds.low, bounds.high, ids, self.most, strict=self.strict)
         apart = bounds.high - bounds.low
         if self.match.dot.result.dtype != "float32":
@@ -237,7 +241,7 @@ class HeadAtWork:
         """The results of all batch rows, by the fast form of the product."""
         return self.pick(self.everyone(self.inputs), None, self.vectors)
 
-    def bounds(self, logits: Enclosure, own: Sequence[jax.Array], *, rounded: bool) -> Enclosure:
+    def bounds(self, logits: Enclosure, own: Sequence[jax.Array], ids: jax.Array | None, *, rounded: bool) -> Enclosure:
         """Between what the program compares, for logits between bounds; as it rounds, or in float32 throughout."""
         code = self.winners[0].compared
         dtypes = [self.match.dot.result.dtype, *(str(vector.dtype) for vector in own)]
@@ -245,7 +249,14 @@ class HeadAtWork:
             dtypes = ["float32" if d in ("bfloat16", "float16") else d for d in dtypes]
         inputs = [logits, *(self._known(vector, i) for i, vector in enumerate(own))]
         made = enclose(code if rounded else code.widened, inputs, dtypes, arithmetic_for(self.target))
-        return widened(made, _BFLOAT16_STEP) if rounded and self.is_cut else made
+        made = widened(made, _BFLOAT16_STEP) if rounded and self.is_cut else made
+        return Enclosure(self._without_padding(made.low, ids), self._without_padding(made.high, ids))
+
+    def _without_padding(self, values: jax.Array, ids: jax.Array | None) -> jax.Array:
+        """What is compared of rows ``ids`` (None: all): padding never wins."""
+        if self.real is None:
+            return values
+        return jnp.where(self.real if ids is None else self.real[ids], values, -jnp.inf)
 
     def _known(self, vector: jax.Array, number: int) -> Enclosure:
         region = self.winners[0].region
@@ -256,16 +267,19 @@ class HeadAtWork:
             return point(vector)
         return computed_again(vector)
 
-    def ranked(self, logits: jax.Array, own: Sequence[jax.Array]) -> jax.Array:
+    def ranked(self, logits: jax.Array, own: Sequence[jax.Array], ids: jax.Array | None) -> jax.Array:
         """What the program compares, in float32 throughout, where rounding makes no ties."""
         floats = [v.astype(jnp.float32) if jnp.issubdtype(v.dtype, jnp.floating) else v for v in own]
         code = self.winners[0].compared.widened
         values: jax.Array = code.evaluate([logits, *floats], exact=True)
-        return values.astype(jnp.float32)
+        return self._without_padding(values.astype(jnp.float32), ids)
 
     def chosen(self, center: jax.Array, ids: jax.Array, at: jax.Array) -> list[jax.Array]:
         """The results of every reader, from the proven places ``at [b, k]`` of the winners among ``ids``."""
-        best, where = (jnp.take_along_axis(array, at, axis=1) for array in (center, ids))
+        return self.shown(*(jnp.take_along_axis(array, at, axis=1) for array in (center, ids)))
+
+    def shown(self, best: jax.Array, where: jax.Array) -> list[jax.Array]:
+        """The results of every reader, from the winners' values and rows ``[b, k]``."""
         return [
             part.astype(jnp.dtype(value.dtype)) if part.dtype == jnp.float32 else part
             for winner in self.winners
@@ -276,7 +290,7 @@ class HeadAtWork:
         """The results of every reader ``[b, k]``, from the logits of candidates ``ids`` or (None) of all rows."""
         own = [take_entries(vector, ids) for vector in vectors]
         narrow = logits.astype(jnp.dtype(self.match.dot.result.dtype))
-        values = self.winners[0].compared.evaluate([narrow, *own], exact=True)
+        values = self._without_padding(self.winners[0].compared.evaluate([narrow, *own], exact=True), ids)
         return [part for winner in self.winners for part in _winners_of(winner, values, ids)]
 
 

@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.local_match import Localizer, Meeting
-from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement, Spread
+from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement, Spread, in_place
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.site_match import SiteMatch
@@ -40,7 +40,9 @@ def replace_sharded(
     kind, local = kind_of(match), Localizer(layout, placement.source, dealing)
     shard = kind.replace(kind.on_mesh.local(match, local), plan, target, local=True)
     preparation = _sharded_preparation(shard.preparation, layout, dealing if kind.on_mesh.numbered else None)
-    inputs = [local.spec(value) for value in shard.values]
+    taken = [*shard.values, *(entry.value for entry in shard.captured)]
+    captured = tuple(local.whole_outside(entry) for entry in shard.captured)
+    inputs = [local.spec(value) for value in taken]
     outputs = [local.spec(value) for value in shard.results]
     batch_parts = layout.mesh.size(layout.batch)
     if shard.measure:
@@ -55,6 +57,8 @@ def replace_sharded(
         names = sorted(prepared)
         spread = preparation.spread
         assert spread is not None
+        whole = [*values[: len(shard.values)], *map(in_place, values[len(shard.values) :], captured)]
+        whole = [_padded(array, local.full_shape(value)) for array, value in zip(whole, taken, strict=True)]
 
         def run(*given: jax.Array) -> list[jax.Array]:
             arrays, rest = dict(zip(names, given[: len(names)])), given[len(names) :]
@@ -66,7 +70,7 @@ def replace_sharded(
         specs = [spread.spec(name) for name in names]
         specs += [layout.argument(position) for position in shard.views]
         found = over_mesh(run, layout.mesh, [*specs, *inputs], outputs)(
-            *(prepared[name] for name in names), *views, *values
+            *(prepared[name] for name in names), *views, *whole
         )
         return found if run_author is None else _or_author(found, run_author, plan.site.batch * batch_parts)
 
@@ -74,12 +78,19 @@ def replace_sharded(
         shard,
         preparation=preparation,
         values=tuple(local.whole(value) for value in shard.values),
+        captured=captured,
         results=tuple(local.whole(value) for value in shard.results),
         before=local.whole_op(shard.before),
         author=None if shard.author is None else _whole_code(shard.author, local),
         step=step,
         signature=repr((shard.signature, layout)),
     )
+
+
+def _padded(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """An array with zeros behind its own rows of the vocabulary, so that it can be cut as the weight is."""
+    missing = [(0, wanted - size) for wanted, size in zip(shape, array.shape, strict=True)]
+    return jnp.pad(array, missing) if any(more for _, more in missing) else array
 
 
 def _or_author(found: list[jax.Array], run_author: Callable[[], list[jax.Array]], rows: int) -> list[jax.Array]:

@@ -15,14 +15,15 @@ from hire_compiler.passes.replacement import (
     argument_views,
     canonical_input,
     held_matrices,
+    in_place,
     lies_by_columns,
     make_preparation,
 )
 from hire_compiler.passes.site_plan import SitePlan
-from hire_compiler.patterns.canonical import Outside
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.patterns.winners import grouped, replaced_before
 from hire_compiler.runtime.certify import prepare_bound
+from hire_compiler.runtime.collectives import NUMBERS, Numbering
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target
@@ -76,7 +77,7 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
             if local
             else [entries(*vector, array) for vector, array in zip(vectors, read, strict=True)]
         )
-        outside = iter([_in_place(array, entry) for array, entry in zip(more[len(noises) :], captured, strict=True)])
+        outside = iter([in_place(array, entry) for array, entry in zip(more[len(noises) :], captured, strict=True)])
         noise = iter(more[: len(noises)])
         heads = []
         for group in groups:
@@ -86,7 +87,12 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
                 [] if group[0].noise is None else [next(noise).reshape(len(match.rows), min(group[0].width, dot.rows))]
             )
             rows = StoredRows(kept, target, by_columns)
-            heads.append(HeadAtWork(match, tuple(group), plan, target, rows, canonical_input(x, dot), tuple(own)))
+            inputs = canonical_input(x, dot)
+            real = None
+            if group[0].all_shards is not None:
+                numbering = Numbering(dot.rows, plan.axes, prepared.get(NUMBERS))
+                real = numbering.of_all(jnp.arange(dot.rows)) < group[0].all_shards
+            heads.append(HeadAtWork(match, tuple(group), plan, target, rows, inputs, tuple(own), real))
         if plan.certify:
             results, measured = prove(heads, prepared, run_author)
         else:
@@ -120,10 +126,3 @@ def entries(vector: Weight, index: np.ndarray, argument: jax.Array) -> jax.Array
     """The entry of every row, from the argument that holds a vector."""
     flat = materialize(vector, {vector.argument: argument}).reshape(-1)
     return flat if np.array_equal(index, np.arange(vector.size)) else flat[index]
-
-
-def _in_place(array: jax.Array, entry: Outside) -> jax.Array:
-    """A captured value as ``[b, n]``, where 1 stands for any length."""
-    if np.array_equal(entry.index.ravel(), np.arange(array.size)):
-        return array.reshape(entry.index.shape)
-    return array.reshape(-1)[entry.index]

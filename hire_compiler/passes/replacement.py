@@ -265,6 +265,13 @@ def take_batch_rows(array: jax.Array, rows: np.ndarray) -> jax.Array:
     return array if np.array_equal(rows, np.arange(array.shape[0])) else array[rows]
 
 
+def in_place(array: jax.Array, entry: Outside) -> jax.Array:
+    """A captured value as ``[b, n]``, where 1 stands for any length."""
+    if np.array_equal(entry.index.ravel(), np.arange(array.size)):
+        return array.reshape(entry.index.shape)
+    return array.reshape(-1)[entry.index]
+
+
 def restore_result(y: jax.Array, dot: WeightDot) -> jax.Array:
     """``[batch, rows]`` in the shape and type of the product's result."""
     free = len(dot.batch_shape)

@@ -86,6 +86,7 @@ class SiteFacts:
       by_columns: an argument holds a head's matrix by columns.
       running_bytes: bytes of a block's matrices whose products run on for other readers.
       winners_only: a head of which only argmax and top_k are read.
+      aligned: values of the request (a mask, noise) or padding lie beside its vocabulary, in its order.
       compared: of a head whose tokens can be proven behind a tail: how many different values are compared on the way.
       seldom: what stands before a head's token and seldom lets it be proven, or ''.
       blocked: why no proof is possible of what is read of a head, or ''.
@@ -109,6 +110,7 @@ class SiteFacts:
     logits: bool = False
     provable: bool = False
     winners_only: bool = False
+    aligned: bool = False
     compared: int = 0
     blocked: str = ""
     seldom: str = ""

@@ -22,6 +22,8 @@ class Winner:
       region: from the product to what it reads (before any noise), in coordinates ``[batch, vocabulary]``.
       k: how many are kept.
       noise: what is added to that before the best is taken (Gumbel-max sampling), of the same shape; or None.
+      all_shards: where this is what one shard compares, and its last rows may be padding: how many rows all of them
+        compare, from the first; else None.
     """
 
     kind: str
@@ -29,6 +31,7 @@ class Winner:
     region: Region
     k: int
     noise: Value | None = None
+    all_shards: int | None = None
 
     @property
     def width(self) -> int:

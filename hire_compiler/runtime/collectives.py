@@ -56,8 +56,17 @@ class Numbering:
         return ids - lax.axis_index(self.axes).astype(ids.dtype) * self.rows
 
     def gather(self, ids: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
-        """All shards' ``ids`` (numbered among all) and arrays ``[b, k]``, equal values in ascending order of row."""
-        parts = [lax.all_gather(array, self.axes, axis=1, tiled=True) for array in (self.of_all(ids), *arrays)]
+        """All shards' ``ids`` (numbered among all) and arrays ``[b, k]``, equal values in ascending order of row.
+
+        One exchange: what is 32 bits wide travels together.
+        """
+        own = (self.of_all(ids), *arrays)
+        if all(array.dtype.itemsize == 4 for array in own):
+            bits = jnp.stack([lax.bitcast_convert_type(array, jnp.int32) for array in own])
+            everyone = lax.all_gather(bits, self.axes, axis=2, tiled=True)
+            parts = [lax.bitcast_convert_type(part, array.dtype) for part, array in zip(everyone, own, strict=True)]
+        else:
+            parts = [lax.all_gather(array, self.axes, axis=1, tiled=True) for array in own]
         if self.dealt is None:
             return parts
         order = jnp.argsort(parts[0], axis=1)
@@ -91,22 +100,26 @@ def meet_winners(values: jax.Array, ids: jax.Array, numbering: Numbering) -> tup
     return jnp.take_along_axis(everyone, at, axis=1), jnp.take_along_axis(all_ids, at, axis=1)
 
 
-def order_shards(best: Winners, ids: jax.Array, numbering: Numbering, *, strict: bool) -> Winners:
+def order_shards(
+    best: Winners, ids: jax.Array, numbering: Numbering, *, strict: bool
+) -> tuple[Winners, jax.Array, jax.Array]:
     """The winners of all shards, as each of them needs to know it for its own proof.
 
-    Two small exchanges: k values with their bounds and rows from every shard, and one bit a batch row. What a shard
-    excludes has to stay below the last winner of *all* shards only; whether all is sure is the same on every shard.
+    One small exchange: k values with their bounds and rows from every shard. What a shard excludes has to stay below
+    the last winner of *all* shards only.
 
     Args:
       best: of the shard's own candidates.
       ids: the candidates, ``[b, c]``, counted within the shard.
 
     Returns:
-      ``at``, ``low`` and ``high`` as they were; ``threshold``, ``last`` (counted within this shard), ``sure`` of all.
+      ``at``, ``low`` and ``high`` as they were; ``threshold``, ``last`` (counted within this shard) and ``sure`` of all,
+      as far as this shard can see: its own candidates may leave a doubt of which others know nothing.
+      And the winners of all shards, values and rows counted over all: ``[b, k]`` each.
     """
     own = [jnp.take_along_axis(array, best.at, axis=1) for array in (ids, best.low, best.high)]
     everyone, low, high = numbering.gather(*own)
-    at = lax.top_k((low + high) / 2, best.at.shape[1])[1]
+    values, at = lax.top_k((low + high) / 2, best.at.shape[1])
     low, high, winners = (jnp.take_along_axis(array, at, axis=1) for array in (low, high, everyone))
     threshold, last = low[:, -1:], numbering.of_shard(winners[:, -1:])
     won = (numbering.of_all(ids)[:, :, None] == winners[:, None, :]).any(axis=2)
@@ -116,7 +129,7 @@ def order_shards(best: Winners, ids: jax.Array, numbering: Numbering, *, strict:
         sure &= in_order(low, high, winners) & ~rivals.any(axis=1)
     else:
         sure &= best.sure  # of its values as dense stores them, which may overflow
-    return Winners(best.at, threshold, last, on_every_shard(sure, numbering.axes), best.low, best.high)
+    return Winners(best.at, threshold, last, sure, best.low, best.high), values, winners
 
 
 def on_every_shard(holds: jax.Array, axes: Axes) -> jax.Array:
