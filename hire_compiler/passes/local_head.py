@@ -8,9 +8,9 @@ from dataclasses import replace
 import jax
 import numpy as np
 
+from hire_compiler.graph import Value
 from hire_compiler.passes.local_match import Localizer, Meeting, OnMesh, Source, batch_dimension, outer_size
 from hire_compiler.passes.local_match import result_batch_dims as batch_dims
-from hire_compiler.graph import Value
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.patterns.winners import Winner

@@ -113,7 +113,7 @@ def order_shards(
       ids: the candidates, ``[b, c]``, counted within the shard.
 
     Returns:
-      ``at``, ``low`` and ``high`` as they were; ``threshold``, ``last`` (counted within this shard) and ``sure`` of all,
+      ``at``, ``low`` and ``high`` as they were; ``threshold``, ``last`` (counted in this shard) and ``sure`` of all,
       as far as this shard can see: its own candidates may leave a doubt of which others know nothing.
       And the winners of all shards, values and rows counted over all: ``[b, k]`` each.
     """

@@ -40,11 +40,11 @@ module {
     … gather 64x8xf32 → 4x8xf32
     … dot_general 1x8xf32, 8x4xf32 → 1x4xf32
     … top_k 2x4xf32 → 2x1xf32, 2x1xi32
-    … gather 2x4xf32 → 2x1xf32  ×3
+    … gather 2x4xf32 → 2x1xf32  ×4
     … case {
       … dot_general 1x1xf32, 1x64xf32 → 1x64xf32  ×2
     … } { }
-    … gather 2x4xf32 → 2x1xf32  ×2
+    … gather 2x4xf32 → 2x1xf32
     … case { } {
       … gather 2x8xf32 → 1x8xf32
       … dot_general 1x8xf32, 8x64xf32 → 1x64xf32
