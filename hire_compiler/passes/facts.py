@@ -33,9 +33,7 @@ def site_facts(
             weight_bytes=tuple(weight.nbytes for weight in match.weights),
             copied_bytes=copied_bytes(match),
             uncertifiable=(
-                (fast_math or _too_narrow(match) or _spread_tail(own[match], devices) or own[match].uncertifiable)
-                if own[match].provable
-                else ""
+                (fast_math or _too_narrow(match) or own[match].uncertifiable) if own[match].provable else ""
             ),
             narrow=any(weight.is_computed for weight in match.weights),
             devices=devices,
@@ -43,13 +41,6 @@ def site_facts(
         )
         for match in matches
     ]
-
-
-def _spread_tail(facts: SiteFacts, devices: int) -> str:
-    """Why the code between logits and tokens cannot be followed, or ''."""
-    if devices == 1 or not facts.compared:
-        return ""
-    return f"the code between its logits and its tokens is followed on one device only, and these are {devices}"
 
 
 def _too_narrow(match: SiteMatch) -> str:

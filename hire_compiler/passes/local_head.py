@@ -11,10 +11,14 @@ import numpy as np
 from hire_compiler.graph import Value
 from hire_compiler.passes.local_match import Localizer, Meeting, OnMesh, Source, batch_dimension, outer_size
 from hire_compiler.passes.local_match import result_batch_dims as batch_dims
+from hire_compiler.passes.replace_tail import replace_tail
+from hire_compiler.passes.replacement import Replacement
+from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.patterns.winners import Winner
 from hire_compiler.runtime.collectives import Numbering, best_of_shards, meet_winners
+from hire_compiler.runtime.target import Target
 from hire_compiler.sharding import Axes, NotLocal, SiteLayout
 
 
@@ -96,4 +100,13 @@ def _meet_winner(winner: Winner, parts: Iterator[jax.Array], numbering: Numberin
     return [best.reshape(values.shape), where.reshape(ids.shape)]
 
 
-HEAD_ON_MESH = OnMesh(_rows, _divides, _local, _meet, numbered=True)
+def _together(
+    match: HeadMatch, plan: SitePlan, layout: SiteLayout, local: Localizer, target: Target
+) -> Replacement | None:
+    """A tail runs on all shards at once, as the author's code does."""
+    if match.tail is None or not plan.certify or plan.winners_only:
+        return None
+    return replace_tail(match, plan, target, _local(match, local), layout)
+
+
+HEAD_ON_MESH = OnMesh(_rows, _divides, _local, _meet, numbered=True, together=_together)

@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from hire_compiler.graph import Op, Value
+from hire_compiler.passes.replacement import Replacement
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.canonical import Outside, Region
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.provenance import Origin
 from hire_compiler.patterns.site_match import SiteMatch
+from hire_compiler.runtime.target import Target
 from hire_compiler.sharding import Axes, Dealing, SiteLayout, Spec
 from hire_compiler.weights import Step, Weight
 
@@ -48,6 +50,7 @@ class OnMesh(Generic[M]):
       local: the match in the sizes of one device.
       meet: the shards' results made one.
       numbered: its results are numbers of rows, so that a shard has to know which rows were dealt to it.
+      together: the replacement of a site whose shards do not work by themselves to the end; None for any other.
     """
 
     rows: Callable[[M, SiteLayout, Source], tuple[Axes, bool]]
@@ -55,6 +58,7 @@ class OnMesh(Generic[M]):
     local: Callable[[M, Localizer], M]
     meet: Callable[[M, list[jax.Array], Meeting], list[jax.Array]]
     numbered: bool
+    together: Callable[[M, SitePlan, SiteLayout, Localizer, Target], Replacement | None] = lambda *_: None
 
 
 class Localizer:

@@ -15,7 +15,7 @@ import jax
 
 from hire_compiler import _mlir
 from hire_compiler.passes.bodies import NAME
-from hire_compiler.passes.replace_sharded import over_mesh
+from hire_compiler.passes.over_mesh import over_mesh
 from hire_compiler.passes.replacement import Preparation, Spread
 from hire_compiler.passes.splice import PreparedArray, Spliced
 from hire_compiler.program import Argument, Program

@@ -73,9 +73,6 @@ def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config
     return _of_all_shards(planned, chosen, site, own, layout, spread)
 
 
-_SAMPLER = "its sampler compares more than one winner of each device, which is not followed over devices yet"
-
-
 def facts_of_one_shard(facts: SiteFacts, site: Site, layout: SiteLayout, *, moved: bool) -> SiteFacts:
     """The facts of a shard; ``moved``: rows change their device when they are prepared, which copies them."""
     shards = layout.shards
@@ -87,8 +84,6 @@ def facts_of_one_shard(facts: SiteFacts, site: Site, layout: SiteLayout, *, move
         running_bytes=facts.running_bytes // shards,
         devices=1,
         shards=shards,
-        compared=0,
-        blocked=_SAMPLER if facts.compared else facts.blocked,
     )
 
 

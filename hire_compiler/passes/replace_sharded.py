@@ -7,25 +7,24 @@ answers meet as ``runtime/collectives.py`` says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.local_match import Localizer, Meeting
-from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement, Spread, in_place
+from hire_compiler.passes.over_mesh import over_mesh, sharded_preparation
+from hire_compiler.passes.replacement import AuthorsCode, Replacement, in_place
 from hire_compiler.passes.shards import Placement
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.patterns.site_match import SiteMatch
 from hire_compiler.runtime.collectives import NUMBERS, meet_measured
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.target import Target
-from hire_compiler.sharding import Dealing, MeshShape, SiteLayout, Spec, deal
+from hire_compiler.sharding import Dealing, SiteLayout, deal
 
 
 def replace_sharded(
@@ -38,8 +37,11 @@ def replace_sharded(
     """The replacement of a site whose shards work by themselves; ``plan`` is that of one shard."""
     dealing = _dealing(plan, layout) if plan.spread else None
     kind, local = kind_of(match), Localizer(layout, placement.source, dealing)
+    together = kind.on_mesh.together(match, plan, layout, local, target)
+    if together is not None:
+        return together
     shard = kind.replace(kind.on_mesh.local(match, local), plan, target, local=True)
-    preparation = _sharded_preparation(shard.preparation, layout, dealing if kind.on_mesh.numbered else None)
+    preparation = sharded_preparation(shard.preparation, layout, dealing if kind.on_mesh.numbered else None)
     taken = [*shard.values, *(entry.value for entry in shard.captured)]
     captured = tuple(local.whole_outside(entry) for entry in shard.captured)
     inputs = [local.spec(value) for value in taken]
@@ -117,43 +119,3 @@ def _dealing(plan: SitePlan, layout: SiteLayout) -> Dealing:
     rows = plan.site.width * layout.shards
     hotness = plan.learned.hotness(plan.group)
     return deal(np.zeros(rows // plan.group) if hotness is None else hotness, layout.shards, plan.group)
-
-
-def _sharded_preparation(shard: Preparation, layout: SiteLayout, numbered: Dealing | None) -> Preparation:
-    """Every shard's arrays, one after the other along their first dimension; and the numbers of its rows, if dealt."""
-
-    def build(*arrays: jax.Array) -> Arrays:
-        def one(*parts: jax.Array) -> Arrays:
-            built = dict(shard.build(*parts))
-            if numbered is not None:
-                built[NUMBERS] = jnp.asarray(numbered.numbers)[jax.lax.axis_index(layout.rows)]
-            assert all(array.ndim for array in built.values()), "a prepared number cannot differ between shards"
-            return built
-
-        specs = [layout.argument(position) for position in shard.arguments]
-        return over_mesh(one, layout.mesh, specs, (layout.rows,))(*arrays)
-
-    bits = tuple((name, layout.argument(position)) for name, position in shard.bits)
-    key = replace(shard.key, mesh=str(layout.mesh), split=str(layout))
-    return replace(shard, build=build, key=key, spread=Spread(layout.mesh, layout.rows, bits))
-
-
-def over_mesh(function: Any, mesh: MeshShape, inputs: Sequence[Spec], outputs: Any) -> Any:
-    """``jax.shard_map`` over every axis of a mesh that is known by its shape alone."""
-    names, sizes = zip(*mesh.axes, strict=True)
-    abstract = AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
-    out_specs = [_partition(spec) for spec in outputs] if isinstance(outputs, list) else _partition(outputs)
-    # Replicated results are so by construction; JAX's own check knows nothing of branches chosen by a local proof.
-    mapped = jax.shard_map(
-        function, mesh=abstract, in_specs=tuple(map(_partition, inputs)), out_specs=out_specs, check_vma=False
-    )
-
-    def call(*values: jax.Array) -> Any:
-        with jax.sharding.use_abstract_mesh(abstract):  # the caller may have set a mesh with axes of another type
-            return mapped(*values)
-
-    return call
-
-
-def _partition(spec: Spec) -> PartitionSpec:
-    return PartitionSpec(*(axes or None for axes in spec))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from hire_compiler.passes.over_mesh import sharded_preparation
 from hire_compiler.passes.prove_tail import prove_tail
 from hire_compiler.passes.replace_winners import row_bounds
 from hire_compiler.passes.replacement import (
@@ -20,23 +21,52 @@ from hire_compiler.passes.replacement import (
     take_batch_rows,
 )
 from hire_compiler.passes.site_plan import SitePlan
+from hire_compiler.passes.tail_rows import Parts, TailRows
 from hire_compiler.patterns.canonical import Outside
 from hire_compiler.patterns.logits import HeadMatch
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.stored import StoredRows
 from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.weights import view
+from hire_compiler.sharding import SiteLayout
 from hire_compiler.tails.program import following_of
 
 
-def replace_tail(match: HeadMatch, plan: SitePlan, target: Target) -> Replacement:
-    """The replacement of a head with a tail; where its proof fails, the author's own operations run."""
+def replace_tail(
+    match: HeadMatch, plan: SitePlan, target: Target, shard: HeadMatch | None = None, layout: SiteLayout | None = None
+) -> Replacement:
+    """The replacement of a head with a tail; where its proof fails, the author's own operations run.
+
+    Args:
+      plan: on several devices, that of one shard.
+      shard: the match in the sizes of one device, where there are several.
+      layout: how it lies on them.
+    """
     dot, tail = match.dot, match.tail
     assert tail is not None
-    by_columns = lies_by_columns(dot)
-    weights = () if by_columns else (dot.weight,)
-    preparation = make_preparation(match, plan, dot.weight, [], target, matrices=weights, proof=row_bounds)
+    local = match if shard is None else shard
+    by_columns = lies_by_columns(local.dot)
+    weights = () if by_columns else (local.dot.weight,)
+    preparation = make_preparation(local, plan, local.dot.weight, [], target, matrices=weights, proof=row_bounds)
+    views = (local.dot.columns.argument,) if by_columns else argument_views(weights, target)
+    parts = None
+    if layout is not None:
+        preparation = sharded_preparation(preparation, layout, None)
+        assert preparation.spread is not None
+        whole = np.array_equal(match.rows, np.arange(dot.batch))
+        parts = Parts(
+            layout.mesh,
+            layout.rows,
+            layout.batch if whole else (),
+            preparation.spread.spec,
+            tuple(map(layout.argument, views)),
+        )
     results = tuple(value for op in tail.ends for value in op.results)
+
+    def hold(prepared: Arrays, views: tuple[jax.Array, ...]) -> StoredRows:
+        held = views[0] if by_columns else held_matrices(weights, prepared, views, target)[0]
+        kept = view(local.dot.columns, held) if by_columns else held
+        return StoredRows(kept, target, by_columns)
 
     def step(
         prepared: Arrays,
@@ -45,29 +75,19 @@ def replace_tail(match: HeadMatch, plan: SitePlan, target: Target) -> Replacemen
         *captured: jax.Array,
         run_author: Callable[[], list[jax.Array]],
     ) -> list[jax.Array]:
-        held = views[0] if by_columns else held_matrices(weights, prepared, views, target)[0]
-        kept = view(dot.columns, held) if by_columns else held
-        made, measured = prove_tail(
-            tail,
-            take_batch_rows(canonical_input(x, dot), match.rows),
-            StoredRows(kept, target, by_columns),
-            prepared,
-            captured,
-            plan.candidates,
-            target,
-            run_author,
-            precise=dot.precise,
-        )
+        inputs = take_batch_rows(canonical_input(x, dot), match.rows)
+        rows = TailRows(inputs, prepared, views, hold, target, dot.precise, parts)
+        made, measured = prove_tail(tail, rows, captured, plan.candidates, run_author)
         return [*made, measured]
 
     return Replacement(
         preparation=preparation,
         values=(dot.x,),
-        views=(dot.columns.argument,) if by_columns else argument_views(weights, target),
+        views=views,
         step=step,
         results=results,
         before=max(tail.ends, key=lambda op: op.position),
-        signature=repr(("tail", id(match))),
+        signature=repr(("tail", id(match), layout)),
         measure="proof",
         captured=tuple(Outside(value, np.arange(value.size).reshape(value.shape), None) for value in tail.captured),
         inside=tail.ops,

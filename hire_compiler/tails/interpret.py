@@ -176,7 +176,8 @@ class Interpreter:
             root = value
             while root.op is not None and root.op.name in LAYOUT and root.op.name != "slice":
                 root = root.op.operands[0]
-            self.points.setdefault(id(root), self._elementwise.rounded(wide.outside).high)
+            high = jnp.where(wide.space.others, self._elementwise.rounded(wide.outside).high, -jnp.inf)
+            self.points.setdefault(id(root), high)
         return True
 
     def _choosing(self, op: Op) -> bool:

@@ -125,14 +125,7 @@ def _slice(op: Op, value: Wide) -> Wide | Plain:
 def _fewer_rows(op: Op, value: Wide, space: Rows, start: int, stop: int) -> Wide:
     if start != 0 or space.flipped:
         raise Unbounded("slice that does not begin with the first row of the vocabulary")
-    chosen = None if space.chosen is None else space.chosen[:, :stop]
-    fewer = replace(space, chosen=chosen, width=stop)
-
-    def cut(end: Any) -> Any:
-        return end if end.shape[1] == 1 else end[:, :stop]
-
-    outside = None if value.outside is None else _each(value.outside, cut)
-    return replace(value, shape=op.result.shape, space=fewer, outside=outside)
+    return replace(value, shape=op.result.shape, space=replace(space, width=stop))
 
 
 def _fewer_ranks(op: Op, value: Wide, space: Ranks, start: int, stop: int) -> Wide | Plain:

@@ -61,13 +61,14 @@ class Tail:
         """How many batch rows there are."""
         return self.logits.size // self.logits.shape[self.axis]
 
-    def start(self, inside: Enclosure | None, outside: Enclosure, ids: Any) -> Wide:
+    @property
+    def width(self) -> int:
+        """How many rows of the vocabulary there are."""
+        return self.logits.shape[self.axis]
+
+    def start(self, inside: Enclosure | None, outside: Enclosure, space: Rows) -> Wide:
         """The logits between bounds, before they are rounded to the author's type."""
-        dtype, width = self.logits.dtype, self.logits.shape[self.axis]
-        chosen = None
-        if ids is not None:
-            chosen = jnp.zeros((ids.shape[0], width), bool).at[jnp.arange(ids.shape[0])[:, None], ids].set(True)
-        space = Rows(ids, chosen, width)
+        dtype = self.logits.dtype
         rounds = dtype in ("bfloat16", "float16")
         inner = None if inside is None else Bounded(inside, dtype, rounds)
         return Wide(self.logits.shape, self.axis, space, inner, Bounded(outside, dtype, rounds))
@@ -148,11 +149,12 @@ class _Finder:
         arithmetic = arithmetic_for(target_for("cpu"))
         ids_of = frozenset(id(op) for op in self._following)
         self.points: dict[int, Any] = {}
-        for inside, at in ((None, None), (Enclosure(ends[0][:, :few], ends[1][:, :few]), ids)):
+        everyone, apart = Rows(None, None, width, width), Rows(ids, ends[0] > 0, width, width)
+        for inside, space in ((None, everyone), (Enclosure(ends[0][:, :few], ends[1][:, :few]), apart)):
             self._captured = {}
             self._interpreter = Interpreter(arithmetic, self._block, ids_of, self._given)
             probe = Tail(self._logits, self._axis, (), (), (), (), ids_of, 0, 0)
-            self._interpreter.known[id(self._logits)] = probe.start(inside, Enclosure(*ends), at)
+            self._interpreter.known[id(self._logits)] = probe.start(inside, Enclosure(*ends), space)
             self._look()
             self.points = self._interpreter.points if inside is None else self.points
             if self.failure is not None:

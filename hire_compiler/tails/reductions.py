@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from hire_compiler.enclosure import NARROW, Bounded, Unbounded
 from hire_compiler.interval import Enclosure
-from hire_compiler.runtime.certify import best_candidates, reaches
+from hire_compiler.runtime.certify import reaches
 from hire_compiler.tails.elementwise import Elementwise
-from hire_compiler.tails.values import Frame, Plain, Ranks, Rows, Wide, row_number
+from hire_compiler.tails.values import Frame, Plain, Ranks, Wide, row_number
 
 _NOTHING = 2.0**-100
 _HALF_UNIT = 2.0**-24
@@ -29,22 +29,14 @@ class Part:
 def parts(value: Wide, elementwise: Elementwise) -> list[Part]:
     """The bounds of a value: of the candidates, then of the others."""
     found = []
-    for bounded, counts in ((value.inside, _inner(value)), (value.outside, _outer(value))):
+    for side in ("inside", "outside"):
+        bounded = getattr(value, side)
         if bounded is not None:
+            counts = value.space.members if side == "inside" else value.space.others
             bounds = elementwise.rounded(bounded)
             low, high, checked = jnp.broadcast_arrays(bounds.low, bounds.high, counts)
             found.append(Part(low, high, checked))
     return found
-
-
-def _inner(value: Wide) -> Any:
-    return None if value.inside is None else value.space.members
-
-
-def _outer(value: Wide) -> Any:
-    if isinstance(value.space, Rows) and value.space.chosen is None:
-        return jnp.ones((1, 1), bool)
-    return value.space.others
 
 
 def reduce(kind: str, value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> Plain:
@@ -140,8 +132,10 @@ def _running(value: Wide, elementwise: Elementwise) -> Wide:
     zero = jnp.zeros((batch, 1), inner.low.dtype)
     if value.bag is not None:
         rest = parts(value.bag, elementwise)[1:]
-    below = sum((jnp.sum(jnp.minimum(p.low, 0), axis=1, keepdims=True) for p in rest), zero)
-    above = sum((jnp.sum(jnp.maximum(p.high, 0), axis=1, keepdims=True) for p in rest), zero)
+    below, above = (
+        sum((jnp.sum(jnp.where(p.counts, sign(end(p), 0), 0), axis=1, keepdims=True) for p in rest), zero)
+        for sign, end in ((jnp.minimum, _low), (jnp.maximum, _high))
+    )
     whole = Enclosure(
         *(
             sum((jnp.sum(jnp.where(p.counts, end(p), 0), axis=1, keepdims=True) for p in rest), zero)
@@ -181,21 +175,21 @@ def best(value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> tuple
 
 def _position(value: Wide, elementwise: Elementwise) -> tuple[Any, Any]:
     """The position of the best candidate, and whether it is the best of all: ``[batch, 1]`` each."""
-    found = parts(value, elementwise)
-    inner = found[0]
+    inner, *rest = parts(value, elementwise)
     inside_at, outside_at = value.space.positions
     at = jnp.broadcast_to(inside_at, inner.low.shape)
     low, high = (jnp.where(inner.counts, end, -jnp.inf) for end in (inner.low, inner.high))
     middle = (low + high) / 2
     center = jnp.where(jnp.isfinite(middle), middle, low)
-    # Of equal values the one that the author's array has first wins: they are compared in its order.
-    order = jnp.argsort(at, axis=1)
-    center, low, high, at = (jnp.take_along_axis(array, order, axis=1) for array in (center, low, high, at))
-    winners = best_candidates(center, low, high, at, 1, strict=True)
-    position = jnp.take_along_axis(at, winners.at, axis=1)
-    sure = winners.sure[:, None]
-    for part in found[1:]:
-        where = jnp.broadcast_to(outside_at, part.high.shape)
-        reach = reaches(part.high, where, winners.threshold, winners.last) & part.counts
+    # Of equal values the one that the author's array has first wins. Reductions alone, no sort: where the vocabulary is
+    # split over devices, each of them is a few bytes between these.
+    largest = jnp.max(center, axis=1, keepdims=True)
+    position = jnp.min(jnp.where(center == largest, at, jnp.iinfo(at.dtype).max), axis=1, keepdims=True)
+    own = (at == position) & inner.counts
+    threshold = jnp.max(jnp.where(own, low, -jnp.inf), axis=1, keepdims=True)
+    doubtful = jnp.where(own, ~jnp.isfinite(high), reaches(high, at, threshold, position) & inner.counts)
+    sure = jnp.isfinite(threshold) & ~doubtful.any(axis=1, keepdims=True)
+    for part in rest:
+        reach = reaches(part.high, jnp.broadcast_to(outside_at, part.high.shape), threshold, position) & part.counts
         sure = sure & ~reach.any(axis=1, keepdims=True)
     return position, sure

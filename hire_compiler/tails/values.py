@@ -76,21 +76,30 @@ class Kth:
     high: Any
 
 
+def entries_of(array: Any, ids: Any) -> Any:
+    """Entries ``ids [batch, c]`` of an array ``[batch or 1, n]``."""
+    return array[0][ids] if array.shape[0] == 1 else jnp.take_along_axis(array, ids, axis=1)
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """The order of the weight's rows: where candidates and others stand.
 
     Attributes:
       ids: the candidates, int32 ``[batch, c]``; None while there are none.
-      chosen: which of all rows are candidates, bool ``[batch, width]``.
-      width: how many rows there are; candidates beyond them do not count.
+      chosen: which of all rows are candidates, bool ``[batch, total]``.
+      width: how many rows the author's array has; what stands behind them is padding and does not count.
+      total: how many rows the weight has.
       flipped: the author's array runs from the last row to the first.
+      pick: from an array ``[batch or 1, total]`` and ``ids`` to the entries of the candidates.
     """
 
     ids: Any
     chosen: Any
     width: int
+    total: int
     flipped: bool = False
+    pick: Callable[[Any, Any], Any] = entries_of
 
     def same(self, other: Space) -> bool:
         """Whether both are the same columns."""
@@ -107,23 +116,22 @@ class Rows:
         if array.shape[1] == 1:
             return array, array
         array = jnp.flip(array, 1) if self.flipped else array
-        if self.ids is None:
-            return None, array
-        at = jnp.minimum(self.ids, self.width - 1)
-        return array[0][at] if array.shape[0] == 1 else jnp.take_along_axis(array, at, axis=1), array
+        array = jnp.pad(array, ((0, 0), (0, self.total - self.width))) if self.total > self.width else array
+        return None if self.ids is None else self.pick(array, self.ids), array
 
     @property
     def positions(self) -> tuple[Any, Any]:
-        """Where candidates and all rows stand in the author's array, ``[batch, c]`` and ``[1, width]``."""
-        everywhere = jnp.arange(self.width, dtype=jnp.int32)[None]
+        """Where candidates and all rows stand in the author's array, ``[batch, c]`` and ``[1, total]``."""
+        everywhere = jnp.arange(self.total, dtype=jnp.int32)[None]
         if self.flipped:
-            return self.width - 1 - self.ids, jnp.flip(everywhere, 1)
+            return self.width - 1 - self.ids, self.width - 1 - everywhere
         return self.ids, everywhere
 
     @property
     def others(self) -> Any:
-        """Which of all rows are no candidates."""
-        return ~self.chosen
+        """Which of all rows are neither candidates nor padding."""
+        counted = jnp.arange(self.total, dtype=jnp.int32)[None] < self.width
+        return counted if self.chosen is None else ~self.chosen & counted
 
 
 @dataclass(frozen=True, eq=False)
