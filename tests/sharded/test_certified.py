@@ -116,15 +116,13 @@ def test_logits_in_the_order_of_the_vocabulary_are_not_dealt(rng: np.random.Gene
         hire.transform(jax.jit(logits), rules("head", candidates=64, spread=True))(params, x)
 
 
-def test_a_sampler_that_is_not_followed_over_devices_stays_dense_and_says_so(rng: np.random.Generator) -> None:
+def test_a_softmax_is_certified_by_default(rng: np.random.Generator) -> None:
     mesh = jax.make_mesh((4,), ("m",))
-    w = jax.device_put(
-        jnp.asarray(rng.normal(size=(65536, 64)), jnp.float32), jax.NamedSharding(mesh, jax.P("m", None))
-    )
-    x = jax.device_put(jnp.asarray(rng.normal(size=(1, 64)), jnp.float32), jax.NamedSharding(mesh, jax.P()))
+    w = place(mesh, np.float32(rng.normal(size=(65536, 64))), "m", None)
+    x = place(mesh, np.float32(rng.normal(size=(1, 64))))
     step = jax.jit(lambda w, x: jnp.argmax(jax.nn.softmax(x @ w.T, axis=-1), axis=-1))
     fast = hire.transform(step)
     np.testing.assert_array_equal(fast(w, x), step(w, x))
-    (decision,) = fast.report().decisions
-    assert decision.action == "dense"
-    assert "not followed over devices" in decision.reason
+    report = fast.report()
+    assert [decision.shards for decision in report.rewritten] == [4]
+    assert report.certificates[0].proven == 1

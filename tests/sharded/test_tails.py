@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests import engine_tails
 from tests.sharded.programs import batch_axis, mesh_of, place, talk
 
 V, D, BATCH = 1024, 24, 4
@@ -115,6 +116,45 @@ def test_the_tokens_are_those_of_dense(rng: np.random.Generator, mesh: str, name
     winners = {"best of a mask": 8, "greedy or sampled": 2}.get(name, 1)
     devices_apart = devices.shape["model"]
     assert sum(c.result_bytes for c in always) <= (12 * devices_apart + 16) * BATCH * winners
+
+
+# What is interpreted, and how many bytes a batch row costs between the devices: reductions, or the candidates sorted.
+ENGINES = {
+    "softmax": 128, "softmax, sampled": 192, "min-p": 64, "min-p of probabilities": 256, "a penalty for how often": 64,
+    "a bias added at places of each row": 64, "a penalty if any row needs it": 64, "top-k by a sort": 16384,
+    "top-k by a scatter": 16384, "top-k and top-p, one of the best": 16384, "keras": 16384,
+}  # fmt: skip
+FAST_ENGINES = (("8", "min-p"),)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "name"),
+    [
+        pytest.param(mesh, name, marks=() if (mesh, name) in FAST_ENGINES else pytest.mark.slow)
+        for mesh in ("8", "2x4")
+        for name in ENGINES
+    ],
+)
+def test_what_is_interpreted_gives_the_tokens_of_dense(rng: np.random.Generator, mesh: str, name: str) -> None:
+    devices = mesh_of(mesh)
+    tail = engine_tails.TAILS["top-p of the best of a softmax" if name == "keras" else name]
+    dense = jax.jit(lambda w, x, q: tail(x @ w.T, q))
+    fast = hire.transform(dense, STRICT)
+
+    def put(array: jax.Array) -> jax.Array:
+        spec = (batch_axis(devices), "model") if array.shape == (BATCH, V) else ()
+        return jax.device_put(array, jax.NamedSharding(devices, jax.P(*spec)))
+
+    for make in (near_ties, ties, lambda rng: rng.normal(size=(V, D))):
+        w = place(devices, np.float32(make(rng)), "model", None)
+        for call in range(6):
+            x = place(devices, np.float32(inputs(rng, call)), batch_axis(devices))
+            q = jax.tree.map(put, engine_tails.request(rng, BATCH, V))
+            np.testing.assert_array_equal(fast(w, x, q), dense(w, x, q))
+    (proof,) = fast.report().certificates
+    assert 0.1 * proof.rows < proof.proven < proof.rows
+    always = [c for c in talk(fast, w, x, q) if not c.conditional]
+    assert sum(c.result_bytes for c in always) <= ENGINES[name] * BATCH
 
 
 def test_a_mask_on_an_explicit_mesh_and_logits_that_are_to_be_everywhere(rng: np.random.Generator) -> None:
