@@ -116,6 +116,7 @@ def test_logits_in_the_order_of_the_vocabulary_are_not_dealt(rng: np.random.Gene
         hire.transform(jax.jit(logits), rules("head", candidates=64, spread=True))(params, x)
 
 
+@pytest.mark.slow
 def test_a_softmax_is_certified_by_default(rng: np.random.Generator) -> None:
     mesh = jax.make_mesh((4,), ("m",))
     w = place(mesh, np.float32(rng.normal(size=(65536, 64))), "m", None)
