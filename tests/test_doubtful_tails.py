@@ -13,6 +13,9 @@ import pytest
 import hire_compiler as hire
 
 V, D = 2048, 32
+STRICT = hire.Config(
+    rules=(hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=192, certify="strict"),)
+)
 
 INTEGERS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "a choice between whole numbers": lambda z: z + jnp.where(z < -15, 100, 0),
@@ -74,3 +77,24 @@ def test_a_winner_in_a_branch_of_logits_made_before_it(rng: np.random.Generator)
             mask = jnp.asarray(rng.random((3, V)) < 0.5)
             np.testing.assert_array_equal(fast(w, x, mask, greedy), dense(w, x, mask, greedy))
     assert len(fast.report().rewritten) == 1
+
+
+@pytest.mark.parametrize("batch", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_doubtful_row_of_a_batch_is_settled_by_its_own_products(batch: int, rng: np.random.Generator) -> None:
+    """More rows than there are candidates lie closer than the copy can tell, and farther than sums round."""
+    w = rng.normal(size=(V, D)) * 0.1
+    x = rng.normal(size=(batch, D))
+    w[: V // 2] = x[0] / np.linalg.norm(x[0]) + 1e-4 * rng.normal(size=(V // 2, D))
+
+    def step(w: jax.Array, x: jax.Array) -> jax.Array:
+        z = x @ w.T
+        return jnp.argmax(jnp.where(z >= jnp.max(z, axis=-1, keepdims=True) - 1.0, z, -jnp.inf), axis=-1)
+
+    fast = hire.transform(step, STRICT)
+    w, x = jnp.asarray(w, jnp.float32), jnp.asarray(x, jnp.float32)
+    np.testing.assert_array_equal(fast(w, x), jax.jit(step)(w, x))
+    (proof,) = fast.report().certificates
+    assert proof.proven == batch
+    alone = hire.transform(step, STRICT)
+    np.testing.assert_array_equal(alone(w, x[:1]), jax.jit(step)(w, x[:1]))
+    assert alone.report().certificates[0].proven == 0

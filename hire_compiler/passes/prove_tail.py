@@ -15,6 +15,9 @@ from hire_compiler.tails.program import Tail
 from hire_compiler.tails.values import Rows
 
 Attempt = tuple[list[jax.Array], jax.Array]  # the results, and which batch rows are proven
+State = tuple[
+    jax.Array, jax.Array, jax.Array, Attempt
+]  # tries done, logits, how far off they may be, and what came out
 
 
 def prove_tail(
@@ -38,7 +41,7 @@ def prove_tail(
     chosen = rows.choose(list(first.points.values()), count, tail.width)
     inside = around(*rows.exact(chosen))
 
-    def attempt(away: jax.Array) -> Attempt:
+    def attempt(scores: jax.Array, away: jax.Array) -> Attempt:
         run = tail.interpret(tail.start(inside, around(scores, away), chosen), arithmetic, captured)
         results, proven = [], jnp.ones(tail.rows, bool)
         for op in tail.ends:
@@ -51,18 +54,24 @@ def prove_tail(
                 proven &= _by_row(low == high, tail.rows)
         return results, proven
 
-    # The finer bounds cost another pass, and only in doubt; one loop, because the tail is by far the largest program.
-    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(attempt, away))
+    # Each try costs a pass, and only in doubt; one loop, because the tail is by far the largest program. The last one
+    # pays for a few rows, where the author's code would run for all.
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(attempt, scores, away))
+    tries = 2 if tail.rows == 1 else 3
 
-    def again(state: tuple[jax.Array, Attempt]) -> jax.Array:
-        tries, (_, proven) = state
-        return (tries < 2) & ~proven.all()
+    def again(state: State) -> jax.Array:
+        done, _, _, (_, proven) = state
+        few = jnp.sum(~proven) * 2 <= tail.rows
+        return ~proven.all() & ((done < 2) | ((done < tries) & few))
 
-    def once(state: tuple[jax.Array, Attempt]) -> tuple[jax.Array, Attempt]:
-        tries, _ = state
-        return tries + 1, attempt(lax.cond(tries == 0, lambda: away, rows.finer))
+    def once(state: State) -> State:
+        done, scores, away, (_, proven) = state
+        closer = [lambda: (scores, away), lambda: (scores, rows.finer())]
+        closer += [lambda: rows.settled(proven, scores, away)][: tries - 2]
+        scores, away = lax.switch(done, closer)
+        return done + 1, scores, away, attempt(scores, away)
 
-    _, (results, proven) = lax.while_loop(again, once, (jnp.zeros((), jnp.int32), nothing))
+    *_, (results, proven) = lax.while_loop(again, once, (jnp.zeros((), jnp.int32), scores, away, nothing))
     made = lax.cond(proven.all(), lambda: results, run_author)
     return made, jnp.stack([jnp.sum(proven, dtype=jnp.float32), jnp.zeros(())])
 

@@ -81,6 +81,31 @@ class TailRows:
 
         return self._with_rows(one, 1)[0]
 
+    def settled(self, proven: jax.Array, scores: jax.Array, away: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits and how far they may be off, with whole products for batch rows that are not proven, bool ``[b]``.
+
+        For one of them or for half of the batch, whichever is enough; what is more stays as it was.
+        """
+
+        def one(
+            x: jax.Array, prepared: Arrays, views: Any, scores: jax.Array, away: jax.Array, proven: jax.Array
+        ) -> list[jax.Array]:
+            held, norm = self.hold(prepared, views), prepared["norm"]
+            order = jnp.argsort(proven[:, 0], stable=True)  # the unproven first
+
+            def products(size: int) -> list[jax.Array]:
+                at = order[:size]
+                whole, slack = held.products(x[at], precise=self.precise), 2 * rounding_slack(norm[None], x[at])
+                return [scores.at[at].set(whole), away.at[at].set(slack)]
+
+            half = max(len(x) // 2, 1)
+            if half == 1:
+                return products(1)
+            return lax.cond(jnp.sum(~proven) <= 1, lambda: products(1), lambda: products(half))
+
+        scores, away = self._with_rows(one, 2, scores, away, proven[:, None])
+        return scores, away
+
     def choose(self, points: Sequence[jax.Array], count: int, width: int) -> Rows:
         """Candidates that hold the best of everything that is compared: ``count`` of every shard, none twice."""
 
@@ -143,7 +168,7 @@ class TailRows:
 
     def _spec(self, array: jax.Array) -> Spec:
         assert self.parts is not None
-        return (self.parts.batch if array.shape[0] > 1 else (), self.parts.rows)
+        return (self.parts.batch if array.shape[0] > 1 else (), self.parts.rows if array.shape[1] > 1 else ())
 
 
 def choose(points: list[jax.Array], count: int, target: Target) -> jax.Array:
