@@ -49,9 +49,9 @@ module {
     … gather 32x8xf32 → 8x8xf32
     … dot_general 1x8xf32, 8x8xf32 → 1x8xf32
     … while { } {
-      … case {
+      … case { } {
         … dot_general 1x1xf32, 1x32xf32 → 1x32xf32
-      … } { }
+      … }
     … }
     … case {
       … call @hire_author_0
