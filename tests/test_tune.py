@@ -20,7 +20,7 @@ from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.predictors import kept_for, prepare_copies
 from hire_compiler.runtime.target import target_for
 from hire_compiler.trial import rows_needed
-from hire_compiler.tuning.search import _choose
+from hire_compiler.tuning.choice import choose
 from hire_compiler.tuning.toml import write_rules
 from hire_compiler.tuning.tuned import Tried
 
@@ -189,7 +189,7 @@ def setting(name: str, ms: float | None, recall: float | None = 1.0, **more: Any
 )
 def test_the_fastest_that_meets_everything_is_taken(others: list[Tried], wanted: str) -> None:
     lossless = [setting("dense", 9.0, None), setting("certified", 5.0, None)]
-    (chosen,) = [tried for tried in _choose([*lossless, *others], memory=10) if tried.chosen]
+    (chosen,) = [tried for tried in choose([*lossless, *others], memory=10) if tried.chosen]
     assert chosen.name == wanted
 
 
@@ -219,7 +219,7 @@ def test_a_forward_with_other_weights_is_refused(rng: np.random.Generator) -> No
 
 def test_a_step_without_a_head_is_refused(rng: np.random.Generator) -> None:
     w = jnp.asarray(table(rng))
-    with pytest.raises(hire.ConfigError, match="has no head to tune"):
+    with pytest.raises(hire.ConfigError, match="has no site to tune"):
         hire.tune(
             lambda x, w: jnp.tanh(x @ w.T) @ w, inputs(rng, 1), w, forward=forward, batches=[(w,), (w,)], recall=0.9
         )

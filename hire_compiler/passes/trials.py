@@ -72,10 +72,12 @@ def run_trials(
     values: Sequence[Any],
     calibration: Calibration,
     target: Target,
+    together: Sequence[int] = TOGETHER,
 ) -> Calibration:
     """The calibration with what the predictors found.
 
     Args:
+      together: of how many rows that share a choice.
       inputs: by key of a candidate, rows ``[n, d]`` of its input, or stacked ``[layers, n, d]``.
       values: arguments of ``@main``.
     """
@@ -84,25 +86,30 @@ def run_trials(
     for candidate in candidates:
         known = learned([candidate.match], calibration)[candidate.match]
         facts = replace(candidate.facts, learned=known)
-        batches = [replace(candidate.site, batch=batch) for batch in TOGETHER]
+        batches = [replace(candidate.site, batch=batch) for batch in together]
         for group in sorted({chosen_group(candidate.rule, site, facts) for site in batches}):
             if candidate.site.width % group == 0:
                 rule = replace(candidate.rule, group=group)
-                trials[trial_key(candidate.key, rule)] = _try(
-                    replace(candidate, rule=rule), inputs[candidate.key], values, calibration, target
-                )
+                own = replace(candidate, rule=rule)
+                found = _try(own, inputs[candidate.key], values, calibration, target, together)
+                trials[trial_key(candidate.key, rule)] = found
     return replace(calibration, trials=trials)
 
 
 def _try(
-    candidate: Candidate, inputs: np.ndarray, values: Sequence[Any], calibration: Calibration, target: Target
+    candidate: Candidate,
+    inputs: np.ndarray,
+    values: Sequence[Any],
+    calibration: Calibration,
+    target: Target,
+    sizes: Sequence[int],
 ) -> Trial:
     match, rule = candidate.match, candidate.rule
     moment, activity = calibration.moment(moment_key(match)), calibration.activity(candidate.key)
     assert moment is not None
     assert activity is not None
     matrices = [_layers(w, materialize(w, values)) for w in (match.predicted, *match.weights)]
-    vectors = [_vector(origin.weight, index, values) for origin, index in match.biases]
+    vectors = [vector_of(origin.weight, index, values) for origin, index in match.biases]
     moments = np.broadcast_to(moment.mean, (len(matrices[0]), *moment.mean.shape[-2:]))
     samples = inputs if inputs.ndim == 3 else inputs[None]
 
@@ -120,7 +127,7 @@ def _try(
             z = z + vectors[match.activation.gate_bias]
         scores = match.relevance(z, [vectors[i] for i in match.relevance.reads])
         active = active_neurons(h, activity.strongest)
-        return _compare(h, active, scores, down.astype(jnp.float32), rule)
+        return _compare(h, active, scores, down.astype(jnp.float32), rule, sizes)
 
     run = jax.jit(one)
     with _mlir.own_settings():
@@ -132,14 +139,16 @@ def _try(
     return Trial(worst.astype(np.float64), samples.shape[1])
 
 
-def _compare(h: jax.Array, active: jax.Array, scores: jax.Array, down: jax.Array, rule: Rule) -> jax.Array:
-    """``Trial.found`` of one layer."""
+def _compare(
+    h: jax.Array, active: jax.Array, scores: jax.Array, down: jax.Array, rule: Rule, sizes: Sequence[int]
+) -> jax.Array:
+    """``Trial.found`` of one layer; NaN of numbers of rows that nobody asks for."""
     rows, width = h.shape
     group = rule.group or 1
     found = []
     for together in TOGETHER:
         sets = rows // together
-        if not sets:
+        if not sets or together not in sizes:
             found.append(jnp.full((len(SHARES), 2), jnp.nan))
             continue
         own, wanted, rated = (
@@ -167,6 +176,7 @@ def _layers(weight: Any, rows: jax.Array) -> jax.Array:
     return rows if weight.layers is not None else rows[None]
 
 
-def _vector(vector: Any, index: np.ndarray, values: Sequence[Any]) -> jax.Array:
+def vector_of(vector: Any, index: np.ndarray, values: Sequence[Any]) -> jax.Array:
+    """A parameter with one entry a neuron: ``[layers, m]``."""
     value = _layers(vector, materialize(vector, values))
     return value.reshape(len(value), -1)[:, index]

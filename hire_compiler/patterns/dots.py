@@ -33,6 +33,7 @@ class WeightDot:
       row_shape: shape of the weight's free dimensions in the result.
       rows_first: the weight is the left operand, so its rows come first in the result.
       layer: counter that picks the layer of a stacked weight.
+      precise: the author asked for full precision where the platform would use less.
     """
 
     op: Op
@@ -44,20 +45,12 @@ class WeightDot:
     row_shape: tuple[int, ...]
     rows_first: bool
     layer: Value | None
+    precise: bool
 
     @property
     def result(self) -> Value:
         """The dot's value."""
         return self.op.result
-
-    @property
-    def precise(self) -> bool:
-        """Whether the author asked for full precision where the platform would use less."""
-        return "HIGHEST" in str(self.op.ir.attributes["precision_config"] if self._has_precision else "")
-
-    @property
-    def _has_precision(self) -> bool:
-        return "precision_config" in self.op.ir.attributes
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -180,4 +173,5 @@ def product_with(op: Op, origin: Origin, *, rows_first: bool) -> WeightDot:
         row_shape=tuple(n for i, n in enumerate(origin.weight.shape) if i not in w_contracting),
         rows_first=rows_first,
         layer=origin.layer,
+        precise="HIGHEST" in str(op.ir.attributes["precision_config"] if "precision_config" in op.ir.attributes else ""),
     )

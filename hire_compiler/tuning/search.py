@@ -1,30 +1,42 @@
-"""The search behind ``tune``: which settings are tried on a head, and which of them is taken."""
+"""The search behind ``tune`` for a recall: which settings are tried on each site, and which of them are taken."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
 
 from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, Predictor, Rule
+from hire_compiler.config import Config, Kind, Predictor, Rule
 from hire_compiler.errors import CaptureError, ConfigError
 from hire_compiler.offline.progress import Progress
 from hire_compiler.passes.defaults import exact_rule
 from hire_compiler.passes.head_ranks import meets, ranks_of, winners_of
-from hire_compiler.passes.head_rows import Head
-from hire_compiler.trial import rows_needed
+from hire_compiler.passes.tuned_sites import Block, Head
+from hire_compiler.trial import Trial, rows_needed
+from hire_compiler.tuning.blocks import (
+    exact_settings,
+    judged,
+    left_alone,
+    predictors,
+    rows_of,
+    trial_of,
+    tried_rule,
+    untried,
+)
+from hire_compiler.tuning.choice import choose
 from hire_compiler.tuning.settings import Family, candidate_counts, families, label
 from hire_compiler.tuning.timed import DENSE, time_settings
-from hire_compiler.tuning.tuned import Tried, Tuned
+from hire_compiler.tuning.timed_blocks import time_blocks
+from hire_compiler.tuning.tuned import DEFAULT, Tried, Tuned
 from hire_compiler.turns import machine
 
 CERTIFIED = "certified, exact"
 ENOUGH = 2  # times the rows that a recall needs; more say the same, and take longer
 ESCAPING = 64  # best rows that count where the program reads all logits
-WORTH = 0.97  # of the time of the exact setting: an approximation has to save at least the rest
 
 
 class Interrupted(Exception):
@@ -32,13 +44,14 @@ class Interrupted(Exception):
 
 
 class Search:
-    """What is tried, head by head."""
+    """What is tried, site by site."""
 
     def __init__(self, recall: float, memory: int | None, calibration: Calibration, told: Progress) -> None:
         self._recall, self._memory, self._calibration, self._told = recall, memory, calibration, told
         self._table: list[Tried] = []
         self._rows = 0
         self._notes: list[str] = []
+        self._trials: dict[tuple[str, str], tuple[str, Trial]] = {}
 
     def head(self, head: Head, weight: jax.Array, inputs: dict[str, np.ndarray]) -> None:
         """Try everything on one head.
@@ -62,9 +75,43 @@ class Search:
         except KeyboardInterrupt:
             stopped, timed = True, fitting
             self._notes.append(f"interrupted: {head.site.id} was not timed, so it stays as it is")
-        self._table += _choose(timed, self._memory) + [t for t in found if t.why]
+        self._table += timed + [t for t in found if t.why]
         if stopped:
             raise Interrupted
+
+    def blocks(self, some: Sequence[Block], inputs: dict[str, np.ndarray], values: Sequence[Any]) -> None:
+        """Try everything on blocks that are alike.
+
+        Raises:
+          Interrupted: after what was known so far has been taken.
+        """
+        known = [block.knowing(self._calibration) for block in some]
+        self._table += [untried(block, why) for block in known if (why := left_alone(block, by_recall=True))]
+        tuned = [block for block in known if not left_alone(block, by_recall=True)]
+        if not tuned:
+            return
+        found = [tried for block in tuned for tried in exact_settings(block)]
+        try:
+            for block in tuned:
+                found += self._recalled(block, inputs, values)
+            timed = time_blocks(tuned, [t for t in found if not t.why], inputs, values, self._told)
+        except KeyboardInterrupt:
+            names = f"{tuned[0].site.id} … {tuned[-1].site.id}" if len(tuned) > 1 else tuned[0].site.id
+            self._notes.append(f"interrupted: {names} was not timed, so it stays as it is")
+            self._table += found
+            raise Interrupted from None
+        self._table += timed + [t for t in found if t.why]
+
+    def _recalled(self, block: Block, inputs: dict[str, np.ndarray], values: Sequence[Any]) -> Iterator[Tried]:
+        rows, some = rows_of(block, inputs), predictors(block)
+        self._rows = max(self._rows, rows.shape[-2])
+        for done, (family, predictor) in enumerate(some.items()):
+            self._told(f"{block.site.id}: {label(predictor)}", done, len(some))
+            rule = tried_rule(block, predictor)
+            key, trial = trial_of(block, rule, rows, values, self._calibration)
+            tried = judged(block, family, rule, trial, self._recall)
+            self._trials[tried.site, tried.name] = key, trial
+            yield tried
 
     def _enough(self, head: Head, inputs: dict[str, np.ndarray]) -> np.ndarray:
         rows = inputs.get(head.key)
@@ -134,12 +181,13 @@ class Search:
 
     def tuned(self) -> Tuned:
         """Everything so far."""
-        chosen = [tried for tried in self._table if tried.chosen]
-        rules = tuple(tried.rule or Rule(kind="head", path=f"^{tried.site}$", dense=True) for tried in chosen)
+        table = choose(self._table, self._memory)
+        chosen = [tried for tried in table if tried.chosen and tried.name != DEFAULT]
+        trials = dict(self._trials[t.site, t.name] for t in chosen if (t.site, t.name) in self._trials)
         return Tuned(
-            config=Config(rules=rules),
-            calibration=self._calibration,
-            table=tuple(self._table),
+            config=Config(rules=tuple(rule_of(tried) for tried in chosen)),
+            calibration=replace(self._calibration, trials=trials),
+            table=tuple(table),
             recall=self._recall,
             rows=self._rows,
             machine=machine(),
@@ -147,34 +195,11 @@ class Search:
         )
 
 
+def rule_of(tried: Tried) -> Rule:
+    """The rule that asks for a setting."""
+    kind: Kind = "head" if tried.site.startswith("head/") else "ffn"
+    return tried.rule or Rule(kind=kind, path=f"^{tried.site}$", dense=True)
+
+
 def _for(head: Head, rule: Rule) -> Rule:
     return replace(rule, path=f"^{head.site.id}$")
-
-
-def _choose(timed: Sequence[Tried], memory: int | None) -> list[Tried]:
-    """The settings of a site with the fastest one chosen, and why the others were not."""
-    timed = [
-        replace(t, why=f"it adds {t.added_bytes} bytes, more than the {memory} allowed")
-        if memory is not None and t.added_bytes > memory
-        else t
-        for t in timed
-    ]
-    fitting = [t for t in timed if t.ms is not None and not t.why]
-    if not fitting:
-        return list(timed)
-    best = min(fitting, key=lambda t: t.ms or 0.0)
-    lossless = [t for t in fitting if t.recall is None]
-    safest = min(lossless, key=lambda t: t.ms or 0.0, default=best)
-    fast, safe = best.ms or 0.0, safest.ms or 0.0
-    winner = best if fast < WORTH * safe else safest
-    return [_explained(t, winner) for t in timed]
-
-
-def _explained(tried: Tried, winner: Tried) -> Tried:
-    if tried is winner:
-        return replace(tried, chosen=True)
-    if tried.why or tried.ms is None or winner.ms is None:
-        return tried
-    if tried.ms < winner.ms:
-        return replace(tried, why="not enough faster than what loses nothing")
-    return replace(tried, why=f"{tried.ms / winner.ms:.2f} times as long")

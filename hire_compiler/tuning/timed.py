@@ -15,7 +15,7 @@ import numpy as np
 from hire_compiler.api import transform
 from hire_compiler.calibration import Calibration, Moment
 from hire_compiler.config import Config
-from hire_compiler.passes.head_rows import Head
+from hire_compiler.passes.tuned_sites import Head
 from hire_compiler.transformed import HireFunction
 from hire_compiler.tuning.tuned import Tried
 from hire_compiler.turns import MOST, Run, Turn, Turns
@@ -57,13 +57,14 @@ def time_settings(
             planned[done] = step, replace(tried, why=why)
         elif not tried.why:
             runs[tried.name] = _prepared(step, stored, calls[0])
-    seconds = _in_turns(runs, calls, told)
+    seconds = in_turns(runs, calls, told)
     return [replace(t, ms=median(seconds[t.name]) * 1e3) if t.name in seconds else t for _, t in planned]
 
 
-def _in_turns(
-    runs: dict[str, Callable[[jax.Array], Any]], calls: Sequence[jax.Array], told: Callable[[str, int, int], None]
+def in_turns(
+    runs: dict[str, Callable[[Any], Any]], calls: Sequence[Any], told: Callable[[str, int, int], None]
 ) -> dict[str, list[float]]:
+    """Seconds of every program, each run on one call's arguments after the other."""
     turns, sources = Turns(), {name: cycle(calls) for name in runs}
 
     def ready(name: str) -> Run:

@@ -1,25 +1,23 @@
-"""``tune``: for every head the fastest setting that meets a recall, measured on held-out rows and on this machine."""
+"""``tune``: for every site the fastest setting that meets a budget, measured on held-out rows and on this machine."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable as Function
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
-from hire_compiler import _mlir
-from hire_compiler.calibrate import calibrate, probe_avals
-from hire_compiler.calibration import Calibration
 from hire_compiler.callable import Callable
 from hire_compiler.errors import ConfigError
 from hire_compiler.offline.progress import Progress, progress
-from hire_compiler.passes.head_rows import find_heads, show_inputs
+from hire_compiler.passes.tuned_sites import find_sites
 from hire_compiler.program import capture
 from hire_compiler.runtime.weights import materialize
+from hire_compiler.tuning.batches import calibrated, captured, rows_read
 from hire_compiler.tuning.search import Interrupted, Search
+from hire_compiler.tuning.timed_blocks import alike
 from hire_compiler.tuning.tuned import Tuned
 
 
@@ -33,13 +31,14 @@ def tune(
     progress: Progress | None = None,
     **kwargs: Any,
 ) -> Tuned:
-    """Choose, for every LM head of a decode step, the fastest setting whose recall is enough.
+    """Choose, for every site of a decode step, the fastest setting whose recall is enough.
 
-    The first half of the batches calibrates; the recall is measured on the second half, of what the program reads: the
-    winner, the best k, or, where all logits are read, the best 64 of the logits as the product gives them. Rank, kind
-    of predictor and number of candidates are chosen together. Every setting that meets the recall is timed here on the
-    head's own weight, in turns with the others, the dense head and the exact one; where no approximation saves 3 % over
-    the exact one, that is chosen. Feed-forward blocks keep the exact default.
+    The first half of the batches calibrates; the recall is measured on the second half, of what the program reads: of a
+    head the winner, the best k, or, where all logits are read, the best 64 of the logits as the product gives them; of
+    a block its active neurons. Rank, kind of predictor and number of candidates are chosen together. Every setting that
+    meets the recall is timed here on the site's own weights, in turns with the others, the dense site and the exact
+    one; where no approximation saves 3 % over the exact one, that is chosen. Blocks of which no neuron is exactly zero
+    read all of them, and keep the exact default.
 
     Args:
       function: the decode step, as for :func:`hire_compiler.transform`.
@@ -47,7 +46,7 @@ def tune(
       forward: runs over text with the same weights under the same argument names: a batched forward pass.
       batches: arguments of one call of ``forward`` each, a tuple or a single argument.
       recall: share of what the program reads that has to be among the candidates; 0.999 is a good start.
-      memory: bytes that a head may add; None for any number.
+      memory: bytes that all sites together may add; None for any number.
       progress: called with (what, done, of how many); by default a bar where a terminal looks.
 
     Returns:
@@ -70,18 +69,20 @@ def tune(
         wrapped = Callable(function)
         leaves, tree = wrapped.flatten(args, kwargs)
         program = capture(wrapped, leaves, tree)
-        heads = () if program.refusal else find_heads(program, jax.default_backend())
-        if not heads:
+        heads, blocks = ((), ()) if program.refusal else find_sites(program, jax.default_backend())
+        if not (heads or blocks):
             why = program.refusal or "hire.inspect(…) says what was found; heads stored in few bits are not tuned yet"
-            raise ConfigError(f"{program.name} has no head to tune: {why}")
-        values = [*program.constants, *leaves]
-        half = len(given) // 2
-        calibration = _calibrated(forward, given[:half], told)
-        inputs = _held_out(forward, given[half:], told)
+            raise ConfigError(f"{program.name} has no site to tune: {why}")
+        values, calls = [*program.constants, *leaves], captured(forward, given)
+        half = len(calls) // 2
+        calibration = calibrated(calls[:half], None if blocks else "head", told)
+        inputs = rows_read(calls[half:], told)
         search = Search(recall, memory, calibration, told)
         with contextlib.suppress(Interrupted):
             for head in heads:
                 search.head(head, materialize(head.match.dot.weight, values), inputs)
+            for some in alike(blocks):
+                search.blocks(some, inputs, values)
     return search.tuned()
 
 
@@ -102,37 +103,3 @@ def _told(given: Progress | None) -> Iterator[Progress]:
         return
     with progress() as told:
         yield told
-
-
-def _calibrated(forward: Function[..., Any], batches: Sequence[Any], told: Progress) -> Calibration:
-    told("calibrating", 0, len(batches))
-    return calibrate(forward, batches, kind="head", progress=lambda done, _: told("calibrating", done, len(batches)))
-
-
-def _held_out(forward: Function[..., Any], batches: Sequence[Any], told: Progress) -> dict[str, np.ndarray]:
-    """The rows that heads read in the held-out batches, by the head's key."""
-    wrapped, programs = Callable(forward), {}
-    rows: dict[str, list[np.ndarray]] = {}
-    for done, batch in enumerate(batches):
-        told("running held-out batches", done, len(batches))
-        leaves, tree = wrapped.flatten(batch, {})
-        key = (tree, tuple(str(jax.typeof(leaf)) for leaf in leaves))
-        if key not in programs:
-            programs[key] = _with_inputs(wrapped, leaves, tree)
-        run, probes = programs[key]
-        for probe, seen in zip(probes, run(*leaves), strict=True):
-            rows.setdefault(probe.key, []).append(np.asarray(seen))
-    return {key: np.concatenate(parts) for key, parts in rows.items()}
-
-
-def _with_inputs(function: Callable, leaves: list[Any], tree: Any) -> tuple[Any, Any]:
-    program = capture(function, leaves, tree)
-    shown = show_inputs(program, jax.default_backend())
-    out_avals = (*program.out_avals, *probe_avals(shown.probes))
-    own = len(program.out_avals)
-
-    @jax.jit
-    def run(*operands: Any) -> list[Any]:
-        return _mlir.run_module(shown.module, out_avals, operands)[own:]
-
-    return lambda *leaves: run(*program.constants, *leaves), shown.probes

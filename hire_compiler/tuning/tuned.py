@@ -15,6 +15,8 @@ from hire_compiler.offline.calibrate import load_calibration, save_calibration
 from hire_compiler.rules import read_rules
 from hire_compiler.tuning.toml import write_rules
 
+DEFAULT = "the exact default"  # nothing is tried, and no rule is written
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
@@ -26,7 +28,10 @@ class Tried:
       family: settings that differ in rank and candidates only.
       rule: that asks for it; None where nothing can.
       candidates: rows computed exactly; the fewest that meet the budget, or the most that were tried.
-      recall: on held-out rows, of what the program reads; None where nothing is lost, or nothing was measured.
+      recall: on held-out rows, of what the program reads (of a block: of its active neurons); None where nothing is
+        lost, or nothing was measured.
+      loss: by which share the loss of the whole program rises if this alone is done; None where nothing is lost, or
+        nothing was measured.
       ms: of the site alone, a median; None if it was not timed.
       read_bytes, added_bytes: in a call, and beside the weights.
       chosen: it is part of the configuration.
@@ -39,11 +44,17 @@ class Tried:
     rule: Rule | None = None
     candidates: int = 0
     recall: float | None = None
+    loss: float | None = None
     ms: float | None = None
     read_bytes: int = 0
     added_bytes: int = 0
     chosen: bool = False
     why: str = ""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether it changes nothing."""
+        return self.recall is None and self.loss is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +64,8 @@ class Tuned:
     Attributes:
       config, calibration: for :func:`hire_compiler.transform`.
       table: everything that was tried.
-      recall: the budget.
-      rows: held-out rows of input that it was measured on.
+      recall, loss: the budget; one of them is None.
+      rows: held-out rows of input (of a loss: tokens) that it was measured on.
       machine: where it was timed.
       notes: what else is worth knowing.
     """
@@ -62,7 +73,8 @@ class Tuned:
     config: Config
     calibration: Calibration
     table: tuple[Tried, ...] = ()
-    recall: float = 1.0
+    recall: float | None = None
+    loss: float | None = None
     rows: int = 0
     machine: str = ""
     notes: tuple[str, ...] = ()
@@ -94,27 +106,53 @@ class Tuned:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; without the calibration's arrays."""
         table = [{**asdict(replace(t, rule=None)), "rule": None if t.rule is None else str(t.rule)} for t in self.table]
-        return {"recall": self.recall, "rows": self.rows, "machine": self.machine, "notes": self.notes, "table": table}
+        budget = {"recall": self.recall, "loss": self.loss}
+        return {**budget, "rows": self.rows, "machine": self.machine, "notes": self.notes, "table": table}
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """The table as JSON."""
         return json.dumps(self.to_dict(), indent=indent)
 
+    @property
+    def budget(self) -> str:
+        """What was asked for: ``recall 0.999``, ``loss +0.5 %``."""
+        return f"loss +{self.loss:.3%}" if self.loss is not None else f"recall {self.recall or 1:g}"
+
     def __str__(self) -> str:
-        sites = list(dict.fromkeys(tried.site for tried in self.table))
-        lines = [f"recall {self.recall:g} on {self.rows} held-out rows, timed on {self.machine}"]
-        for site in sites:
-            lines += ["", site, *_rows([tried for tried in self.table if tried.site == site])]
-        return "\n".join(lines + [f"note  {note}" for note in self.notes])
+        measured = "tokens" if self.loss is not None else "rows"
+        lines = [f"{self.budget} on {self.rows} held-out {measured}, timed on {self.machine}"]
+        for sites, some in self._alike().items():
+            lines += ["", sites, *_rows(some)]
+        for note in self.notes:
+            lines += wrap(note, 80, initial_indent="note  ", subsequent_indent=" " * 6)
+        return "\n".join(lines)
+
+    def _alike(self) -> dict[str, list[Tried]]:
+        """What was tried, by site; sites of which the same is to be said stand together."""
+        together: dict[str, list[str]] = {}
+        rows: dict[str, list[Tried]] = {}
+        for site in dict.fromkeys(tried.site for tried in self.table):
+            some = [tried for tried in self.table if tried.site == site]
+            alone = len(some) == 1
+            key = repr(replace(some[0], site="")) if alone else site
+            together.setdefault(key, []).append(site)
+            rows.setdefault(key, some)
+        return {_named(sites): rows[key] for key, sites in together.items()}
+
+
+def _named(sites: list[str]) -> str:
+    return sites[0] if len(sites) == 1 else f"{sites[0]} … {sites[-1]} ({len(sites)} sites)"
 
 
 def _rows(some: list[Tried]) -> list[str]:
-    lines = [f"    {'setting':<34}{'k':>6}{'recall':>8}{'ms':>8}{'read':>9}{'added':>9}"]
+    by_loss = any(tried.loss is not None for tried in some)
+    lines = [f"    {'setting':<34}{'k':>6}{'loss' if by_loss else 'recall':>8}{'ms':>8}{'read':>9}{'added':>9}"]
     for tried in some:
         recall = "" if tried.recall is None else f"{tried.recall:.4f}"
+        cost = recall if tried.loss is None else f"{tried.loss:+.2%}"
         ms = "" if tried.ms is None else f"{tried.ms:.2f}"
         read, added = (f"{n / 1e6:.3g} MB" if n else "" for n in (tried.read_bytes, tried.added_bytes))
         mark, k = "→" if tried.chosen else " ", str(tried.candidates or "")
-        lines.append(f"  {mark} {tried.name:<34}{k:>6}{recall:>8}{ms:>8}{read:>9}{added:>9}".rstrip())
+        lines.append(f"  {mark} {tried.name:<34}{k:>6}{cost:>8}{ms:>8}{read:>9}{added:>9}".rstrip())
         lines += wrap(tried.why, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines

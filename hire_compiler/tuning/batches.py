@@ -1,0 +1,111 @@
+"""Batches of text: calls of a forward pass, what calibration learns from some and what sites read in others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable as Function
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from hire_compiler import _mlir
+from hire_compiler.calibrate import STRONGEST, Learner, but_for, probe_avals
+from hire_compiler.calibration import Calibration
+from hire_compiler.callable import Callable
+from hire_compiler.errors import CaptureError
+from hire_compiler.offline.progress import Progress
+from hire_compiler.passes.instrument import Instrumented
+from hire_compiler.passes.pipeline import instrument_program
+from hire_compiler.passes.tuned_sites import show_inputs
+from hire_compiler.program import Program, capture
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One call of a forward pass.
+
+    Attributes:
+      program: what is called; the same object for calls of the same types.
+      values: the arguments of its ``@main``.
+      origin: a name of the batch, for errors.
+    """
+
+    program: Program
+    values: list[Any]
+    origin: str
+
+
+def captured(function: Function[..., Any], batches: Sequence[Any]) -> list[Batch]:
+    """Calls of a function, each with a tuple of arguments or a single one.
+
+    Raises:
+      CaptureError: the function cannot be rewritten.
+    """
+    wrapped, programs, made = Callable(function), {}, []
+    for number, batch in enumerate(batches, start=1):
+        leaves, tree = wrapped.flatten(batch if isinstance(batch, tuple) else (batch,), {})
+        key = (tree, tuple(str(jax.typeof(leaf)) for leaf in leaves))
+        if key not in programs:
+            programs[key] = capture(wrapped, leaves, tree)
+            if programs[key].refusal:
+                raise CaptureError(f"{programs[key].name} cannot be calibrated: {programs[key].refusal}")
+        program = programs[key]
+        made.append(Batch(program, [*program.constants, *leaves], f"batch {number}"))
+    return made
+
+
+@dataclass
+class Instruments:
+    """Programs with probes, each compiled once.
+
+    Attributes:
+      add: from a program to one with probes.
+    """
+
+    add: Function[[Program], Instrumented]
+    known: dict[int, tuple[Instrumented, Any]] = field(default_factory=dict)
+
+    def look(self, batch: Batch) -> tuple[Instrumented, list[Any]]:
+        """What the probes of a batch's program saw."""
+        program = batch.program
+        if id(program) not in self.known:
+            made = self.add(program)
+            out_avals, own = (*program.out_avals, *probe_avals(made.probes)), len(program.out_avals)
+            run = jax.jit(lambda *values: _mlir.run_module(made.module, out_avals, values)[own:])
+            self.known[id(program)] = made, run
+        made, run = self.known[id(program)]
+        return made, run(*batch.values)
+
+
+def calibrated(batches: Sequence[Batch], kind: str | None, told: Progress) -> Calibration:
+    """What :func:`hire_compiler.calibrate` learns.
+
+    Raises:
+      CaptureError: there is no site of that kind.
+      WeightError: an input row was NaN or Inf.
+    """
+    platform, learner = jax.default_backend(), Learner()
+    instruments = Instruments(lambda program: instrument_program(program, kind, platform, STRONGEST))
+    for done, batch in enumerate(batches):
+        told("calibrating", done, len(batches))
+        made, seen = instruments.look(batch)
+        if not made.probes:
+            what = f"{kind} site" if kind else "site"
+            raise CaptureError(f"{batch.program.name} has no {what} to calibrate{but_for(made)}")
+        learner.skip(made.skipped)
+        learner.add(made.probes, seen, batch.origin)
+    return learner.calibration()
+
+
+def rows_read(batches: Sequence[Batch], told: Progress) -> dict[str, np.ndarray]:
+    """The rows that sites read, by the site's key: float32 ``[N, d]``, or stacked ``[layers, N, d]``."""
+    instruments = Instruments(lambda program: show_inputs(program, jax.default_backend()))
+    rows: dict[str, list[np.ndarray]] = {}
+    for done, batch in enumerate(batches):
+        told("running held-out batches", done, len(batches))
+        made, seen = instruments.look(batch)
+        for probe, values in zip(made.probes, seen, strict=True):
+            rows.setdefault(probe.key, []).append(np.asarray(values))
+    return {key: np.concatenate(parts, axis=-2) for key, parts in rows.items()}
