@@ -173,7 +173,10 @@ def test_a_top_k_is_measured_on_all_that_it_reads(rng: np.random.Generator) -> N
 
 
 def setting(name: str, ms: float | None, recall: float | None = 1.0, **more: Any) -> Tried:
-    rule = None if name == "dense" else hire.Rule(kind="head", predictor=hire.Quantized(8), candidates=32)
+    proof = name == "certified"
+    rule = (
+        None if name == "dense" else hire.Rule(kind="head", predictor=hire.Quantized(8), candidates=32, certify=proof)
+    )
     return Tried(site="head/0", name=name, ms=ms, recall=recall, rule=rule, **more)
 
 

@@ -41,6 +41,12 @@ EXAMPLES = {
         "model.jax_export --weights model.safetensors --rules rules.toml --inputs a.npz b.npz",
         "model.jax_export --weights model.safetensors --sampler greedy",
     ),
+    "tune": (
+        "step.jax_export --forward forward.jax_export --weights model.safetensors --inputs text-*.npz --recall 0.999 "
+        "-o rules.toml",
+        "step.jax_export --forward forward.jax_export --weights model.safetensors --inputs text-*.npz --loss 0.005 "
+        "-o rules.toml",
+    ),
     "estimate": (
         "model.hire --tpu v5e:2x2",
         "model.hire --original model.jax_export",

@@ -73,6 +73,7 @@ def make_parser() -> Parser:
     _run(verbs)
     _verify(verbs)
     _compare(verbs)
+    _tune(verbs)
     _estimate(verbs)
     _report(verbs)
     return parser
@@ -246,6 +247,34 @@ def _compare(verbs: Any) -> None:
     add_trials(verb)
     verb.add_argument("--picture", type=Path, metavar="FILE", help="draw it too: .svg, .png or .pdf (extra plot)")
     add_sampler(verb)
+
+
+def _tune(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "tune",
+        "choose, by measuring, the fastest rules that meet a budget",
+        "Try predictors on a model's heads and blocks with held-out inputs of a forward pass, time them here, and "
+        "write the rules to take, with the calibration that they need beside them (rules.safetensors).",
+    )
+    add_model(verb)
+    verb.add_argument(
+        "--forward", type=Path, required=True, metavar="FILE", help="a batched forward pass with the same weights"
+    )
+    verb.add_argument(
+        "--inputs",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="each holds the inputs of one call of the forward pass; the first half calibrates",
+    )
+    budget = verb.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--recall", type=share, metavar="SHARE", help="of what the program reads, such as 0.999")
+    budget.add_argument("--loss", type=share, metavar="SHARE", help="by which the loss may rise, such as 0.005")
+    verb.add_argument("--memory", type=count(0), metavar="BYTES", help="that all sites together may add (default: any)")
+    verb.add_argument("--picture", type=Path, metavar="FILE", help="draw it too: .svg, .png or .pdf (extra plot)")
+    add_output(verb, "the rules (TOML)")
 
 
 def _estimate(verbs: Any) -> None:

@@ -28,6 +28,8 @@ from hire_compiler.offline.verify import export_original
 from hire_compiler.offline.verify import verify as verify_artifact
 from hire_compiler.report_text import report_text
 from hire_compiler.rules import RulesFile, read_rules
+from hire_compiler.tuning.budget import Budget
+from hire_compiler.tuning.export import tune_export
 
 
 def inspect(options: Namespace) -> int:
@@ -193,6 +195,32 @@ def compare(options: Namespace) -> int:
     if options.picture:
         hire.draw(found, options.picture)
     _print(options, found.to_dict(), str(found))
+    return 0
+
+
+def tune(options: Namespace) -> int:
+    """The rules to take, into a file."""
+    for path in filter(None, (options.output, options.picture)):
+        _check_output(path)
+    if options.output.suffix != ".toml":
+        raise ConfigError(f"{options.output}: rules are written as TOML: name a file that ends in .toml")
+    with progress() as tell:
+        found = tune_export(
+            options.file,
+            options.forward,
+            options.inputs,
+            Budget(options.recall, options.loss, options.memory),
+            weights=options.weights,
+            mapping=dict(options.map),
+            dims=_dims(options),
+            progress=tell,
+        )
+    found.save(options.output)
+    if options.picture:
+        hire.draw(found, options.picture)
+    learned = options.output.with_suffix(".safetensors")
+    hint = f"hire-compiler rewrite {options.file} --rules {options.output} --calibration {learned} …"
+    _print(options, found.to_dict() | {"output": str(options.output)}, f"{found}\n\n{hint}")
     return 0
 
 

@@ -21,15 +21,12 @@ from hire_compiler.calibration import Calibration, Moment
 from hire_compiler.config import Config, check_config
 from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.atomic import new_file
-from hire_compiler.offline.devices import devices_of
-from hire_compiler.offline.inputs import inputs_from
-from hire_compiler.offline.naming import assign
+from hire_compiler.offline.calls import Calls
 from hire_compiler.offline.progress import Progress, no_progress
-from hire_compiler.offline.source import read_source
 from hire_compiler.offline.stored import whole_file
 from hire_compiler.offline.tensor_files import TensorWriter, read_tensors
 from hire_compiler.offline.tensor_header import read_header
-from hire_compiler.offline.tensors import Spec, open_tensors, spec_of
+from hire_compiler.offline.tensors import spec_of
 from hire_compiler.passes.instrument_program import instrument_program
 from hire_compiler.runtime.activity import counted_size
 from hire_compiler.trial import COUNTS, TOPS, HeadTrial, Trial
@@ -64,22 +61,14 @@ def calibrate_export(
     """
     check_strongest(strongest)
     check_config(config)
-    source = read_source(target, dims=dims)
-    program = source.program(jax.default_backend())
+    calls = Calls(target, weights, mapping, dims)
+    program = calls.program
     instrumented = instrument_program(program, kind, jax.default_backend(), strongest, config)
     if not instrumented.probes:
         what = f"{kind} site" if kind else "site"
-        raise CaptureError(f"{source.name} has no {what} to calibrate{but_for(instrumented)}: inspect says why not")
-    tensors = None if weights is None else open_tensors(weights)
-    given = {} if tensors is None else assign(source, tensors, mapping)
-    free = [leaf for leaf in source.kept if leaf not in given]
-    devices, hidden = devices_of(program, source.devices), len(program.constants)
-    held = {
-        leaf: devices.put(hidden + source.kept.index(leaf), tensors.read(name))
-        for leaf, name in given.items()
-        if leaf in source.kept and tensors
-    }
-    constants = [devices.put(i, constant) for i, constant in enumerate(program.constants)]
+        raise CaptureError(
+            f"{calls.source.name} has no {what} to calibrate{but_for(instrumented)}: inspect says why not"
+        )
     out_avals = (*program.out_avals, *probe_avals(instrumented.probes))
 
     @jax.jit
@@ -89,13 +78,10 @@ def calibrate_export(
     learner = Learner()
     files = list(batches)
     for done, file in enumerate(files, start=1):
-        batch = open_tensors(file)
-        given_inputs = inputs_from(batch, [source.names[i] for i in free], [Spec(*source.types[i]) for i in free])
-        inputs = dict(zip(free, given_inputs, strict=True))
-        values = [*constants, *(held[leaf] if leaf in held else inputs[leaf] for leaf in source.kept)]
+        values, origin = calls.values(file)
         sums = run(*values)
         learner.skip(instrumented.skipped)
-        learner.add(instrumented.probes, sums, batch.origin)
+        learner.add(instrumented.probes, sums, origin)
         progress("calibrating", done, len(files))
     if not files:
         raise CaptureError("calibrate got no inputs: name files with the inputs of one call each")

@@ -252,6 +252,12 @@ def canonical_input(x: jax.Array, dot: WeightDot) -> jax.Array:
     return x.transpose(dot.x_free + dot.x_contracting).reshape(dot.batch, dot.d)
 
 
+def written_input(rows: jax.Array, dot: WeightDot) -> jax.Array:
+    """``[batch, d]`` in the shape of a product's input."""
+    order = dot.x_free + dot.x_contracting
+    return rows.reshape([dot.x.shape[i] for i in order]).transpose(np.argsort(order))
+
+
 def canonical_result(y: jax.Array, dot: WeightDot) -> jax.Array:
     """The result of a product as ``[batch, rows]``."""
     rows = len(dot.row_shape)

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 
 from hire_compiler import _mlir
 from hire_compiler.calibration import Calibration
-from hire_compiler.graph import Graph, read_graph
 from hire_compiler.narrow import NarrowWeight
-from hire_compiler.passes.detect import Detection, detect
+from hire_compiler.passes.detect import detect
 from hire_compiler.passes.facts import learned, site_facts
-from hire_compiler.passes.fold import fold_constants
+from hire_compiler.passes.fold import folded_graph
 from hire_compiler.passes.instrument import Instrumented, instrument
 from hire_compiler.passes.kinds import kind_of
 from hire_compiler.passes.normalize import normalize
@@ -72,7 +71,7 @@ def find_sites(program: Program, platform: str) -> tuple[tuple[Head, ...], tuple
     with _mlir.own_settings(), _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
-        found = _found(module, program)
+        found = detect(folded_graph(module), program.arguments)
         facts = site_facts(found.matches, None, target_for(platform), 1)
     known = {match: (site, fact) for site, match, fact in zip(found.sites, found.matches, facts, strict=True)}
     heads = [match for match in of_kind(found.matches, HeadMatch) if _is_plain(match)]
@@ -92,14 +91,8 @@ def show_inputs(program: Program, platform: str) -> Instrumented:
     with _mlir.own_settings(), _mlir.fresh_context():
         module = _mlir.parse(program.module)
         normalize(module)
-        matches = _found(module, program).matches
+        matches = detect(folded_graph(module), program.arguments).matches
         return instrument(module, matches, target_for(platform), 0.1, looks=_inputs)
-
-
-def _found(module: object, program: Program) -> Detection:
-    graph: Graph = read_graph(module)
-    fold_constants(graph)
-    return detect(graph, program.arguments)
 
 
 def _inputs(match: SiteMatch) -> Sequence[Look]:

@@ -173,5 +173,10 @@ def product_with(op: Op, origin: Origin, *, rows_first: bool) -> WeightDot:
         row_shape=tuple(n for i, n in enumerate(origin.weight.shape) if i not in w_contracting),
         rows_first=rows_first,
         layer=origin.layer,
-        precise="HIGHEST" in str(op.ir.attributes["precision_config"] if "precision_config" in op.ir.attributes else ""),
+        precise=_asks_for_precision(op),
     )
+
+
+def _asks_for_precision(op: Op) -> bool:
+    attributes = op.ir.attributes
+    return "precision_config" in attributes and "HIGHEST" in str(attributes["precision_config"])

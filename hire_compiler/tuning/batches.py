@@ -14,10 +14,10 @@ from hire_compiler import _mlir
 from hire_compiler.calibrate import STRONGEST, Learner, but_for, probe_avals
 from hire_compiler.calibration import Calibration
 from hire_compiler.callable import Callable
-from hire_compiler.errors import CaptureError
+from hire_compiler.errors import CaptureError, ConfigError
 from hire_compiler.offline.progress import Progress
 from hire_compiler.passes.instrument import Instrumented
-from hire_compiler.passes.pipeline import instrument_program
+from hire_compiler.passes.instrument_program import instrument_program
 from hire_compiler.passes.tuned_sites import show_inputs
 from hire_compiler.program import Program, capture
 
@@ -109,3 +109,15 @@ def rows_read(batches: Sequence[Batch], told: Progress) -> dict[str, np.ndarray]
         for probe, values in zip(made.probes, seen, strict=True):
             rows.setdefault(probe.key, []).append(np.asarray(values))
     return {key: np.concatenate(parts, axis=-2) for key, parts in rows.items()}
+
+
+def check_batches(count: int) -> None:
+    """Refuse batches of which none could be held out.
+
+    Raises:
+      ConfigError: says so.
+    """
+    if count < 2:
+        raise ConfigError(
+            f"tune got {count} batches: half of them calibrate and half are held out, so give two or more"
+        )

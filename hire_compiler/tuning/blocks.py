@@ -89,8 +89,11 @@ def rows_of(block: Block, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def tried_rule(block: Block, predictor: Predictor) -> Rule:
-    """A rule for a predictor on one block, whose size of group is settled; of the number of neurons nothing is said."""
-    rule = Rule(kind="ffn", path=_path(block), predictor=predictor, density=1.0)
+    """A rule for a predictor on one block, whose size of group is settled; of the number of neurons nothing is said.
+
+    Without a common path, because what is measured is a choice among all neurons.
+    """
+    rule = Rule(kind="ffn", path=_path(block), predictor=predictor, density=1.0, common=0)
     return replace(rule, group=chosen_group(rule, block.site, block.facts))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, Kind, Predictor, Rule
+from hire_compiler.config import Config, Predictor, Rule
 from hire_compiler.errors import CaptureError, ConfigError
 from hire_compiler.offline.progress import Progress
 from hire_compiler.passes.defaults import exact_rule
@@ -53,7 +53,7 @@ class Search:
         self._notes: list[str] = []
         self._trials: dict[tuple[str, str], tuple[str, Trial]] = {}
 
-    def head(self, head: Head, weight: jax.Array, inputs: dict[str, np.ndarray]) -> None:
+    def head(self, head: Head, weight: jax.Array, inputs: Mapping[str, np.ndarray]) -> None:
         """Try everything on one head.
 
         Raises:
@@ -61,7 +61,7 @@ class Search:
         """
         rows = self._enough(head, inputs)
         moment = self._calibration.moment(head.key)
-        stopped, found = False, [*self._lossless(head)]
+        stopped, found = False, [*exact_settings_of(head)]
         certified, mean = len(found) > 1, None if moment is None else moment.mean
         try:
             for tried in self._predicted(head, weight, rows, mean, certified):
@@ -79,7 +79,7 @@ class Search:
         if stopped:
             raise Interrupted
 
-    def blocks(self, some: Sequence[Block], inputs: dict[str, np.ndarray], values: Sequence[Any]) -> None:
+    def blocks(self, some: Sequence[Block], inputs: Mapping[str, np.ndarray], values: Sequence[Any]) -> None:
         """Try everything on blocks that are alike.
 
         Raises:
@@ -102,7 +102,7 @@ class Search:
             raise Interrupted from None
         self._table += timed + [t for t in found if t.why]
 
-    def _recalled(self, block: Block, inputs: dict[str, np.ndarray], values: Sequence[Any]) -> Iterator[Tried]:
+    def _recalled(self, block: Block, inputs: Mapping[str, np.ndarray], values: Sequence[Any]) -> Iterator[Tried]:
         rows, some = rows_of(block, inputs), predictors(block)
         self._rows = max(self._rows, rows.shape[-2])
         for done, (family, predictor) in enumerate(some.items()):
@@ -113,14 +113,8 @@ class Search:
             self._trials[tried.site, tried.name] = key, trial
             yield tried
 
-    def _enough(self, head: Head, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        rows = inputs.get(head.key)
-        if rows is None:
-            raise CaptureError(
-                f"forward has no head that reads {head.key.rpartition('[')[0]}, as {head.site.id} of the step does: "
-                f"its heads read {', '.join(key.rpartition('[')[0] for key in inputs) or 'nothing'}; take the weights "
-                "as an argument of the same name in both"
-            )
+    def _enough(self, head: Head, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        rows = rows_of_head(head, inputs)
         needed = rows_needed(self._recall)
         if len(rows) < needed:
             raise ConfigError(
@@ -130,12 +124,6 @@ class Search:
         self._rows = min(len(rows), ENOUGH * max(needed, 256))
         order = np.random.default_rng(0).permutation(len(rows))
         return rows[np.sort(order[: self._rows])]
-
-    def _lossless(self, head: Head) -> Iterator[Tried]:
-        yield Tried(site=head.site.id, name=DENSE, rule=None)
-        rule = exact_rule(head.site, head.facts)
-        if rule is not None:
-            yield Tried(site=head.site.id, name=CERTIFIED, rule=_for(head, rule), candidates=rule.candidates or 0)
 
     def _predicted(
         self, head: Head, weight: jax.Array, rows: np.ndarray, moment: np.ndarray | None, certified: bool
@@ -185,7 +173,7 @@ class Search:
         chosen = [tried for tried in table if tried.chosen and tried.name != DEFAULT]
         trials = dict(self._trials[t.site, t.name] for t in chosen if (t.site, t.name) in self._trials)
         return Tuned(
-            config=Config(rules=tuple(rule_of(tried) for tried in chosen)),
+            config=Config(rules=tuple(tried.decides for tried in chosen)),
             calibration=replace(self._calibration, trials=trials),
             table=tuple(table),
             recall=self._recall,
@@ -195,11 +183,26 @@ class Search:
         )
 
 
-def rule_of(tried: Tried) -> Rule:
-    """The rule that asks for a setting."""
-    kind: Kind = "head" if tried.site.startswith("head/") else "ffn"
-    return tried.rule or Rule(kind=kind, path=f"^{tried.site}$", dense=True)
+def exact_settings_of(head: Head) -> Iterator[Tried]:
+    """What changes nothing."""
+    yield Tried(site=head.site.id, name=DENSE)
+    rule = exact_rule(head.site, head.facts)
+    if rule is not None:
+        own = replace(rule, path=f"^{head.site.id}$")
+        yield Tried(site=head.site.id, name=CERTIFIED, rule=own, candidates=rule.candidates or 0)
 
 
-def _for(head: Head, rule: Rule) -> Rule:
-    return replace(rule, path=f"^{head.site.id}$")
+def rows_of_head(head: Head, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Held-out rows of a head's input.
+
+    Raises:
+      CaptureError: ``forward`` does not read the head's weight.
+    """
+    rows = inputs.get(head.key)
+    if rows is None:
+        raise CaptureError(
+            f"forward has no head that reads {head.key.rpartition('[')[0]}, as {head.site.id} of the step does: "
+            f"its heads read {', '.join(key.rpartition('[')[0] for key in inputs) or 'nothing'}; take the weights "
+            "as an argument of the same name in both"
+        )
+    return rows

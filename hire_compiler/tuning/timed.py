@@ -47,11 +47,11 @@ def time_settings(
     ]
     stored = weight.T if head.facts.by_columns else weight
     planned = [_planned(head, tried, stored, calls[0], moment) for tried in settings]
-    least = min((tried.read_bytes for _, tried in planned if tried.recall is not None and not tried.why), default=0)
+    least = min((tried.read_bytes for _, tried in planned if not (tried.lossless or tried.why)), default=0)
     runs: dict[str, Callable[[jax.Array], Any]] = {}
     for done, (step, tried) in enumerate(planned):
         told(f"preparing {tried.name}", done, len(settings))
-        slow = tried.recall is not None and tried.read_bytes > DOMINATED * least
+        slow = not tried.lossless and tried.read_bytes > DOMINATED * least
         if slow and not tried.why:
             why = f"not timed: it reads {tried.read_bytes / least:.1f} times as much as another"
             planned[done] = step, replace(tried, why=why)

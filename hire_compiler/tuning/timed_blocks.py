@@ -21,11 +21,12 @@ from hire_compiler import _mlir
 from hire_compiler.config import Config
 from hire_compiler.offline.progress import Progress
 from hire_compiler.passes.plan import plan
+from hire_compiler.passes.predictor_bytes import unpacks
 from hire_compiler.passes.replace_ffn import replace_ffn
+from hire_compiler.passes.replacement import written_input
 from hire_compiler.passes.site_plan import SitePlan
 from hire_compiler.passes.trials import vector_of
 from hire_compiler.passes.tuned_sites import Block
-from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.runtime.target import target_for
 from hire_compiler.runtime.weights import materialize
 from hire_compiler.tuning.timed import DOMINATED, in_turns
@@ -61,6 +62,8 @@ def time_blocks(
     inputs: Mapping[str, np.ndarray],
     values: Sequence[Any],
     told: Progress,
+    *,
+    all_of_them: bool = False,
 ) -> list[Tried]:
     """The settings with the milliseconds, bytes and reasons of each.
 
@@ -69,11 +72,13 @@ def time_blocks(
       settings: of any of them; one without a rule is dense.
       inputs: by key, rows ``[N, d]`` of each block's input, or stacked.
       values: arguments of the step's ``@main``.
+      all_of_them: also those that read much more than another.
     """
     by_site = {block.site.id: block for block in blocks}
     planned = [_planned(by_site[tried.site], tried) for tried in settings]
-    least = min((tried.read_bytes for _, tried in planned if not (tried.lossless or tried.why)), default=0)
-    planned = [(chosen, _dominated(tried, least)) for chosen, tried in planned]
+    if not all_of_them:
+        streamed = [t.read_bytes for chosen, t in planned if not (t.lossless or t.why or unpacks(chosen.predictor))]
+        planned = [(chosen, _dominated(tried, min(streamed, default=0))) for chosen, tried in planned]
     distinct = {_what(chosen): chosen for chosen, tried in planned if not tried.why}
     members, runs = blocks[:MEMBERS], {}
     calls = [(i % len(members), _rows_for(members[i % len(members)], inputs, i)) for i in range(INPUTS * len(members))]
@@ -99,7 +104,7 @@ def _planned(block: Block, tried: Tried) -> tuple[SitePlan, Tried]:
 
 
 def _dominated(tried: Tried, least: int) -> Tried:
-    if tried.lossless or tried.why or tried.read_bytes <= DOMINATED * least:
+    if tried.lossless or tried.why or not least or tried.read_bytes <= DOMINATED * least:
         return tried
     return replace(tried, why=f"not timed: it reads {tried.read_bytes / least:.1f} times as much as another")
 
@@ -149,7 +154,7 @@ def _ready(block: Block, chosen: SitePlan, values: Sequence[Any]) -> Ready:
 
     def call(arrays: Any, x: jax.Array, layer: jax.Array) -> jax.Array:
         more = () if layer_of is None else (layer.astype(jnp.dtype(layer_of.dtype)).reshape(layer_of.shape),)
-        return replacement.step(arrays[0], arrays[1], _as_written(x, block.match.products[0]), *more)[0]
+        return replacement.step(arrays[0], arrays[1], written_input(x, block.match.products[0]), *more)[0]
 
     return Ready(call, jax.block_until_ready((prepared, views)))
 
@@ -176,9 +181,3 @@ def _dense(block: Block, values: Sequence[Any]) -> Ready:
 
 def _product(x: jax.Array, w: jax.Array, side: int, dtype: Any) -> jax.Array:
     return lax.dot_general(x, w, (((1,), (side,)), ((), ())), preferred_element_type=dtype)
-
-
-def _as_written(x: jax.Array, dot: WeightDot) -> jax.Array:
-    """Rows ``[b, d]`` in the shape of a product's input: what ``canonical_input`` takes apart."""
-    order = dot.x_free + dot.x_contracting
-    return x.reshape([dot.x.shape[i] for i in order]).transpose(np.argsort(order))

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, Rule
+from hire_compiler.config import Config, Exact, Kind, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.offline.calibrate import load_calibration, save_calibration
 from hire_compiler.rules import read_rules
@@ -53,8 +53,19 @@ class Tried:
 
     @property
     def lossless(self) -> bool:
-        """Whether it changes nothing."""
-        return self.recall is None and self.loss is None
+        """Whether it changes no answer."""
+        return self.rule is None or bool(self.rule.certify) or isinstance(self.rule.predictor, Exact)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from the other settings."""
+        return self.site, self.name, self.candidates
+
+    @property
+    def decides(self) -> Rule:
+        """The rule that makes it so."""
+        kind: Kind = "head" if self.site.startswith("head/") else "ffn"
+        return self.rule or Rule(kind=kind, path=f"^{self.site}$", dense=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +157,13 @@ def _named(sites: list[str]) -> str:
 
 def _rows(some: list[Tried]) -> list[str]:
     by_loss = any(tried.loss is not None for tried in some)
-    lines = [f"    {'setting':<34}{'k':>6}{'loss' if by_loss else 'recall':>8}{'ms':>8}{'read':>9}{'added':>9}"]
+    lines = [f"    {'setting':<34}{'k':>5}{'loss' if by_loss else 'recall':>8}{'ms':>8}{'read':>10}{'added':>10}"]
     for tried in some:
         recall = "" if tried.recall is None else f"{tried.recall:.4f}"
         cost = recall if tried.loss is None else f"{tried.loss:+.2%}"
         ms = "" if tried.ms is None else f"{tried.ms:.2f}"
         read, added = (f"{n / 1e6:.3g} MB" if n else "" for n in (tried.read_bytes, tried.added_bytes))
         mark, k = "→" if tried.chosen else " ", str(tried.candidates or "")
-        lines.append(f"  {mark} {tried.name:<34}{k:>6}{cost:>8}{ms:>8}{read:>9}{added:>9}".rstrip())
+        lines.append(f"  {mark} {tried.name:<34}{k:>5}{cost:>8}{ms:>8}{read:>10}{added:>10}".rstrip())
         lines += wrap(tried.why, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines

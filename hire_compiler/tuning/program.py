@@ -1,0 +1,67 @@
+"""Tune a program, however it came: a function that was captured, or an export."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from hire_compiler.errors import ConfigError
+from hire_compiler.offline.progress import Progress
+from hire_compiler.passes.tuned_sites import Block, Head, find_sites
+from hire_compiler.program import Program
+from hire_compiler.runtime.weights import materialize
+from hire_compiler.tuning.batches import Batch, calibrated, rows_read
+from hire_compiler.tuning.budget import Budget
+from hire_compiler.tuning.loss_search import LossSearch
+from hire_compiler.tuning.search import Interrupted, Search
+from hire_compiler.tuning.timed_blocks import alike
+from hire_compiler.tuning.tuned import Tuned
+
+
+def tune_program(
+    program: Program, values: Sequence[Any], batches: Sequence[Batch], budget: Budget, told: Progress
+) -> Tuned:
+    """Choose a setting for every site of a decode step.
+
+    Args:
+      values: arguments of its ``@main``.
+      batches: calls of a forward pass, of which the first half calibrates.
+
+    Raises:
+      ConfigError: there is nothing to tune, or too few rows to measure on.
+    """
+    heads, blocks = _sites(program, values)
+    half = len(batches) // 2
+    held_out = batches[half:]
+    calibration = calibrated(batches[:half], None if blocks else "head", told)
+    inputs = rows_read(held_out, told)
+    if budget.loss is not None:
+        costly = LossSearch(budget.loss, budget.memory, calibration, told)
+        for head in heads:
+            costly.head(head, materialize(head.match.dot.weight, values), inputs)
+        costly.blocks(blocks, inputs, values, held_out)
+        return costly.tuned()
+    assert budget.recall is not None
+    search = Search(budget.recall, budget.memory, calibration, told)
+    with contextlib.suppress(Interrupted):
+        for head in heads:
+            search.head(head, materialize(head.match.dot.weight, values), inputs)
+        for some in alike(blocks):
+            search.blocks(some, inputs, values)
+    return search.tuned()
+
+
+def _sites(program: Program, values: Sequence[Any]) -> tuple[tuple[Head, ...], tuple[Block, ...]]:
+    heads, blocks = ((), ()) if program.refusal else find_sites(program, jax.default_backend())
+    if not (heads or blocks):
+        why = program.refusal or "hire.inspect(…) says what was found; heads stored in few bits are not tuned yet"
+        raise ConfigError(f"{program.name} has no site to tune: {why}")
+    tuned: list[Head | Block] = [*heads, *blocks]
+    for site in tuned:
+        lost = [w.name for w in site.match.weights for at in w.arguments if values[at] is None]
+        if lost:
+            raise ConfigError(f"{site.site.id} reads {lost[0]}, which no file of weights holds: give its weights")
+    return heads, blocks
