@@ -162,7 +162,7 @@ def test_what_is_chosen_for_a_recall_is_carried_out(rng: np.random.Generator) ->
 def test_a_simulated_block_leaves_out_what_a_rewritten_one_does(found: Any) -> None:
     blocks, _, (batch, *_), learned, leaves = found
     relu = blocks[0]
-    rule = with_neurons(relu, tried_rule(relu, hire.Quantized(8)), 1 / 8)
+    rule = with_neurons(relu, tried_rule(relu, hire.Quantized(8)), 1 / 64)
     made = simulate(batch.program, batch.values, {relu.key: Simulated((rule,), 1)}, learned, "cpu")
     assert made.keys == (relu.key,)
     losses = Losses([batch], {relu.key: Simulated((rule,), 1)}, learned)
