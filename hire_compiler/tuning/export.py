@@ -36,6 +36,10 @@ def tune_export(
       WeightError: a weight or input is missing.
     """
     step, passes = Calls(target, weights, mapping, dims), Calls(forward, weights, mapping, dims)
-    calls = [Batch(passes.program, *passes.values(file)) for file in batches]
-    check_batches(len(calls))
+    files = list(batches)
+    check_batches(len(files))
+
+    def calls() -> list[Batch]:
+        return [Batch(passes.program, *passes.values(file)) for file in files]
+
     return tune_program(step.program, step.weights_alone(), calls, budget, progress)

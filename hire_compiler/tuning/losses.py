@@ -59,7 +59,7 @@ class Losses:
         Raises:
           ConfigError: there are no logits beside tokens, or too few tokens.
         """
-        self._batches, self.tokens = _enough(batches)
+        self._batches, self.tokens = enough_text(batches)
         self._made: dict[int, tuple[Simulation, Any]] = {}
         for batch in self._batches:
             if id(batch.program) not in self._made:
@@ -95,7 +95,12 @@ class Losses:
         return losses
 
 
-def _enough(batches: Sequence[Batch]) -> tuple[list[Batch], int]:
+def enough_text(batches: Sequence[Batch]) -> tuple[list[Batch], int]:
+    """So many of held-out batches as are enough to measure a loss, and how many tokens they predict.
+
+    Raises:
+      ConfigError: there are no logits beside tokens, or too few tokens.
+    """
     taken: list[Batch] = []
     tokens = 0
     for batch in batches:

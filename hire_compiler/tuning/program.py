@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,26 +16,30 @@ from hire_compiler.runtime.weights import materialize
 from hire_compiler.tuning.batches import Batch, calibrated, rows_read
 from hire_compiler.tuning.budget import Budget
 from hire_compiler.tuning.loss_search import LossSearch
+from hire_compiler.tuning.losses import enough_text
 from hire_compiler.tuning.search import Interrupted, Search
 from hire_compiler.tuning.timed_blocks import alike
 from hire_compiler.tuning.tuned import Tuned
 
 
 def tune_program(
-    program: Program, values: Sequence[Any], batches: Sequence[Batch], budget: Budget, told: Progress
+    program: Program, values: Sequence[Any], passes: Callable[[], Sequence[Batch]], budget: Budget, told: Progress
 ) -> Tuned:
     """Choose a setting for every site of a decode step.
 
     Args:
       values: arguments of its ``@main``.
-      batches: calls of a forward pass, of which the first half calibrates.
+      passes: gives calls of a forward pass, of which the first half calibrates.
 
     Raises:
-      ConfigError: there is nothing to tune, or too few rows to measure on.
+      ConfigError: there is nothing to tune, there are too few rows to measure on, or no logits to measure a loss of.
     """
     heads, blocks = _sites(program, values)
+    batches = passes()
     half = len(batches) // 2
     held_out = batches[half:]
+    if budget.loss is not None:
+        enough_text(held_out)  # refuses what cannot be measured before anything takes long
     calibration = calibrated(batches[:half], None if blocks else "head", told)
     inputs = rows_read(held_out, told)
     if budget.loss is not None:

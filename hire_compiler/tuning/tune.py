@@ -70,7 +70,7 @@ def tune(
         wrapped = Callable(function)
         leaves, tree = wrapped.flatten(args, kwargs)
         program = capture(wrapped, leaves, tree)
-        return tune_program(program, [*program.constants, *leaves], captured(forward, given), budget, told)
+        return tune_program(program, [*program.constants, *leaves], lambda: captured(forward, given), budget, told)
 
 
 @contextlib.contextmanager
