@@ -26,7 +26,7 @@ def draw(what: Report | Comparison | Tuned | Mapping[str, Any], path: str | os.P
     written, and one of those that they read now, coloured by what the answer is: exact, certified, approximate, or
     dense as written. Where nothing was decided yet (``hire.inspect``) each has the first bar alone; an artifact for
     several platforms gives one panel a platform. Of a comparison: milliseconds a call of each program. Of what
-    :func:`hire_compiler.tune` found: milliseconds of every setting, with its recall.
+    :func:`hire_compiler.tune` found: milliseconds over recall (or over what the loss rises), one curve a predictor.
 
     Args:
       what: what ``step.report()``, ``hire.inspect(…)``, ``artifact.report()``, ``hire.compare(…)`` or
@@ -50,8 +50,7 @@ def draw(what: Report | Comparison | Tuned | Mapping[str, Any], path: str | os.P
     if isinstance(what, Comparison):
         draw_times(figure, what)
     elif isinstance(what, Tuned):
-        headline = f"the fastest of {len(what.table)} settings at a recall of {what.recall:g}"
-        draw_settings(figure, what.table, headline, f"the head alone, measured on {what.machine}")
+        draw_settings(figure, what)
     else:
         draw_reports(figure, _reports(what))
     with new_file(target) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,23 +86,30 @@ def test_a_comparison_is_drawn_with_its_times(tmp_path: Path) -> None:
         assert f"<!-- {words}" in text
 
 
-def test_what_tune_tried_is_drawn_with_its_times(tmp_path: Path) -> None:
+def test_what_tune_tried_is_drawn_as_a_trade_off(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    one = {"site": "head/0", "read_bytes": 10**7}
+
+    def tried(name: str, ms: float | None, predictor: Any = None, certify: bool = False, **more: Any) -> Tried:
+        rule = predictor and hire.Rule(kind="head", predictor=predictor, candidates=128, certify=certify)
+        return Tried(site="head/0", name=name, ms=ms, rule=rule, **more)
+
     table = (
-        Tried(name="dense", ms=9.0, **one),
-        Tried(name="certified, exact", ms=3.0, candidates=128, **one),
-        Tried(name="LowRank(64, int8)", ms=1.5, recall=0.9995, candidates=512, chosen=True, **one),
-        Tried(name="LowRank(32, int8)", recall=0.9, candidates=4096, why="its recall falls short", **one),
+        tried("dense", 9.0),
+        tried("certified, exact", 3.0, hire.Quantized(8), certify=True),
+        tried("LowRank(64, int8)", 1.5, hire.LowRank(64), recall=0.9995, family="LowRank, int8", chosen=True),
+        tried("LowRank(96, int8)", 1.8, hire.LowRank(96), recall=0.9999, family="LowRank, int8", why="slower"),
+        tried("LowRank(32, int8)", None, hire.LowRank(32), recall=0.9, why="its recall falls short"),
     )
     found = hire.Tuned(config=hire.Config(), calibration=hire.Calibration(), table=table, recall=0.999, machine="here")
     hire.draw(found, tmp_path / "tuned.svg")
     text = (tmp_path / "tuned.svg").read_text()
-    for words in ("head/0: the fastest of 4 settings at a recall of 0.999", "LowRank(64, int8), 512 rows"):
+    for words in (
+        "head/0: the fastest setting for recall 0.999", "dense, 9.00 ms", "certified, exact, 3.00 ms", "LowRank, int8",
+        "chosen: LowRank(64, int8), 1.50 ms", "recall on held-out rows", "milliseconds",
+    ):  # fmt: skip
         assert f"<!-- {words}" in text
-    assert "1.50 ms,  recall 0.9995,  10 MB read,  chosen" in text
     assert "1 setting rejected without timing" in text
-    nothing = hire.Tuned(config=hire.Config(), calibration=hire.Calibration(), table=table[3:])
+    nothing = hire.Tuned(config=hire.Config(), calibration=hire.Calibration(), table=table[4:])
     with pytest.raises(hire.HireError, match="no setting was timed"):
         hire.draw(nothing, tmp_path / "nothing.svg")
 

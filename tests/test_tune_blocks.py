@@ -149,7 +149,7 @@ def test_a_block_is_timed_as_it_will_run(found: Any) -> None:
 def test_what_is_chosen_for_a_recall_is_carried_out(rng: np.random.Generator) -> None:
     p = weights(np.random.default_rng(0))
     batches = [(p, text(rng)) for _ in range(4)]
-    tuned = hire.tune(jax.jit(step), p, jnp.zeros(1, jnp.int32), forward=forward, batches=batches, recall=0.9)
+    tuned = hire.tune(jax.jit(step), p, jnp.zeros(1, jnp.int32), forward=step, batches=batches, recall=0.9)
     assert {tried.site for tried in tuned.chosen} >= {"ffn/0", "ffn/1"}
     assert max(map(len, str(tuned).splitlines())) <= 80
     made = hire.transform(jax.jit(step), tuned.config, calibration=tuned.calibration)

@@ -1,4 +1,4 @@
-"""What ``tune`` tried, as bars: milliseconds of every setting, with its recall."""
+"""What ``tune`` tried, as a trade-off: milliseconds over what is given up, one curve a predictor."""
 
 from __future__ import annotations
 
@@ -7,55 +7,94 @@ from typing import Any
 
 from hire_compiler.errors import HireError
 from hire_compiler.findings import counted
-from hire_compiler.pictures.style import COLOURS, INK, QUIET, WRITTEN, megabytes, plain_axes, scale, title
-from hire_compiler.tuning.tuned import Tried
+from hire_compiler.pictures.style import COLOURS, INK, QUIET, WRITTEN, plain_axes, title
+from hire_compiler.tuning.tuned import Tried, Tuned
+
+CURVES = ("#dd8b2d", "#7b5ea7", "#2f9e9e", "#b5485d", "#6b8e23", "#8a6d3b")  # of kinds of predictors
+MARKS = ("o", "s", "^", "D", "v", "P")  # so that colour alone never tells them apart
+MOST = 6  # panels
 
 
-def draw_settings(figure: Any, table: Sequence[Tried], headline: str, below: str) -> None:
-    """One panel a site, the fastest setting first; what fell short of the recall was not timed, and is counted.
+def draw_settings(figure: Any, found: Tuned) -> None:
+    """One panel a site: exact settings as lines across, one curve for each kind of predictor, the chosen one ringed.
+
+    Settings that fell short of a recall are drawn where they were timed; the others are counted.
 
     Raises:
       HireError: nothing was timed.
     """
-    sites = {name: _timed(table, name) for name in dict.fromkeys(tried.site for tried in table)}
+    sites = {name: _timed(found.table, name) for name in dict.fromkeys(tried.site for tried in found.table)}
     sites = {name: timed for name, timed in sites.items() if timed}
     if not sites:
         raise HireError("no setting was timed, so there is nothing to draw: print what tune returned")
-    heights = [1.7 + 0.42 * len(timed) for timed in sites.values()]
-    figure.set_size_inches(11, sum(heights))
-    figure.get_layout_engine().set(h_pad=0.15)
-    grid = figure.subplots(len(sites), 1, squeeze=False, height_ratios=heights)
-    for (name, timed), axes in zip(sites.items(), grid[:, 0], strict=True):
-        _panel(axes, timed)
-        short = sum(tried.site == name and tried.ms is None for tried in table)
-        rejected = f"; {counted(short, 'setting')} rejected without timing" if short else ""
-        title(axes, f"{name}: {headline}", f"{below}{rejected}")
+    shown = dict(list(sites.items())[:MOST])
+    figure.set_size_inches(11, 4.2 * len(shown))
+    figure.get_layout_engine().set(h_pad=0.25)
+    grid = figure.subplots(len(shown), 1, squeeze=False)
+    for (name, timed), axes in zip(shown.items(), grid[:, 0], strict=True):
+        _panel(axes, timed, by_loss=found.loss is not None)
+        untimed = sum(tried.site == name and tried.ms is None for tried in found.table)
+        below = f"the site alone, measured on {found.machine}"
+        below += f"; {counted(untimed, 'setting')} rejected without timing" if untimed else ""
+        below += f"; {len(sites) - MOST} more sites are in the table" if len(sites) > MOST else ""
+        title(axes, f"{name}: the fastest setting for {found.budget}", below)
 
 
 def _timed(table: Sequence[Tried], site: str) -> list[Tried]:
-    return sorted((t for t in table if t.site == site and t.ms is not None), key=lambda t: t.ms or 0.0)
+    return [tried for tried in table if tried.site == site and tried.ms is not None]
 
 
-def _panel(axes: Any, timed: Sequence[Tried]) -> None:
+def _panel(axes: Any, timed: Sequence[Tried], *, by_loss: bool) -> None:
     most = max(tried.ms or 0.0 for tried in timed)
-    for row, tried in enumerate(timed):
-        ms = tried.ms or 0.0
-        axes.barh(row, ms, 0.62, color=_colour(tried))
-        recall = "loses nothing" if tried.recall is None else f"recall {tried.recall:.4f}"
-        words = f"{ms:.2f} ms,  {recall},  {megabytes(tried.read_bytes)} read{',  chosen' if tried.chosen else ''}"
-        weight, ink = ("bold", INK) if tried.chosen else ("normal", QUIET)
-        axes.text(ms + most * 0.012, row, words, va="center", fontsize=9, fontweight=weight, color=ink)
-    axes.set_yticks(range(len(timed)), [_name(tried) for tried in timed])
-    axes.invert_yaxis()
-    scale(axes, most, "{:g} ms".format)
+    for tried in timed:
+        if tried.lossless:
+            _draw_exact(axes, tried)
+    curves: dict[str, list[Tried]] = {}
+    for tried in timed:
+        if _given_up(tried) is not None:
+            curves.setdefault(tried.family or tried.name, []).append(tried)
+    for number, (name, some) in enumerate(curves.items()):
+        colour, mark = CURVES[number % len(CURVES)], MARKS[number % len(MARKS)]
+        points = sorted((_given_up(tried), tried.ms) for tried in some)
+        axes.plot(*zip(*points, strict=True), marker=mark, color=colour, linewidth=1.4, markersize=6, label=name)
+    for tried in timed:
+        if tried.chosen:
+            _ring(axes, tried)
+    axes.set_ylim(0, most * 1.15)
+    axes.set_xlabel("by how much the loss rises alone" if by_loss else "recall on held-out rows", color=QUIET)
+    axes.set_ylabel("milliseconds", color=QUIET)
+    axes.xaxis.set_major_formatter((lambda x, _: f"{x:.2%}") if by_loss else (lambda x, _: f"{x:.4g}"))
     plain_axes(axes)
+    if curves:
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
-def _name(tried: Tried) -> str:
-    return f"{tried.name}, {tried.candidates:,} rows" if tried.candidates else tried.name
+def _given_up(tried: Tried) -> float | None:
+    return tried.recall if tried.loss is None else tried.loss
 
 
-def _colour(tried: Tried) -> str:
-    if tried.recall is not None:
-        return COLOURS["approximate"]
-    return COLOURS["certified"] if tried.candidates else WRITTEN
+def _draw_exact(axes: Any, tried: Tried) -> None:
+    colour = WRITTEN if tried.rule is None else COLOURS["certified"]
+    axes.axhline(tried.ms, color=colour, linewidth=2)
+    axes.annotate(
+        f"{tried.name}, {tried.ms:.2f} ms",
+        (0, tried.ms),
+        (4, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=9,
+        color=QUIET,
+    )
+
+
+def _ring(axes: Any, tried: Tried) -> None:
+    """Around the chosen setting; an exact one is a line, so its end is ringed."""
+    at, where = _given_up(tried), "data"
+    if at is None:
+        at, where = 1.0, "axes fraction"
+    words = f"chosen: {tried.name}, {tried.ms:.2f} ms"
+    place = {"xycoords": (where, "data"), "textcoords": "offset points"}
+    axes.annotate("○", (at, tried.ms), (0, 0), ha="center", va="center", fontsize=20, color=INK, **place)
+    low, high = axes.get_xlim() if where == "data" else (0.0, 1.0)
+    side, gap = ("left", 12) if at < (low + high) / 2 else ("right", -12)
+    axes.annotate(words, (at, tried.ms), (gap, -16), ha=side, fontsize=10, fontweight="bold", color=INK, **place)

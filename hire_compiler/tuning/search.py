@@ -201,8 +201,7 @@ def rows_of_head(head: Head, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     rows = inputs.get(head.key)
     if rows is None:
         raise CaptureError(
-            f"forward has no head that reads {head.key.rpartition('[')[0]}, as {head.site.id} of the step does: "
-            f"its heads read {', '.join(key.rpartition('[')[0] for key in inputs) or 'nothing'}; take the weights "
-            "as an argument of the same name in both"
+            f"forward has no head that reads {head.key.rpartition('[')[0]}, as {head.site.id} of the step does "
+            "(hire.inspect(forward, …) says what it has); take the weights as an argument of the same name in both"
         )
     return rows
