@@ -172,6 +172,14 @@ def penalised(z: jax.Array, q: Request) -> jax.Array:
     return jnp.where(q["seen"], jnp.where(z > 0, z / 1.2, z * 1.2), z)
 
 
+def guided(z: jax.Array, scale: float = 1.5) -> jax.Array:
+    """Two rows a request, without its prompt and with it, and what lies beyond the second (one row: nothing to mix)."""
+    if len(z) % 2:
+        return z
+    without, prompted = jnp.split(z, 2)
+    return without + scale * (prompted - without)
+
+
 def if_needed(z: jax.Array, q: Request) -> jax.Array:
     return lax.cond(q["any"], lambda z: penalised(z, q), lambda z: z, z)
 
@@ -214,5 +222,6 @@ TAILS: dict[str, Callable[[jax.Array, Request], Any]] = {
     "top-p": gemma_top_p,
     "a penalty if any row needs it": lambda z, q: greedy(if_needed(z, q)),
     "one of two samplers": either_sampler,
-    "guidance": lambda z, q: greedy(z[: len(z) // 2] * 1.5 - 0.5 * z[len(z) // 2 :]),
+    "guidance": lambda z, q: greedy(guided(z)),
+    "guidance of log-probabilities, sampled": lambda z, q: sampled(guided(jax.nn.log_softmax(z, axis=-1)), q),
 }

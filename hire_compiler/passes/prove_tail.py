@@ -36,9 +36,9 @@ def prove_tail(
     """
     arithmetic = arithmetic_for(rows.target)
     scores, away = rows.predicted()
-    everyone = Rows(None, None, tail.width, tail.width)
+    everyone = Rows(None, None, tail.width, tail.width, shared=tail.mixed)
     first = tail.interpret(tail.start(None, around(scores, away), everyone), arithmetic, captured)
-    chosen = rows.choose(list(first.points.values()), count, tail.width)
+    chosen = rows.choose(list(first.points.values()), count, tail.width, shared=tail.mixed)
     inside = around(*rows.exact(chosen))
 
     def attempt(scores: jax.Array, away: jax.Array) -> Attempt:

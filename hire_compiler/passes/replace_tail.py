@@ -57,7 +57,7 @@ def replace_tail(
         parts = Parts(
             layout.mesh,
             layout.rows,
-            layout.batch if whole else (),
+            layout.batch if whole and not tail.mixed else (),
             preparation.spread.spec,
             tuple(map(layout.argument, views)),
         )

@@ -106,17 +106,23 @@ class TailRows:
         scores, away = self._with_rows(one, 2, scores, away, proven[:, None])
         return scores, away
 
-    def choose(self, points: Sequence[jax.Array], count: int, width: int) -> Rows:
-        """Candidates that hold the best of everything that is compared: ``count`` of every shard, none twice."""
+    def choose(self, points: Sequence[jax.Array], count: int, width: int, *, shared: bool) -> Rows:
+        """Candidates that hold the best of everything that is compared: ``count`` of every shard, none twice.
+
+        Args:
+          points: what is compared, ``[b or 1, n or 1]`` each.
+          shared: all batch rows get the same ones, and points may be of fewer.
+        """
 
         def one(*points: jax.Array) -> list[jax.Array]:
             ids = choose(list(points), count, self.target)
             chosen = jnp.zeros(points[0].shape, bool).at[jnp.arange(len(ids))[:, None], ids].set(True)
             return [ids + self._first(points[0].shape[1]), chosen]
 
-        full = [jnp.broadcast_to(p, (self.x.shape[0], width)) for p in points]
+        points = [row[None] for point in points for row in point] if shared else points
+        full = [jnp.broadcast_to(p, (1 if shared else self.x.shape[0], width)) for p in points]
         ids, chosen = self._apart(one, full, 2)
-        return Rows(ids, chosen, width, width, pick=self._pick)
+        return Rows(ids, chosen, width, width, pick=self._pick, shared=shared)
 
     def exact(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
         """Logits of the candidates, and how far those of dense may be off."""
@@ -127,7 +133,8 @@ class TailRows:
             # Two roundings lie between what is computed here and what dense computes: each side's own.
             return [exact_logits(x, held, own, precise=self.precise), 2 * rounding_slack(norm[own], x)]
 
-        exact, slack = self._with_rows(one, 2, rows.ids)
+        ids = jnp.broadcast_to(rows.ids, (self.x.shape[0], rows.ids.shape[1]))
+        exact, slack = self._with_rows(one, 2, ids)
         return exact, slack
 
     def _pick(self, array: jax.Array, ids: jax.Array) -> jax.Array:

@@ -126,7 +126,10 @@ class Interpreter:
             instruction = Instruction(name, args, op.result.dtype, detail(op))
             return [self._elementwise(instruction, operands, op.result.shape)]
         if name in LAYOUT:
-            return [move(op, operands[0])]
+            made = move(op, operands[0])
+            if isinstance(made, Wide) and made.frame is None and getattr(operands[0], "frame", None) is not None:
+                self.doubts.append("a mixture of probabilities of different batch rows")
+            return [made]
         if name == "iota":
             return [_iota(op)]
         if any(isinstance(operand, Unknown) for operand in operands):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from hire_compiler.enclosure import Bounded, Unbounded
 from hire_compiler.graph import Op
 from hire_compiler.tails.values import Frame, Kth, Plain, Ranks, Rows, Shadow, Unknown, Wide, mapped
+
+
+class Mixed(Unbounded):
+    """Batch rows are mixed, which can be followed where all of them have the same candidates."""
+
 
 LAYOUT = frozenset({"reshape", "transpose", "broadcast_in_dim", "slice", "reverse"})
 
@@ -31,7 +38,8 @@ def move(op: Op, value: Shadow) -> Shadow:
     made = _MOVES[op.name](op, replace(value, frame=None))
     if isinstance(made, Wide) and made.bag is not None and made.shape != value.shape:
         made = replace(made, bag=None)
-    if value.frame is None or (isinstance(made, Plain) and value.frame.kind == "shift"):
+    fewer = isinstance(made, Wide) and prod(made.lead) != prod(value.lead)
+    if value.frame is None or fewer or (isinstance(made, Plain) and value.frame.kind == "shift"):
         return made
     return replace(made, frame=_framed(op, value.frame))
 
@@ -114,12 +122,25 @@ def _slice(op: Op, value: Wide) -> Wide | Plain:
     bounds = list(zip(op.ints("start_indices"), op.ints("limit_indices"), op.ints("strides"), strict=True))
     start, stop, stride = bounds.pop(value.axis)
     if any((a, b, s) != (0, n, 1) for (a, b, s), n in zip(bounds, value.lead, strict=True) if n > 1):
-        raise Unbounded("slice that takes batch rows apart")
+        value = _some_batch_rows(value, bounds)
     if stride != 1:
         raise Unbounded("slice that leaves out rows of the vocabulary")
     if isinstance(value.space, Rows):
         return _fewer_rows(op, value, value.space, start, stop)
     return _fewer_ranks(op, value, value.space, start, stop)
+
+
+def _some_batch_rows(value: Wide, bounds: Sequence[tuple[int, int, int]]) -> Wide:
+    """Some of the batch rows: these meet others (guidance), so all need to have the same candidates."""
+    if not isinstance(value.space, Rows) or not value.space.shared:
+        raise Mixed("slice that takes batch rows apart")
+    kept = np.arange(prod(value.lead)).reshape(value.lead)[tuple(slice(*bound) for bound in bounds)]
+
+    def some(bounded: Bounded | None) -> Bounded | None:
+        return bounded and _each(bounded, lambda end: end if end.shape[0] == 1 else end[kept.ravel()])
+
+    shape = (*kept.shape[: value.axis], value.shape[value.axis], *kept.shape[value.axis :])
+    return replace(value, shape=shape, inside=some(value.inside), outside=some(value.outside))
 
 
 def _fewer_rows(op: Op, value: Wide, space: Rows, start: int, stop: int) -> Wide:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from hire_compiler.graph import Block, Op, Value
 from hire_compiler.interval import Enclosure
 from hire_compiler.runtime.target import target_for
 from hire_compiler.tails.interpret import Interpreter, outer_values
+from hire_compiler.tails.layout import Mixed
 from hire_compiler.tails.values import Plain, Ranks, Rows, Unknown, Wide
 
 WHOLE = frozenset({"bool", "int32", "uint32", "int8", "int16", "uint8", "uint16"})
@@ -43,6 +44,7 @@ class Tail:
       points: how many different values are compared.
       most: the most of the best that any operation keeps (``top_k``).
       doubt: what in it seldom leaves one token only, or ''.
+      mixed: it mixes batch rows (guidance), so all of them have the same candidates.
     """
 
     logits: Value
@@ -55,6 +57,7 @@ class Tail:
     points: int
     most: int
     doubt: str = ""
+    mixed: bool = False
 
     @property
     def rows(self) -> int:
@@ -100,6 +103,9 @@ def read_tail(logits: Value, axis: int, outputs: Callable[[int], str]) -> Tail:
     following = following_of(logits)
     finder = _Finder(logits, axis, following, outputs)
     jax.eval_shape(finder.run)
+    if finder.mixes:
+        finder = _Finder(logits, axis, following, outputs, mixed=True)
+        jax.eval_shape(finder.run)
     if finder.failure is not None:
         raise NoTail(finder.failure)
     return finder.tail()
@@ -132,24 +138,30 @@ def _holder(op: Op, block: Block) -> Op | None:
 class _Finder:
     """Looks at all that follows, on shapes alone."""
 
-    def __init__(self, logits: Value, axis: int, following: list[Op], outputs: Callable[[int], str]) -> None:
+    def __init__(
+        self, logits: Value, axis: int, following: list[Op], outputs: Callable[[int], str], *, mixed: bool = False
+    ) -> None:
         assert logits.op is not None
         self._logits, self._axis, self._following, self._outputs = logits, axis, following, outputs
         self._block = logits.op.block
         self.failure: str | None = None
         self._captured: dict[int, Value] = {}
         self._most = 1
+        self._mixed = mixed
+        self.mixes = False  # it needs to be looked at again, with the same candidates for all batch rows
 
     def run(self) -> Any:
         batch = self._logits.size // self._logits.shape[self._axis]
         width = self._logits.shape[self._axis]
         ends = jnp.zeros((batch, width)), jnp.zeros((batch, width))
         few = min(1024, max(width // 2, 1))
-        ids = jnp.broadcast_to(jnp.arange(few, dtype=jnp.int32), (batch, few))
+        apart_rows = 1 if self._mixed else batch
+        ids = jnp.broadcast_to(jnp.arange(few, dtype=jnp.int32), (apart_rows, few))
         arithmetic = arithmetic_for(target_for("cpu"))
         ids_of = frozenset(id(op) for op in self._following)
         self.points: dict[int, Any] = {}
-        everyone, apart = Rows(None, None, width, width), Rows(ids, ends[0] > 0, width, width)
+        everyone = Rows(None, None, width, width, shared=self._mixed)
+        apart = replace(everyone, ids=ids, chosen=ends[0][:apart_rows] > 0)
         for inside, space in ((None, everyone), (Enclosure(ends[0][:, :few], ends[1][:, :few]), apart)):
             self._captured = {}
             self._interpreter = Interpreter(arithmetic, self._block, ids_of, self._given)
@@ -182,6 +194,7 @@ class _Finder:
             try:
                 self._interpreter.run(op)
             except Unbounded as no:
+                self.mixes = isinstance(no, Mixed) and not self._mixed
                 if wide and all(map(is_finished, wide)):
                     continue  # it reads what has come to an end
                 self.failure = (
@@ -230,8 +243,12 @@ class _Finder:
         doubt = next(iter(self._interpreter.doubts), "")
         return Tail(
             self._logits, self._axis, tuple(done), tuple(ends), tuple(read), tuple(self._captured.values()),
-            frozenset(id(op) for op in self._following), len(self.points), self._most, doubt,
+            frozenset(id(op) for op in self._following), self._compared(), self._most, doubt, self._mixed,
         )  # fmt: skip
+
+    def _compared(self) -> int:
+        """How many different values share the candidates."""
+        return sum(len(point) for point in self.points.values()) if self._mixed else len(self.points)
 
     def _pull_in(self) -> None:
         """Let the tail hold what reads its values before it ends."""

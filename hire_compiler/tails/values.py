@@ -77,7 +77,9 @@ class Kth:
 
 
 def entries_of(array: Any, ids: Any) -> Any:
-    """Entries ``ids [batch, c]`` of an array ``[batch or 1, n]``."""
+    """Entries ``ids [batch or 1, c]`` of an array ``[batch or 1, n]``."""
+    if ids.shape[0] == 1:
+        return array[:, ids[0]]
     return array[0][ids] if array.shape[0] == 1 else jnp.take_along_axis(array, ids, axis=1)
 
 
@@ -92,6 +94,7 @@ class Rows:
       total: how many rows the weight has.
       flipped: the author's array runs from the last row to the first.
       pick: from an array ``[batch or 1, total]`` and ``ids`` to the entries of the candidates.
+      shared: all batch rows have the same candidates (``ids`` and ``chosen`` have one row), so that they can be mixed.
     """
 
     ids: Any
@@ -100,6 +103,7 @@ class Rows:
     total: int
     flipped: bool = False
     pick: Callable[[Any, Any], Any] = entries_of
+    shared: bool = False
 
     def same(self, other: Space) -> bool:
         """Whether both are the same columns."""
