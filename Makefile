@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test slow lint bench docs clean
 
-demo: $(STAMP)-demo  ## decode with a real pretrained model, dense and rewritten
-	$(BIN)/python -m examples.decode $(ARGS)
+demo: $(STAMP)-demo  ## a real model decodes, dense and rewritten, side by side; ARGS="--help" says what else
+	$(BIN)/python -m examples.demo $(ARGS)
 
 test: $(STAMP)-dev  ## lint, type-check, and run the fast tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
