@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hire_compiler.errors import ConfigError
 
-Kind = Literal["ffn", "head"]
+Kind = Literal["ffn", "head", "experts"]
+_KINDS = get_args(Kind)
 Tail = Literal["predicted", "dropped"]
 Copies = tuple[tuple[str, dict[str, Any]], ...]
 
@@ -146,7 +147,8 @@ class Exact:
     What it makes exactly zero is skipped in the other matrices. Where more neurons are active than the rule's
     budget (``density`` or ``candidates``), the dense block runs. Without one several budgets are tried, and the
     smallest that holds runs: quantiles of what calibration saw, or 1/16, 1/8 and 1/4 of the width. Feed-forward blocks
-    with ReLU-like activations, or an author's own choice of neurons, only.
+    with ReLU-like activations, or an author's own choice of neurons, only. Of a layer of experts all are computed that
+    a router chose for some row of the batch, however many these are; a budget says what the plan reckons with.
     """
 
     @property
@@ -166,7 +168,7 @@ class Rule:
     """Which sites to rewrite, and how. The first rule that matches a site decides it.
 
     Keys that select:
-      kind: ``"ffn"`` or ``"head"``.
+      kind: ``"ffn"``, ``"head"`` or ``"experts"``.
       path: regular expression searched in the site's id and scope path; the default matches all.
 
     What to do (give exactly one of ``density`` and ``candidates``, or ``dense=True``; with ``Exact()`` both may be left
@@ -218,7 +220,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         where = f"Rule(kind={self.kind!r}, path={self.path!r})"
-        _require(self.kind in ("ffn", "head"), f"{where}: kind must be 'ffn' or 'head'")
+        _require(self.kind in _KINDS, f"{where}: kind must be one of {', '.join(map(repr, _KINDS))}")
         _require(isinstance(self.path, str), f"{where}: path must be a regular expression in a string")
         try:
             re.compile(self.path)
@@ -261,8 +263,12 @@ class Rule:
             f"{where}: give exactly one of density (a share) and candidates (a number of rows)",
         )
         _require(
-            self.kind == "ffn" or not isinstance(self.predictor, Exact),
+            self.kind != "head" or not isinstance(self.predictor, Exact),
             f"{where}: Exact() is for feed-forward blocks; a head is exact with Quantized(bits=8) and certify",
+        )
+        _require(
+            self.kind != "experts" or isinstance(self.predictor, Exact),
+            f"{where}: experts are chosen by the program itself, so nothing is predicted: use Exact() or dense=True",
         )
         if self.density is not None:
             number = isinstance(self.density, (int, float)) and not isinstance(self.density, bool)

@@ -12,16 +12,16 @@ class Site:
 
     Attributes:
       id: stable name, ``ffn/0`` or ``head/0``, counted in program order.
-      kind: ``"ffn"`` or ``"head"``.
+      kind: ``"ffn"``, ``"head"`` or ``"experts"``.
       path: the model's own scope path, from the locations of the graph.
       activation: of a feed-forward (``relu``, ``silu`` …); None for a head.
       gated: feed-forward with a gate (GLU) beside the up-projection.
       selection: an explicit choice of neurons that the model makes itself: ``top_k``, ``group_topk``,
-        ``statistical_top_k``, or ''.
+        ``statistical_top_k``; or of experts; or ''.
       consumers: of a head: what reads the logits (``argmax``, ``top_k``, ``softmax`` … ``returned``).
       batch: rows of the input that the site sees in one call.
       d: width of the input.
-      width: neurons of a feed-forward, vocabulary rows of a head.
+      width: neurons of a feed-forward, vocabulary rows of a head, experts.
       dtype: storage type of the weight.
       computed: of a weight that is stored narrow: the type in which its numbers are computed; else ''.
       repeat: trip count when the site stands in a loop over layers, else 1.

@@ -112,7 +112,8 @@ def _done_text(site: Site, decision: Decision, full: bool) -> str:
     grouped = f" in groups of {decision.group}" if decision.group > 1 else ""
     common = f", {decision.common} of them always (common path)" if decision.common else ""
     tail = f", tail {decision.tail}" if decision.tail else ""
-    rows = f"{decision.predictor}, {decision.candidates} of {site.width} rows exact{grouped}{common}{tail}"
+    word = "experts" if site.kind == "experts" else "rows"
+    rows = f"{decision.predictor}, {decision.candidates} of {site.width} {word} exact{grouped}{common}{tail}"
     saved = f"{megabytes(decision.dense_bytes)} → {megabytes(decision.sparse_bytes)} read a call"
     added = f", {megabytes(decision.added_bytes)} added" if decision.added_bytes else ""
     lines = [f"{rows}; {saved}{added}{_shard_text(decision)}", *_union_lines(decision) * full]

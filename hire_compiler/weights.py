@@ -54,14 +54,15 @@ class Weight:
     def as_rows(self, contracting: tuple[int, ...]) -> Weight:
         """The weight as a matrix ``[rows, d]``: the contracting dimensions last, the others merged."""
         free = tuple(i for i in range(len(self.shape)) if i not in contracting)
-        return self._as_matrix(free, contracting)
+        return self.as_matrix(free, contracting)
 
     def as_columns(self, contracting: tuple[int, ...]) -> Weight:
         """The weight as a matrix ``[d, rows]``: one row for each entry of the contracting dimensions."""
         free = tuple(i for i in range(len(self.shape)) if i not in contracting)
-        return self._as_matrix(contracting, free)
+        return self.as_matrix(contracting, free)
 
-    def _as_matrix(self, left: tuple[int, ...], right: tuple[int, ...]) -> Weight:
+    def as_matrix(self, left: tuple[int, ...], right: tuple[int, ...]) -> Weight:
+        """The weight as a matrix: some dimensions merged into its rows, in this order, the others into its columns."""
         order = (*left, *right)
         rows = int(np.prod([self.shape[i] for i in left], dtype=np.int64))
         weight = self

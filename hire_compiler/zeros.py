@@ -33,11 +33,13 @@ class Known:
     Attributes:
       zero: where it is ±0.
       low, high: what it lies between; truth values are 0 and 1.
+      floor: what it is not below, even where it may have overflowed: it is no NaN there, but may be +∞.
     """
 
     zero: Any
     low: Any
     high: Any
+    floor: Any = -np.inf
 
 
 def exactly(value: Any, xp: ModuleType = jnp) -> Known:
@@ -67,7 +69,7 @@ def proven_zero(expression: Expression, known: Mapping[int, Known], xp: ModuleTy
     for at, instruction in enumerate(expression.instructions, start=expression.inputs):
         if at not in facts and all(i in facts for i in instruction.args):
             with np.errstate(all="ignore"):
-                facts[at] = _derive(instruction, [facts[i] for i in instruction.args], xp)
+                facts[at] = derive(instruction, [facts[i] for i in instruction.args], xp)
     return facts[expression.output].zero
 
 
@@ -151,7 +153,8 @@ def negative_gate(expression: Expression, gate: int, bias: int | None) -> Negati
 # --------------------------------------------------------------------------- one operation
 
 
-def _derive(instruction: Instruction, args: list[Known], xp: ModuleType) -> Known:
+def derive(instruction: Instruction, args: list[Known], xp: ModuleType) -> Known:
+    """What is known of the result of one elementwise operation."""
     if instruction.op == "constant":
         return exactly(instruction.value, xp)
     if instruction.op == "convert" and instruction.dtype == "bool":
@@ -164,11 +167,11 @@ def _derive(instruction: Instruction, args: list[Known], xp: ModuleType) -> Know
     if instruction.op in ("and", "or", "not") and instruction.dtype != "bool":
         zero = rule(xp, *args).zero if instruction.op != "not" else False
         return Known(zero, -_LARGEST_INTEGER, _LARGEST_INTEGER)
-    return _rounded(rule(xp, *args), instruction, xp)
+    return rounded(rule(xp, *args), instruction, xp)
 
 
-def _rounded(exact: Known, instruction: Instruction, xp: ModuleType) -> Known:
-    """The limits that hold after the operation has rounded; infinite where it may have overflowed."""
+def rounded(exact: Known, instruction: Instruction, xp: ModuleType) -> Known:
+    """What holds of an exact result after the operation has rounded it; limits are infinite where it may overflow."""
     dtype = instruction.dtype
     if dtype == "bool":
         return exact
@@ -183,7 +186,8 @@ def _rounded(exact: Known, instruction: Instruction, xp: ModuleType) -> Known:
     low, high = exact.low - wider * abs(exact.low), exact.high + wider * abs(exact.high)
     bounded = (low > -0.9 * largest) & (high < 0.9 * largest)  # of a NaN neither is true
     low, high = xp.where(bounded, low, -np.inf), xp.where(bounded, high, np.inf)
-    return Known(exact.zero, xp.where(exact.zero, 0.0, low), xp.where(exact.zero, 0.0, high))
+    floor = exact.floor - wider * abs(exact.floor)
+    return Known(exact.zero, xp.where(exact.zero, 0.0, low), xp.where(exact.zero, 0.0, high), floor)
 
 
 def _finite(x: Known, xp: ModuleType) -> Any:
@@ -200,9 +204,15 @@ def _multiply(xp: ModuleType, a: Known, b: Known) -> Known:
     return Known(zero, _least(corners, xp), _most(corners, xp))
 
 
+def _floor(x: Known, xp: ModuleType) -> Any:
+    return xp.where(_finite(x, xp), x.low, x.floor)
+
+
 def _divide(xp: ModuleType, a: Known, b: Known) -> Known:
-    safe = _not_zero(b, xp)
-    low, high = xp.where(safe, b.low, 1.0), xp.where(safe, b.high, 1.0)
+    safe, floor = _not_zero(b, xp), _floor(b, xp)
+    large = (floor > _APART) & _finite(a, xp) & ~safe  # 1 / (1 + exp(−z)): nothing is lost where exp overflows
+    low, high = xp.where(safe, b.low, xp.where(large, floor, 1.0)), xp.where(safe, b.high, np.inf)
+    safe, high = safe | large, xp.where(safe | large, high, 1.0)
     corners = [a.low / low, a.low / high, a.high / low, a.high / high]
     return Known(
         a.zero & safe, xp.where(safe, _least(corners, xp), -np.inf), xp.where(safe, _most(corners, xp), np.inf)
@@ -210,7 +220,7 @@ def _divide(xp: ModuleType, a: Known, b: Known) -> Known:
 
 
 def _add(xp: ModuleType, a: Known, b: Known) -> Known:
-    return Known(a.zero & b.zero, a.low + b.low, a.high + b.high)
+    return Known(a.zero & b.zero, a.low + b.low, a.high + b.high, _floor(a, xp) + _floor(b, xp))
 
 
 def _negate(xp: ModuleType, a: Known) -> Known:
@@ -307,13 +317,14 @@ def _rsqrt(xp: ModuleType, a: Known) -> Known:
 Rule = Callable[..., Known]
 
 
-def _rising(function: str, above: float = -np.inf) -> Rule:
-    """A function that rises where its argument is above a number, and is not defined elsewhere."""
+def _rising(function: str, above: float = -np.inf, floor: float = -np.inf) -> Rule:
+    """A function that rises where its argument is above a number, and is not defined elsewhere; its least value."""
 
     def rule(xp: ModuleType, a: Known) -> Known:
         defined = (a.low > above) & _finite(a, xp)
         low, high = (getattr(xp, function)(xp.where(defined, end, 1.0)) for end in (a.low, a.high))
-        return Known(False, xp.where(defined, low, -np.inf), xp.where(defined, high, np.inf))
+        low, high = xp.where(defined, low, -np.inf), xp.where(defined, high, np.inf)
+        return Known(False, low, high, xp.where(defined, floor, -np.inf))
 
     return rule
 
@@ -369,7 +380,7 @@ _RULES: dict[str, Rule] = {
     "sqrt": _sqrt,
     "rsqrt": _rsqrt,
     "cbrt": _rising("cbrt"),
-    "exponential": _rising("exp"),
+    "exponential": _rising("exp", floor=0.0),
     "exponential_minus_one": _rising("expm1"),
     "log": _rising("log", _APART),
     "log_plus_one": _rising("log1p", -1 + _WIDER),

@@ -15,6 +15,7 @@ from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
 
 LADDER = (1 / 16, 1 / 8, 1 / 4)
+MOST_EXPERTS = 3 / 4  # share of a layer's experts up to which reading them one by one beats reading all
 QUANTILES = (0.99, 0.9, 0.5, 0.25)  # of all layers together; where not even a quarter of the calls can skip, none does
 
 
@@ -22,7 +23,10 @@ def exact_budgets(rule: Rule, site: Site, facts: SiteFacts, group: int) -> tuple
     """Numbers of neurons, ascending, in whole groups; empty where none is likely to pay."""
     if rule.candidates is not None or rule.density is not None:
         raise ValueError("the rule says how many")
-    if facts.activity is not None and facts.activity.strongest is None:
+    if facts.experts:
+        share = used_experts(site, facts) / site.width
+        shares: tuple[float, ...] = (share,) if share <= MOST_EXPERTS else ()
+    elif facts.activity is not None and facts.activity.strongest is None:
         shares = _measured(site, facts, group)
     elif facts.choice is not None:
         shares = _chosen(site, facts)
@@ -58,12 +62,21 @@ def _chosen(site: Site, facts: SiteFacts) -> tuple[float, ...]:
     return (room / site.width,) if 4 * room <= 3 * site.width else ()
 
 
+def used_experts(site: Site, facts: SiteFacts) -> float:
+    """How many experts the rows of a batch use between them, were they chosen at random."""
+    each = facts.routed or site.width / 4
+    return site.width * (1 - (1 - min(each / site.width, 1.0)) ** site.batch)
+
+
 def why_no_budget(site: Site, facts: SiteFacts, group: int) -> str:
     """Why none is likely to pay."""
     rows = f"the {site.batch} rows of a call" if site.batch > 1 else "a call"
     if facts.activity is not None and facts.activity.strongest is None:
         share = facts.activity.pooled(group, site.batch, QUANTILES[-1])
         return f"in calibration {rows} mostly touched {share:.0%} of its neurons or more: no skip would pay"
+    if facts.experts:
+        used = used_experts(site, facts)
+        return f"{rows} use about {used:.1f} of its {site.width} experts between them: no skip would pay"
     return f"{rows} keeps too many of the {site.width} neurons for a skip to pay"
 
 

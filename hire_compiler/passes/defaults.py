@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hire_compiler.config import Exact, Quantized, Rule
 from hire_compiler.findings import Site, megabytes
-from hire_compiler.passes.budgets import worth_skipping
+from hire_compiler.passes.budgets import exact_budgets, used_experts, why_no_budget, worth_skipping
 from hire_compiler.passes.site_plan import SiteFacts
 
 UNPROVEN = "its zeros do not follow from one product alone, so none can be skipped exactly"
@@ -14,6 +14,8 @@ def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule for a site that the user's rules leave out: only what never changes the answer."""
     if facts.given_up:
         return None
+    if facts.experts:
+        return Rule(kind="experts", predictor=Exact()) if not _no_experts(site, facts) else None
     if facts.neurons:
         return Rule(kind="ffn", predictor=Exact()) if _skips_exactly(facts) else None
     return _certified(site, facts) if facts.logits else None
@@ -64,7 +66,10 @@ def _copied_too_often(site: Site, facts: SiteFacts) -> bool:
 
 def why_no_rule(site: Site, facts: SiteFacts) -> str:
     """Why a site that no rule selects, and no default, is left as it is."""
-    known = _no_logits(site, facts) if facts.logits else _no_neurons(site, facts) if facts.neurons else ""
+    if facts.experts:
+        known = _no_experts(site, facts)
+    else:
+        known = _no_logits(site, facts) if facts.logits else _no_neurons(site, facts) if facts.neurons else ""
     return facts.given_up or known or "no rule selects it, and nothing approximate is done unasked"
 
 
@@ -110,4 +115,16 @@ def _no_neurons(site: Site, facts: SiteFacts) -> str:
     if worth_skipping(facts):
         return ""
     skipped = sum(facts.weight_bytes[1:])
+    return f"the {skipped} bytes that could be skipped {facts.costs.worth_reason}, and no rule asks to rewrite it"
+
+
+def _no_experts(site: Site, facts: SiteFacts) -> str:
+    """Why a layer of experts is left as it is, or ''."""
+    if facts.devices > 1:
+        return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
+    if not exact_budgets(Rule(kind="experts", predictor=Exact()), site, facts, 1):
+        return f"{why_no_budget(site, facts, 1)}, and no rule asks to rewrite it"
+    skipped = round(sum(facts.weight_bytes) * (1 - used_experts(site, facts) / site.width))
+    if skipped >= facts.costs.worth_bytes:
+        return ""
     return f"the {skipped} bytes that could be skipped {facts.costs.worth_reason}, and no rule asks to rewrite it"

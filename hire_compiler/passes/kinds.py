@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from hire_compiler.graph import Op
+from hire_compiler.passes.experts_facts import experts_facts, experts_looks, no_experts_trial
 from hire_compiler.passes.ffn_facts import ffn_facts, ffn_looks, tried_block
 from hire_compiler.passes.head_facts import head_facts, head_looks, no_trial
+from hire_compiler.passes.local_experts import EXPERTS_ON_MESH
 from hire_compiler.passes.local_ffn import FFN_ON_MESH
 from hire_compiler.passes.local_head import HEAD_ON_MESH
 from hire_compiler.passes.local_match import OnMesh
 from hire_compiler.passes.probes import Look
+from hire_compiler.passes.replace_experts import replace_experts
 from hire_compiler.passes.replace_ffn import replace_ffn
 from hire_compiler.passes.replace_head import replace_head
 from hire_compiler.passes.replacement import Replacement
 from hire_compiler.passes.site_plan import SiteFacts, SitePlan
+from hire_compiler.patterns.experts import ExpertsMatch, match_experts
 from hire_compiler.patterns.ffn import FfnMatch, match_ffn
 from hire_compiler.patterns.logits import HeadMatch, match_head
 from hire_compiler.patterns.provenance import Provenance
@@ -58,6 +62,9 @@ class Kind(Generic[M]):
 
 # In this order they are tried on every product.
 KINDS: dict[str, Kind[Any]] = {
+    ExpertsMatch.kind: Kind[ExpertsMatch](
+        match_experts, experts_facts, experts_looks, no_experts_trial, replace_experts, EXPERTS_ON_MESH
+    ),
     FfnMatch.kind: Kind[FfnMatch](match_ffn, ffn_facts, ffn_looks, tried_block, replace_ffn, FFN_ON_MESH),
     HeadMatch.kind: Kind[HeadMatch](match_head, head_facts, head_looks, no_trial, replace_head, HEAD_ON_MESH),
 }

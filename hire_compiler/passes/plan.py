@@ -178,6 +178,8 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: in
     """Bytes that a rewritten site reads in a call, and bytes that it keeps beside the weights."""
     assert rule.predictor is not None
     dense = sum(facts.weight_bytes)
+    if facts.experts:
+        return dense * candidates // site.width, facts.copied_bytes
     if isinstance(rule.predictor, Exact):
         gate = facts.weight_bytes[0]  # or the only up-projection: read whole
         read = gate + (dense - gate) * candidates // site.width + facts.running_bytes
@@ -235,6 +237,8 @@ def wanted_candidates(rule: Rule, site: Site, group: int, where: str) -> int:
 
 
 def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str:
+    if facts.experts:
+        return "exact: the experts that no row of a call uses are skipped, as many as there are"
     if isinstance(rule.predictor, Exact):
         return "exact: only zeros are skipped, and where more neurons are active the dense block runs"
     if rule.certify and facts.neurons:

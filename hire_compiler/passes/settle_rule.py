@@ -81,6 +81,8 @@ def _exact(rule: Rule, site: Site, facts: SiteFacts) -> Settled | LeftDense:
     tried = ", then ".join(map(str, budgets))
     if facts.activity is not None and facts.activity.strongest is None:
         note = f"room for {tried} active neurons, by calibration on {facts.activity.rows} rows"
+    elif facts.experts:
+        note = f"at random its router would choose {tried} of {site.width} experts a call"
     elif facts.choice is not None:
         note = ""
     else:

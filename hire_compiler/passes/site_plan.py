@@ -80,6 +80,8 @@ class SiteFacts:
       costs: of the platform.
       neurons: its rows are neurons: they can be chosen in groups, and what is left out counts as zero.
       logits: its rows are logits, of which the best are wanted, or all.
+      experts: its rows are experts, and the program itself chooses among them.
+      routed: of how many experts each row of a batch makes use; 0 where it is not known.
       provable: there is something to prove: winners, or zeros.
       weight_bytes: bytes of each matrix of the site (one layer): up, [gate,] down; or the head.
       copied_bytes: bytes of the rows that have to be laid out anew (all layers).
@@ -108,6 +110,8 @@ class SiteFacts:
     copied_bytes: int = 0
     neurons: bool = False
     logits: bool = False
+    experts: bool = False
+    routed: int = 0
     provable: bool = False
     winners_only: bool = False
     aligned: bool = False

@@ -53,6 +53,14 @@ class WeightDot:
         return self.op.result
 
     @property
+<<<<<<< HEAD
+=======
+    def precise(self) -> bool:
+        """Whether the author asked for full precision where the platform would use less."""
+        return is_precise(self.op)
+
+    @property
+>>>>>>> e05872a (Experts are a third kind of site: those that no row of a call uses are skipped)
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the free dimensions of x."""
         return tuple(self.x.shape[i] for i in self.x_free)
@@ -90,6 +98,12 @@ class WeightDot:
         return np.broadcast_to(rows.reshape(shape), self.result.shape)
 
 
+def is_precise(op: Op) -> bool:
+    """Whether the author asked a product for full precision where the platform would use less."""
+    attributes = op.ir.attributes
+    return "precision_config" in attributes and "HIGHEST" in str(attributes["precision_config"])
+
+
 def contracted_size(op: Op) -> int:
     """How many numbers each result of a ``dot_general`` sums."""
     return prod(op.operands[0].shape[i] for i in _mlir.dot_dimensions(op.ir)[2])
@@ -117,6 +131,21 @@ def check_product(op: Op) -> None:
     Raises:
       NoMatch: batch dimensions, an empty batch, or another type.
     """
+    check_type(op)
+    batch = _mlir.dot_dimensions(op.ir)[0]
+    if batch:
+        count = prod(op.operands[0].shape[i] for i in batch)
+        if _is_summed_over(op, len(batch)):
+            raise NoMatch(f"its inputs are multiplied and scaled in {count} blocks, which are added up", depth=2)
+        raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)
+
+
+def check_type(op: Op) -> None:
+    """Check that a ``dot_general`` multiplies and sums numbers of types that are rewritten, and any at all.
+
+    Raises:
+      NoMatch: it does not.
+    """
     if op.result.dtype not in SUPPORTED and not _is_of_whole_numbers(op):
         raise NoMatch(f"it is a {op.result.dtype} product; only float32, bfloat16 and float16 are rewritten", depth=1)
     if any(operand.dtype == "float64" for operand in op.operands):
@@ -125,12 +154,6 @@ def check_product(op: Op) -> None:
         raise NoMatch("its batch is empty", depth=1)
     if any(operand.size == 0 for operand in op.operands):
         raise NoMatch("it sums nothing", depth=1)
-    batch = _mlir.dot_dimensions(op.ir)[0]
-    if batch:
-        count = prod(op.operands[0].shape[i] for i in batch)
-        if _is_summed_over(op, len(batch)):
-            raise NoMatch(f"its inputs are multiplied and scaled in {count} blocks, which are added up", depth=2)
-        raise NoMatch(f"the product is batched over {count} matrices (experts or heads)", depth=1)
 
 
 def _is_summed_over(op: Op, batch: int) -> bool:

@@ -13,7 +13,7 @@ from hire_compiler import _mlir
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.contractions import is_opaque, is_product, operands
 from hire_compiler.patterns.dots import contracted_size
-from hire_compiler.patterns.match import NoMatch
+from hire_compiler.patterns.match import EXPERTS, NoMatch
 from hire_compiler.patterns.neighbours import is_attended, is_chosen_among, is_from_attention
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.quantised import scale_of, storage
@@ -104,7 +104,9 @@ class Explainer:
         experts = self._experts(operand.shape)
         if op.name != "dot_general":
             what = f"{experts} experts" if experts else "the parts of its weight"
-            return f"a ragged product: {what} take the rows that a router gave them; not rewritten yet"
+            return f"a ragged product: {what} take only the rows that a router gave them"
+        if no is not None and no.depth >= EXPERTS:
+            return no.reason
         batch, _, left, right = _mlir.dot_dimensions(op.ir)
         if experts and batch:
             return _EXPERTS.format(experts)
@@ -152,5 +154,5 @@ class Explainer:
 
 _PROJECTION = "a projection of attention (queries, keys or values): expected, nothing is skipped there"
 _OUTPUT = "the output projection of attention: expected, nothing is skipped there"
-_EXPERTS = "its weight holds {} experts, each of which is computed; a block of experts is not rewritten yet"
+_EXPERTS = "its weight holds {} experts, each of which is computed; no sum over them has a router's weights as factors"
 _WINDOW = "a convolution with a window of several positions, or in groups"

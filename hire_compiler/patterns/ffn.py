@@ -35,7 +35,7 @@ from hire_compiler.patterns.quantiser import Quantiser, read_quantiser
 from hire_compiler.patterns.recognise import recognise
 from hire_compiler.patterns.region import RegionReader
 from hire_compiler.patterns.relevance import Relevance, relevance_of
-from hire_compiler.patterns.site_match import Vector, computed_type
+from hire_compiler.patterns.site_match import Vector, computed_type, trips
 from hire_compiler.patterns.sparsity import gate_stages, zero_shares
 from hire_compiler.report import Site
 from hire_compiler.weights import Weight
@@ -167,7 +167,7 @@ class FfnMatch:
             width=self.down.d,
             dtype=self.down.weight.stored,
             computed=computed_type(self.down.weight),
-            repeat=_trip_count(self, counters),
+            repeat=trips(self.down, counters),
             weights=tuple(w.name for w in (*self.matrices, self.down.weight)),
         )
 
@@ -277,19 +277,3 @@ def _check_layers(down: WeightDot, products: tuple[WeightDot, ...], region: Regi
         raise NoMatch("its weights are picked by different loop counters", depth=4)
     if any(count != down.weight.layers for count in layers):
         raise NoMatch("its stacked weights have different numbers of layers", depth=4)
-
-
-def _trip_count(match: FfnMatch, counters: Counters) -> int:
-    """How often the loop over layers runs: the trips of its counter, else as often as there are layers."""
-    layers = match.down.weight.layers
-    if match.layer is None or layers is None:
-        return 1
-    places = counters.values(match.layer)
-    if places is not None:
-        return len(places)
-    return layers if _in_loop(match.down.op) else 1  # outside of a loop, one layer picked by an argument
-
-
-def _in_loop(op: Op) -> bool:
-    owner = op.block.owner
-    return owner is not None and (owner.name == "while" or _in_loop(owner))

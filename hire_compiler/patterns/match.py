@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hire_compiler.graph import Op
 
+EXPERTS = 5  # the depth of a reason that is certainly about experts
+
 
 class NoMatch(Exception):
     """A pattern does not hold; the message is the reason that the user reads.

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 
+from hire_compiler.graph import Op
 from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.dots import WeightDot
 from hire_compiler.patterns.provenance import Origin
@@ -80,3 +81,19 @@ def stack_of(match: SiteMatch) -> tuple[int, ...]:
     """The leading dimension of what is learned of a stacked site, ``(layers,)``; else ``()``."""
     layers = match.ranked.weight.layers
     return () if layers is None else (layers,)
+
+
+def trips(dot: WeightDot, counters: Counters) -> int:
+    """How often a product runs in a loop over layers: the trips of its counter, else as often as there are layers."""
+    layers = dot.weight.layers
+    if dot.layer is None or layers is None:
+        return 1
+    places = counters.values(dot.layer)
+    if places is not None:
+        return len(places)
+    return layers if _in_loop(dot.op) else 1  # outside of a loop, one layer picked by an argument
+
+
+def _in_loop(op: Op) -> bool:
+    owner = op.block.owner
+    return owner is not None and (owner.name == "while" or _in_loop(owner))
