@@ -34,6 +34,8 @@ FLOORS = {
     "enclosure": 3,
     "tails": 3,
     "zeros": 3,
+    "expert_code": 2,
+    "expert_zeros": 3,
     "config": 1,
     "findings": 0,
     "adapt": 1,

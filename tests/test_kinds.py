@@ -17,6 +17,7 @@ import hire_compiler as hire
 from hire_compiler import config
 from hire_compiler.passes.head_facts import no_trial
 from hire_compiler.passes.kinds import KINDS, Kind
+from hire_compiler.passes.probes import moment_look
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
 from hire_compiler.report import Site
@@ -76,7 +77,7 @@ def test_a_third_kind_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> 
     row = Kind(
         match=lambda op, provenance, reader: ProjectionMatch(read_weight_dot(op, provenance)),
         facts=lambda matches, target: [SiteFacts(target.costs) for _ in matches],
-        looks=lambda match, strongest, wanted: [],
+        looks=lambda match, strongest, wanted: [moment_look(match)],
         tried=no_trial,
         replace=KINDS["head"].replace,
         on_mesh=KINDS["head"].on_mesh,

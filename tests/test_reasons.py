@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from test_nothing_silent import STANDS, WRITTEN, D, in_shard_map, program, shape
+from test_nothing_silent import STANDS, D, in_shard_map, program, shape
 
 import hire_compiler as hire
 
@@ -45,7 +45,7 @@ def test_a_weight_that_is_stored_narrow_is_a_weight(written: str, stands: str) -
 
 
 @pytest.mark.parametrize("stands", ["alone", "in a scan"])
-@pytest.mark.parametrize("written", [name for name in WRITTEN if name.startswith("experts")])
+@pytest.mark.parametrize("written", ["experts, gathered"])
 def test_experts_are_called_experts(written: str, stands: str) -> None:
     said = reasons(written, stands)
     for weight in ("up", "down"):
@@ -53,6 +53,16 @@ def test_experts_are_called_experts(written: str, stands: str) -> None:
         for wrong in ("heads", "fused", "cut into parts", "stored in a buffer", "no more than", "adapters"):
             assert wrong not in said[weight], said[weight]
     assert said["router"] == "a router: it scores 8 experts"
+
+
+@pytest.mark.parametrize("stands", ["alone", "in a scan", "in a shard_map"])
+@pytest.mark.parametrize("written", ["experts, all computed", "experts, masked", "experts, ragged"])
+def test_experts_that_are_all_computed_are_a_site(written: str, stands: str) -> None:
+    function, params = program(written, stands)
+    report = hire.inspect(lambda p, x: function(p, x), params, shape(2, D))
+    layers = 1 + (written == "experts, ragged")  # on a CPU each ragged product is a sum over all experts
+    assert [(site.kind, site.width) for site in report.sites] == [("experts", 8)] * layers
+    assert [miss.reason for miss in report.misses] == ["a router: it scores 8 experts"]
 
 
 def test_a_shared_expert_gate_of_one_row_is_a_projection() -> None:

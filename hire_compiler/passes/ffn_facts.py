@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from hire_compiler.graph import Op
-from hire_compiler.passes.probes import ROWS_A_CALL, Look, Probe, count_neurons, some_rows
+from hire_compiler.passes.probes import ROWS_A_CALL, Look, Probe, count_neurons, moment_look, some_rows
 from hire_compiler.passes.site_plan import Choice, SiteFacts, rounds
 from hire_compiler.patterns.activations import sample
 from hire_compiler.patterns.elsewhere import read_elsewhere
@@ -74,11 +74,11 @@ def _running_bytes(match: FfnMatch, downs: Collection[Op]) -> int:
 
 
 def ffn_looks(match: FfnMatch, strongest: float, wanted: Collection[str]) -> list[Look]:
-    """How many of its neurons are active; and some rows of its input, where predictors are to be tried on them."""
+    """The second moment of its input, and how many of its neurons are active; and some rows of its input, where predictors are to be tried on them."""
     share = None if gives_zeros(match) else strongest
     down, first, stack = match.down, match.products[0], stack_of(match)
     activity = Probe("activity", match.neuron_key, (*stack, counted_size(down.d)), down.batch, down.d, share)
-    looks = [Look(activity, down, partial(count_neurons, strongest=share))]
+    looks = [moment_look(match), Look(activity, down, partial(count_neurons, strongest=share))]
     if match.neuron_key in wanted:
         rows = min(first.batch, ROWS_A_CALL)
         inputs = Probe("inputs", match.neuron_key, (*stack, rows, first.d), rows)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from hire_compiler.enclosure import why_unbounded
-from hire_compiler.passes.probes import Look, Probe, count_winners, some_rows
+from hire_compiler.passes.probes import Look, Probe, count_winners, moment_look, some_rows
 from hire_compiler.passes.replacement import lies_by_columns
 from hire_compiler.passes.site_plan import SiteFacts, rounds
 from hire_compiler.patterns.canonical import Region
@@ -63,11 +63,11 @@ def _keeps_minus_infinity(region: Region) -> bool:
 
 
 def head_looks(match: HeadMatch, strongest: float, wanted: Collection[str]) -> list[Look]:
-    """How often each of its rows wins; and its input rows, where a predictor is to be tried on them."""
+    """The second moment of its input, and how often each of its rows wins; and its input rows, where a predictor is to be tried on them."""
     dot = match.dot
     if dot.weight.layers is not None:
-        return []
-    looks = [Look(Probe("winners", match.winner_key, (dot.rows,), dot.batch), dot, count_winners)]
+        return [moment_look(match)]
+    looks = [moment_look(match), Look(Probe("winners", match.winner_key, (dot.rows,), dot.batch), dot, count_winners)]
     if moment_key(match) in wanted:
         inputs = Probe("inputs", moment_key(match), (dot.batch, dot.d), dot.batch, kept=ROWS)
         looks.append(Look(inputs, dot, partial(some_rows, count=dot.batch)))

@@ -19,7 +19,7 @@ from hire_compiler import _mlir
 from hire_compiler.graph import Value
 from hire_compiler.passes.head_trials import HeadCandidate
 from hire_compiler.passes.kinds import kind_of
-from hire_compiler.passes.probes import Look, Probe, moment_look
+from hire_compiler.passes.probes import Look, Probe
 from hire_compiler.passes.replacement import canonical_input, canonical_result
 from hire_compiler.passes.splice import merge_jax_function
 from hire_compiler.passes.trials import Candidate
@@ -63,7 +63,7 @@ def instrument(
     skipped: dict[str, str] = {}
     pending = []
     for match in matches:
-        usual = (moment_look(match), *kind_of(match).looks(match, strongest, wanted)) if looks is None else looks(match)
+        usual = kind_of(match).looks(match, strongest, wanted) if looks is None else looks(match)
         for look in usual:
             probe = look.probe
             if any((known.what, known.key) == (probe.what, probe.key) for known in probes):

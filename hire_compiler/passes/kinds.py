@@ -46,7 +46,7 @@ class Kind(Generic[M]):
     Attributes:
       match: tries to match a product; raises ``NoMatch``.
       facts: what its plan must know, for all sites of the kind in a program.
-      looks: what a calibration looks at, beside the second moment of its input.
+      looks: what a calibration looks at; the second moment of its input, if predictors learn from it.
       tried: the feed-forward block on which calibration can try predictors, if it is one.
       replace: what takes its place.
       on_mesh: its shards.

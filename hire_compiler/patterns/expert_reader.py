@@ -51,6 +51,16 @@ class Kernel:
     by_rows: bool
     rows: int
 
+    @property
+    def inputs(self) -> int:
+        """Numbers that each output of one expert sums."""
+        return self.weight.shape[1] if self.by_rows else self.rows
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that one expert makes of each row."""
+        return self.rows if self.by_rows else self.weight.shape[1]
+
 
 @dataclass(frozen=True, eq=False)
 class ExpertRegion:

@@ -6,11 +6,13 @@
     h = act(einsum('bd,edf->bef', x, up))        every expert's block, gated or not, with biases or not
     y = einsum('bef,efd->bed', h, down)
     einsum('bed,be->bd', y, weights)             or a sum over e; or weights before down; or rows dispatched one-hot
+    einsum('ebd,edf->bf', where(mine, x, 0), up) a ragged product, as it is lowered for a CPU: a layer by itself
 
 Nothing is predicted: the program itself says which experts a call uses, and what the others add is proven to be zero.
 
-Deliberately not matched: experts that are gathered or take ragged groups of rows (only those chosen are read already),
-weights that are never exactly zero (a soft mixture), experts that something else reads too, experts stored narrow.
+Deliberately not matched: experts that are gathered, or take ragged groups of rows elsewhere (only those chosen are
+read already), weights that are never exactly zero (a soft mixture), experts that something else reads too, experts
+stored narrow.
 """
 
 from __future__ import annotations
@@ -68,8 +70,9 @@ class ExpertsMatch:
 
     @property
     def products(self) -> tuple[WeightDot, ...]:
-        """The products but the last one."""
-        return tuple(kernel.dot for kernel in self.kernels if kernel.dot.op is not self.last)
+        """The products but the last one; a single one is the last, too."""
+        dots = tuple(kernel.dot for kernel in self.kernels)
+        return tuple(dot for dot in dots if dot.op is not self.last) or dots
 
     @property
     def ranked(self) -> WeightDot:
@@ -82,10 +85,14 @@ class ExpertsMatch:
         return tuple(kernel.weight for kernel in self.kernels)
 
     @property
+    def _first(self) -> Kernel:
+        return next(kernel for kernel in self.kernels if kernel.dot is self.ranked)
+
+    @property
     def batch(self) -> int:
         """Rows that share one choice of experts: those of the result."""
         kernel = next(kernel for kernel in self.kernels if kernel.dot.op is self.last)
-        return self.total.result.size // (kernel.rows if kernel.by_rows else kernel.weight.shape[1])
+        return self.total.result.size // kernel.outputs
 
     @property
     def layer(self) -> Value | None:
@@ -103,7 +110,7 @@ class ExpertsMatch:
             gated=len(self.products) == 2,
             selection=f"choice of {self.routed}" if self.routed else "choice",
             batch=self.batch,
-            d=first.d,
+            d=self._first.inputs,
             width=self.region.code.experts,
             dtype=first.weight.stored,
             computed=computed_type(first.weight),
@@ -134,8 +141,8 @@ def match_experts(last: Op, provenance: Provenance, reader: RegionReader) -> Exp
 def _matched(last: Op, total: Op, axes: tuple[int, ...], provenance: Provenance) -> ExpertsMatch:
     region = read_experts(total, axes, provenance)
     products = [kernel.dot.op for kernel in region.kernels]
-    if last not in products or len(products) < 2:
-        raise NoMatch("it sums over something else than experts with two products or more")
+    if last not in products:
+        raise NoMatch("what sums it reads no part of its weight alone")
     experts, gates = region.code.experts, _gates(region)
     chosen = [count for gate in gates if (count := routed_experts(gate, experts, provenance)) is not None]
     if not chosen:

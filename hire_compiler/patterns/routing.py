@@ -15,7 +15,8 @@ _STEPS = 200  # operations that make a router's weights out of its scores
 def routed_experts(weights: Value, experts: int, provenance: Provenance) -> int | None:
     """How many of the experts a row may use; 0 if some are chosen and it is not known how many; None if none are.
 
-    The way back ends at the router's own product. The nearest choice counts: groups of experts are chosen before.
+    Only a choice among as many as there are experts counts, the nearest one. The way back ends at the router's own
+    product.
     """
     queue, seen = deque([weights.op]), set[Op]()
     chosen: int | None = None
@@ -26,11 +27,15 @@ def routed_experts(weights: Value, experts: int, provenance: Provenance) -> int 
         seen.add(op)
         if op.name == "chlo.top_k" and op.operands[0].shape[-1] == experts:
             return op.results[0].shape[-1]
-        if op.name == "reduce" and len(op.operands) == 4 and is_argmax(op):
-            return 1
-        if op.name in ("chlo.top_k", "sort") or op.name.startswith("custom_call@ApproxTopK"):
+        if op.name == "reduce" and len(op.operands) == 4 and _length(op, op.ints("dimensions")[0]) == experts:
+            return 1 if is_argmax(op) else chosen
+        if op.name == "sort" and _length(op, op.int("dimension")) == experts:
             chosen = 0
         if is_product(op) and any(provenance.is_weight(v) for v in op.operands):
             continue
         queue += [v.op for v in op.operands]
     return chosen
+
+
+def _length(op: Op, axis: int) -> int:
+    return op.operands[0].shape[axis]

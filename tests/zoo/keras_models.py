@@ -51,7 +51,7 @@ MODELS = (
     *(_entry(name, SWIGLU, **GROUPED) for name in ("Llama", "Llama3", "Mistral", "Qwen")),
     _entry("Phi3", SWIGLU, **GROUPED),
     _entry("Qwen3", SWIGLU, "normalised queries and keys", head_dim=16, **GROUPED),
-    _entry("Mixtral", Expected(0), "experts are misses", **GROUPED, **EXPERTS),
+    _entry("Mixtral", Expected(0), "the layers of experts are sites", **GROUPED, **EXPERTS),
     _entry("QwenMoe", Expected(LAYERS, "silu", True, width=128), "the shared MLP is a site, the experts are misses",
            moe_intermediate_dim=32, shared_expert_intermediate_dim=128, **GROUPED, **EXPERTS),
     _entry("GptOss", Expected(0), "experts are misses", **GROUPED, **EXPERTS),

@@ -66,4 +66,5 @@ def random_like(tree: Any, seed: int = 0) -> Any:
 def every_site(density: float, group: int = 1) -> hire.Config:
     """Rules that rewrite every site at this width."""
     common = {"predictor": hire.Quantized(), "density": density, "max_batch": 4096}
-    return hire.Config(rules=(hire.Rule(kind="ffn", group=group, **common), hire.Rule(kind="head", **common)))
+    blocks, heads = hire.Rule(kind="ffn", group=group, **common), hire.Rule(kind="head", **common)
+    return hire.Config(rules=(blocks, heads, hire.Rule(kind="experts", predictor=hire.Exact(), max_batch=4096)))
