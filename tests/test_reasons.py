@@ -151,3 +151,27 @@ def test_quantised_types_are_a_miss_and_no_crash(tmp_path: Path) -> None:
         (miss,) = hire.inspect(target).misses
         assert "quantised types" in miss.reason
         assert "integers with their scales" in miss.reason
+
+
+@pytest.mark.parametrize("summed", ["whole", "as floats"])
+def test_a_quantiser_with_a_zero_point_is_named(summed: str) -> None:
+    def product(p: Any, name: str, x: jax.Array) -> jax.Array:
+        low, high = jnp.min(x, -1, keepdims=True), jnp.max(x, -1, keepdims=True)
+        scale = (high - low) / 255
+        zero = jnp.round(-low / scale) - 128
+        whole = jnp.clip(jnp.round(x / scale) + zero, -128, 127).astype(jnp.int8)
+        sums = lax.dot_general(whole, p[name], (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+        if summed == "whole":
+            sums -= zero.astype(jnp.int32) * jnp.sum(p[name].astype(jnp.int32), 0)
+            return sums * scale * p[f"{name}_scale"]
+        return (sums - zero * p[f"{name}_sums"]) * scale * p[f"{name}_scale"]
+
+    def step(p: Any, x: jax.Array) -> jax.Array:
+        return product(p, "down", jax.nn.relu(product(p, "up", x @ p["before"])))
+
+    params = {"up": shape(D, 256, dtype=jnp.int8), "down": shape(256, D, dtype=jnp.int8), "before": shape(D, D)}
+    params |= {f"{name}_{what}": shape(n) for name, n in (("up", 256), ("down", D)) for what in ("scale", "sums")}
+    said = {miss.weight.split("'")[1]: miss.reason for miss in hire.inspect(step, params, shape(2, D)).misses}
+    assert said.pop("before") == "its 64 rows are no more than its 64 inputs: a projection, no vocabulary"
+    named = "the neurons of its block are quantised with a zero point, so zeros do not stay zero"
+    assert said == {"up": named, "down": named}

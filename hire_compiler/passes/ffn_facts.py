@@ -74,7 +74,7 @@ def _running_bytes(match: FfnMatch, downs: Collection[Op]) -> int:
 
 
 def ffn_looks(match: FfnMatch, strongest: float, wanted: Collection[str]) -> list[Look]:
-    """The second moment of its input, and how many of its neurons are active; and some rows of its input, where predictors are to be tried on them."""
+    """The second moment of its input, how many of its neurons are active, and some rows to try predictors on."""
     share = None if gives_zeros(match) else strongest
     down, first, stack = match.down, match.products[0], stack_of(match)
     activity = Probe("activity", match.neuron_key, (*stack, counted_size(down.d)), down.batch, down.d, share)

@@ -63,7 +63,7 @@ def _keeps_minus_infinity(region: Region) -> bool:
 
 
 def head_looks(match: HeadMatch, strongest: float, wanted: Collection[str]) -> list[Look]:
-    """The second moment of its input, and how often each of its rows wins; and its input rows, where a predictor is to be tried on them."""
+    """The second moment of its input, how often each of its rows wins, and some rows to try a predictor on."""
     dot = match.dot
     if dot.weight.layers is not None:
         return [moment_look(match)]

@@ -180,7 +180,7 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
     """
     down = read_weight_dot(down_op, provenance)
     try:
-        quantiser = read_quantiser(down, provenance, reader)
+        quantiser = read_quantiser(down, provenance)
         h = down.x if quantiser is None else quantiser.h
         region = reader.read(h, down.x_contracting, adapters=True)
     except NoMatch as no:

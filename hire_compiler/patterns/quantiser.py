@@ -46,11 +46,8 @@ class Quantiser:
     scales: tuple[tuple[Value, Expression], ...]
 
 
-def read_quantiser(down: WeightDot, provenance: Provenance, outer: RegionReader) -> Quantiser | None:
+def read_quantiser(down: WeightDot, provenance: Provenance) -> Quantiser | None:
     """How the input of a product is quantised, row by row; None if it is not.
-
-    Args:
-      outer: reads what stands before it.
 
     Raises:
       NoMatch: it is, but zeros do not stay zero, or it draws other numbers from the rows.
@@ -63,15 +60,14 @@ def read_quantiser(down: WeightDot, provenance: Provenance, outer: RegionReader)
     try:
         return _read(down, h, _From(provenance, h, down))
     except NoMatch as no:
-        before = outer.read(h, down.x_contracting, adapters=True)
-        raise NoMatch(no.reason, depth=no.depth, involved=tuple(dot.op for dot in before.products)) from None
+        raise NoMatch(no.reason, depth=no.depth, involved=_products_before(h)) from None
 
 
 def _read(down: WeightDot, h: Value, reader: RegionReader) -> Quantiser:
     region = reader.read(down.x, down.x_contracting)
     _check(region, down)
     if not _keeps_zeros(region.expression):
-        raise NoMatch("its input is quantised so that zeros do not stay zero", depth=3)
+        raise NoMatch("the neurons of its block are quantised with a zero point, so zeros do not stay zero", depth=3)
     cone = _cone(down.x, h)
     leaving = [op.result for op in cone if _is_row(op, down) and any(user not in cone for user, _ in op.result.uses)]
     scales = []
@@ -83,6 +79,22 @@ def _read(down: WeightDot, h: Value, reader: RegionReader) -> Quantiser:
         _check(own, down)
         scales.append((value, own.expression))
     return Quantiser(h, region.expression, tuple(scales))
+
+
+def _products_before(h: Value) -> tuple[Op, ...]:
+    """The products of which h is made, whether or not what stands between can be read."""
+    found: dict[Op, None] = {}
+    stack, seen = [h], set[int]()
+    while stack and len(seen) < 20 * _STEPS:
+        value = stack.pop()
+        if value.op is None or id(value) in seen or value.size < h.size:  # a scale of rows or columns
+            continue
+        seen.add(id(value))
+        if value.op.name == "dot_general":
+            found[value.op] = None
+        else:
+            stack += value.op.operands
+    return tuple(found)
 
 
 class _From(RegionReader):
