@@ -132,6 +132,16 @@ def test_what_is_skipped_is_nothing(spelled: str, batch: int, params: Params) ->
     assert decision.added_bytes == 0  # every weight is read where it lies
 
 
+def test_bfloat16_experts_are_read_as_they_are_stored(params: Params) -> None:
+    narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    x = rows(1).astype(jnp.bfloat16)
+    step = hire.transform(jax.jit(mixtral), RULES)
+    got, wanted = (np.asarray(f(narrow, x), np.float32) for f in (step, jax.jit(mixtral)))
+    np.testing.assert_allclose(got, wanted, atol=2e-2 * np.abs(wanted).max())
+    assert step.report().decisions[0].added_bytes == 0
+    assert step.report().certificates[0].proven == 1
+
+
 def test_an_input_that_is_no_number_makes_of_every_expert_what_dense_makes(params: Params) -> None:
     step = hire.transform(jax.jit(mixtral), RULES)
     for x in (rows(1).at[0, 0].set(jnp.nan), rows(1).at[0, 3].set(jnp.inf), rows(1) * 1e30):

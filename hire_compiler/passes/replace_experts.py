@@ -30,7 +30,7 @@ def replace_experts(match: ExpertsMatch, plan: SitePlan, target: Target, *, loca
     def step(prepared: Arrays, views: tuple[jax.Array, ...], *values: jax.Array) -> list[jax.Array]:
         layer = values[0].reshape(()) if stacked else None
         captured = values[stacked:]
-        held = held_matrices(weights, prepared, views, target)
+        held = held_matrices(weights, prepared, views, target, looped=True)
         parts = [
             ExpertRows(matrix, kernel.rows, kernel.by_rows, kernel.dot.precise, layer)
             for matrix, kernel in zip(held, kernels, strict=True)
@@ -47,9 +47,9 @@ def replace_experts(match: ExpertsMatch, plan: SitePlan, target: Target, *, loca
         return [total.astype(jnp.dtype(result.dtype)), skipped]
 
     return Replacement(
-        preparation=make_preparation(match, plan, weights[0], [], target, proof=sizes),
+        preparation=make_preparation(match, plan, weights[0], [], target, proof=sizes, looped=True),
         values=(*(() if match.layer is None else (match.layer,)), *match.region.captured),
-        views=argument_views(weights, target),
+        views=argument_views(weights, target, looped=True),
         step=step,
         results=(result,),
         before=match.total,

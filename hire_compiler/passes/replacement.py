@@ -151,16 +151,18 @@ def lies_by_columns(dot: WeightDot) -> bool:
     return not moved and not dot.weight.is_view and dot.columns.is_view and dot.columns.layers is None
 
 
-def _as_bits(weight: Weight, target: Target) -> bool:
+def _as_bits(weight: Weight, target: Target, looped: bool) -> bool:
     """Whether the step takes a weight's argument as bits.
 
-    That is a stack of narrow floats, read inside a loop, where the target would otherwise convert all of it.
+    Those are narrow floats that are read inside a loop, as a stack always is (``looped``: these, too), where the target
+    would otherwise convert all of them.
     """
-    return weight.is_view and weight.layers is not None and target.bf16_as_bits and keeps_as_bits(weight.dtype)
+    inside = looped or weight.layers is not None
+    return weight.is_view and inside and target.bf16_as_bits and keeps_as_bits(weight.dtype)
 
 
-def _is_argument(weight: Weight, target: Target) -> bool:
-    return weight.is_view and not _as_bits(weight, target)
+def _is_argument(weight: Weight, target: Target, looped: bool) -> bool:
+    return weight.is_view and not _as_bits(weight, target, looped)
 
 
 def _leaves(weights: Sequence[Weight]) -> list[tuple[str, Weight]]:
@@ -188,6 +190,7 @@ def make_preparation(
     order: np.ndarray | None = None,
     matrices: tuple[Weight, ...] | None = None,
     proof: Proof | None = None,
+    looped: bool = False,
 ) -> Preparation:
     """How a site's arrays are prepared: the predictor of ``predicted``, re-laid-out rows, and vectors.
 
@@ -197,6 +200,7 @@ def make_preparation(
       order: in which the rows are laid out, ``[rows]`` (or stacked), the common path first; None for the model's own.
       matrices: whose rows the step reads beside the predictor; None for all of the site.
       proof: what is prepared so that winners or zeros can be proven.
+      looped: the step reads the matrices in a loop of its own.
     """
     predictor, common = plan.predictor, plan.common
     assert predictor is not None
@@ -232,7 +236,7 @@ def make_preparation(
     options += "" if order is None else f"+{common} common@{digest(order)}"
     key = PreparedKey(plan.site.kind, options, learned, target.platform, parts, predicted.name)
     read = _leaves(matrices) if order is None else []
-    bits = tuple((name, leaf.argument) for name, leaf in read if _as_bits(leaf, target))
+    bits = tuple((name, leaf.argument) for name, leaf in read if _as_bits(leaf, target, looped))
     computed = tuple(dict.fromkeys(w for w in (predicted, *matrices) if isinstance(w, NarrowWeight)))
     return Preparation(key, tuple(used), build, bits, vectors=frozenset(used) - held, computed=computed)
 
@@ -288,13 +292,18 @@ def restore_result(y: jax.Array, dot: WeightDot) -> jax.Array:
 
 
 def held_matrices(
-    weights: tuple[Weight, ...], prepared: Arrays, views: tuple[jax.Array, ...], target: Target
+    weights: tuple[Weight, ...],
+    prepared: Arrays,
+    views: tuple[jax.Array, ...],
+    target: Target,
+    *,
+    looped: bool = False,
 ) -> list[jax.Array | NarrowRows]:
     """The matrices of a site inside its step function, from the arguments or from what was prepared."""
     arguments = iter(views)
     held = []
     for name, leaf in _leaves(weights):
-        array = next(arguments) if _is_argument(leaf, target) else prepared[name]
+        array = next(arguments) if _is_argument(leaf, target, looped) else prepared[name]
         held.append(view(leaf, array) if leaf.is_view else array)
     arrays = iter(held)
     return [
@@ -305,9 +314,9 @@ def held_matrices(
     ]
 
 
-def argument_views(weights: tuple[Weight, ...], target: Target) -> tuple[int, ...]:
+def argument_views(weights: tuple[Weight, ...], target: Target, *, looped: bool = False) -> tuple[int, ...]:
     """The arguments that the step function of a site reads as they are."""
-    return tuple(leaf.argument for _, leaf in _leaves(weights) if _is_argument(leaf, target))
+    return tuple(leaf.argument for _, leaf in _leaves(weights) if _is_argument(leaf, target, looped))
 
 
 def predictor_arrays(prepared: Arrays) -> Arrays:
