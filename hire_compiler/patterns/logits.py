@@ -10,7 +10,8 @@ vocabulary row until something reads them. When only winners are read (argmax, t
 on the way is captured too, so that it can be repeated on the candidates alone.
 
 Deliberately not matched: products whose result is contracted again (attention, one-hot lookups, experts'
-outputs), routers with fewer rows than inputs, fused projections that are cut into parts.
+outputs), routers with fewer rows than inputs, fused projections that are cut into parts, low-rank adapters beside a
+head (what they add is one more number of every logit, known whole).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from hire_compiler.graph import Op, Value
 from hire_compiler.monotone import is_decreasing
+from hire_compiler.patterns.adapters import is_adapter
 from hire_compiler.patterns.canonical import Region
 from hire_compiler.patterns.counters import Counters
 from hire_compiler.patterns.dots import WeightDot, read_weight_dot
@@ -124,6 +126,8 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     """
     dot = read_weight_dot(op, provenance)
     rows, d = dot.rows, dot.d
+    if is_adapter(op, provenance):
+        raise NoMatch(f"a low-rank adapter (rank {d}): what it adds is computed whole", depth=3)
     readers = Readers(dot)
     chosen_from = bool(readers.winners)  # who takes the best of all rows reads logits, whatever else is done with them
     if readers.contracted is not None and not chosen_from:
