@@ -53,14 +53,6 @@ class WeightDot:
         return self.op.result
 
     @property
-<<<<<<< HEAD
-=======
-    def precise(self) -> bool:
-        """Whether the author asked for full precision where the platform would use less."""
-        return is_precise(self.op)
-
-    @property
->>>>>>> e05872a (Experts are a third kind of site: those that no row of a call uses are skipped)
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the free dimensions of x."""
         return tuple(self.x.shape[i] for i in self.x_free)
@@ -196,10 +188,5 @@ def product_with(op: Op, origin: Origin, *, rows_first: bool) -> WeightDot:
         row_shape=tuple(n for i, n in enumerate(origin.weight.shape) if i not in w_contracting),
         rows_first=rows_first,
         layer=origin.layer,
-        precise=_asks_for_precision(op),
+        precise=is_precise(op),
     )
-
-
-def _asks_for_precision(op: Op) -> bool:
-    attributes = op.ir.attributes
-    return "precision_config" in attributes and "HIGHEST" in str(attributes["precision_config"])
