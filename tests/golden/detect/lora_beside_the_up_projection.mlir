@@ -18,5 +18,5 @@ hire_compiler: 1 site, 2 misses
   ffn      relu 16→64 float32 batch 1  [mlp/down]
   miss     nothing nonlinear stands between the two products (a low-rank
              adapter?)  [mlp/lora_a]
-  miss     nothing nonlinear stands between the two products (a low-rank
-             adapter?)  [mlp/lora_b]
+  miss     a low-rank adapter (rank 2): what it adds is computed whole
+             [mlp/lora_b]
