@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import compiled_once
 import numpy as np
 import pytest
+from diagonal import mark_the_rest_slow
 
 from hire_compiler.runtime.target import stand_in, target_for
 
@@ -17,6 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite tests/golden/<pass>/*.mlir with what the compiler does now; read the diff before you commit it",
     )
+
+
+def pytest_unconfigure() -> None:
+    compiled_once.remove()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_the_rest_slow(items)
 
 
 @pytest.fixture

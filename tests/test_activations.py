@@ -143,6 +143,7 @@ OTHERS: dict[str, tuple[Activation, str]] = {
 }
 
 
+@pytest.mark.diagonal
 @in_every_type
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_activation_is_a_site_under_its_own_name(name: str, dtype: Any) -> None:
@@ -161,6 +162,7 @@ LOOK_ALIKES: dict[str, Activation] = {
 }
 
 
+@pytest.mark.diagonal
 @in_every_type
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 def test_an_activation_that_is_not_zero_at_zero_is_a_miss_with_the_reason(name: str, dtype: Any) -> None:

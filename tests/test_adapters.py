@@ -119,6 +119,7 @@ def test_full_width_is_the_dense_block(block: Block, rng: np.random.Generator) -
     check(block, {"predictor": hire.Quantized(), "density": 1.0}, weights(rng), *inputs(rng))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b is not on_all_three], ids=lambda block: block.__name__)
 @pytest.mark.parametrize("group", [1, 4])
 def test_zeros_are_skipped_exactly(block: Block, group: int, rng: np.random.Generator) -> None:

@@ -58,6 +58,7 @@ def zeros_and_spikes(rng: np.random.Generator) -> np.ndarray:
 WEIGHTS = [gaussian, near_ties, exact_ties, huge_norms, denormals, zeros_and_spikes]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("make", WEIGHTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("head", [argmax, softcapped], ids=lambda head: head.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -127,6 +128,7 @@ TURNED: dict[str, Callable[..., jax.Array]] = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("strict", [True, "strict"])
 @pytest.mark.parametrize("name", TURNED)
 def test_code_that_turns_the_order_around_is_proven_by_its_bounds(name: str, strict: Any) -> None:

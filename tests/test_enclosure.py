@@ -83,6 +83,7 @@ def retyped(code: Expression, dtype: str) -> Expression:
     return Expression(code.inputs, tuple(made), code.output)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", CODE)
 def test_everything_between_the_bounds_comes_out_between_the_bounds(
@@ -135,6 +136,7 @@ FORMS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batched", [False, True], ids=["[b, d]", "[b, 1, d]"])
 @pytest.mark.parametrize("name", FORMS)

@@ -217,6 +217,7 @@ def append(params: dict[str, Any], cache: jax.Array, t: jax.Array) -> tuple[jax.
     return decode(params, t), cache.at[0].add(1)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("options", [{"donate_argnums": 1}, {"donate_argnums": (1,)}, {"donate_argnames": "cache"}])
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_donated_cache_is_given_away(

@@ -14,6 +14,7 @@ from hire_compiler.interval import RULES, Enclosure, point
 from hire_compiler.runtime.certify import _norm
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("exponent", [-125, -100, -81, -79, -63, -21, -19, 0, 39, 41, 59, 61, 63, 100])
 @pytest.mark.parametrize("d", [3, 257, 4096])
 def test_a_length_is_never_too_small(rng: np.random.Generator, exponent: int, d: int) -> None:
@@ -32,6 +33,7 @@ def test_a_length_that_cannot_be_told_is_no_small_one(largest: float) -> None:
     assert not length < largest * 0.99
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("size", [1e37, 5e37, 8.8e37, 1.5e38, 3e38])
 @pytest.mark.parametrize("certify", [True, "strict"])
 def test_inputs_whose_reciprocal_is_flushed_are_not_proven(rng: np.random.Generator, size: float, certify: Any) -> None:
@@ -47,6 +49,7 @@ def test_inputs_whose_reciprocal_is_flushed_are_not_proven(rng: np.random.Genera
     assert step.report().certificates[0].proven == 0
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("divisor", [2.0**126, 3e38, -1.2e38, 1e-39, -1e-40])
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_quotient_is_in_doubt_where_a_reciprocal_is_flushed(divisor: float, is_known: bool) -> None:

@@ -111,6 +111,7 @@ AFTER: dict[str, Callable[[Block], Block]] = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", AFTER)
 @pytest.mark.parametrize("block", [plain, by_gate, by_both], ids=lambda block: block.__name__)
 def test_the_compiler_sees_it(block: Block, name: str) -> None:
@@ -118,6 +119,7 @@ def test_the_compiler_sees_it(block: Block, name: str) -> None:
     assert [site.selection for site in sites] == ["group_topk"]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("block", [plain, by_gate, scanned], ids=lambda block: block.__name__)
 def test_the_exact_default_skips_what_it_drops(block: Block, dtype: str) -> None:
@@ -148,6 +150,7 @@ def test_a_choice_by_both_products_is_left_to_predictors() -> None:
         hire.transform(by_both, rule(predictor=hire.Exact(), density=0.5))(w, x)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("block", [plain, by_gate, by_both, scanned], ids=lambda block: block.__name__)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_predictor_proposes_and_the_model_chooses(block: Block, batch: int) -> None:

@@ -37,6 +37,7 @@ def test_a_number_is_off_by_half_a_step_at_most(scale: float, rng: np.random.Gen
     assert (error <= np.abs(rows).max(axis=1, keepdims=True) / 62 * 1.001).all()
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("platform", TARGETS)
 @pytest.mark.parametrize(("n", "d", "batch"), [(7, 10, 1), (5000, 130, 1), (5000, 130, 8), (4096, 64, 3)])
 def test_scores_are_those_of_the_unpacked_copy(

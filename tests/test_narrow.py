@@ -217,6 +217,7 @@ FEW = ("channels, after", "blocks of both", "e4m3", "two in a byte, interleaved"
 STACKED = [name if name in FEW else pytest.param(name, marks=SLOW) for name in STORED]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(("gated", "batch"), FORMS)
 @pytest.mark.parametrize("name", STORED)
 def test_a_block_skips_zeros_of_rows_as_they_are_stored(name: str, gated: bool, batch: int) -> None:
@@ -230,6 +231,7 @@ def test_a_block_skips_zeros_of_rows_as_they_are_stored(name: str, gated: bool, 
     assert wide or decision.dense_bytes < 4 * D * FF * (3 if gated else 2) // 2
 
 
+@pytest.mark.diagonal(keep=5)
 @pytest.mark.parametrize("name", STORED)
 def test_full_width_is_dense(name: str) -> None:
     block = Block(STORED[name], gated=True)
@@ -240,6 +242,7 @@ def test_full_width_is_dense(name: str) -> None:
     assert step.report().rewritten
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=SLOW)])
 @pytest.mark.parametrize("name", STACKED)
 def test_a_block_that_computes_in_bfloat16(name: str, batch: int) -> None:
@@ -266,6 +269,7 @@ class Head:
         return jnp.argmax(logits, -1), lax.top_k(logits, 4)[0]
 
 
+@pytest.mark.diagonal(keep=7)
 @pytest.mark.parametrize("name", STORED)
 def test_a_head_computes_its_candidates_as_they_are_stored(name: str) -> None:
     head = Head(STORED[name])
@@ -295,6 +299,7 @@ def stack(block: Block, layers: int) -> dict[str, Any]:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(block.params(seed) for seed in range(layers)))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=SLOW)])
 @pytest.mark.parametrize("name", STACKED)
 def test_layers_in_a_scan_are_read_from_their_stack(name: str, batch: int) -> None:
@@ -420,7 +425,8 @@ def test_what_is_computed_otherwise_is_a_miss(product: Callable[[Params, jax.Arr
 # --------------------------------------------------------------------------- artifacts
 
 
-@pytest.mark.parametrize("name", ["channels, after", "e4m3", "e5m2", "two in a byte, interleaved"])
+@pytest.mark.diagonal(keep=2)
+@pytest.mark.parametrize("name", ["channels, after", "e4m3", "two in a byte, interleaved", "e5m2"])
 def test_an_artifact_holds_weights_as_they_are_stored(name: str, tmp_path: Path) -> None:
     block, x = Block(STORED[name], gated=True), inputs(1)
     params = block.params(0)

@@ -58,6 +58,7 @@ def test_the_4_bit_copy_of_zeros_is_zero(rng: np.random.Generator) -> None:
     assert copy[1].any()
 
 
+@pytest.mark.diagonal
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 3, 11])
 @pytest.mark.parametrize("columns", [8, 24])
@@ -67,6 +68,7 @@ def test_4_bit_scores_are_those_of_the_copy(target: Target, batch: int, columns:
     np.testing.assert_allclose(got, wide(x) @ wide(unpack_int4(made, 24)).T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.diagonal
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 4, 5, 6, 16])
 @pytest.mark.parametrize("n", [96, 101])
@@ -106,6 +108,7 @@ SCORES = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("k", [1, 5, 23])
 def test_the_two_stage_form_chooses_what_the_plain_one_chooses(name: str, k: int, rng: np.random.Generator) -> None:
@@ -115,6 +118,7 @@ def test_the_two_stage_form_chooses_what_the_plain_one_chooses(name: str, k: int
     np.testing.assert_array_equal(top_candidates(scores, k, CPU), wanted)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("count", [7, 64, 1000, 3000])
 def test_bucket_winners_are_the_best_of_their_buckets(name: str, count: int, rng: np.random.Generator) -> None:
@@ -269,6 +273,7 @@ def test_the_report_counts_the_bytes_of_a_4_bit_copy(rng: np.random.Generator) -
     assert sum(value.nbytes for value in arrays.values()) == decision.added_bytes
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("n", [3000, 100_000])
 def test_an_approximate_top_k_from_buckets_finds_the_best_and_most_others(

@@ -47,6 +47,7 @@ WEIGHTS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_every_logit_lies_below_its_bounds(name: str, dtype: str, rng: np.random.Generator) -> None:
@@ -160,6 +161,7 @@ def test_a_row_that_a_small_branch_cannot_settle_takes_the_whole_batch(hopeless:
     np.testing.assert_array_equal(got, [7, 7, 7])
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("strict", [True, "strict"])
 @pytest.mark.parametrize("top", [1, 3])
 def test_one_bad_row_of_a_batch_gets_the_answer_of_dense(strict: Any, top: int, rng: np.random.Generator) -> None:
@@ -249,6 +251,7 @@ def test_the_noise_takes_part_in_choosing_candidates(rng: np.random.Generator) -
 # --------------------------------------------------------------------------- prefill
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("cut", [lambda z: z[:, -1], lambda z: z[:, -1:], lambda z: z[:, -1, :].astype(jnp.float32)])
 @pytest.mark.parametrize("read", ["argmax", "top_k", "logits", "softmax"])
 def test_of_a_prompt_only_the_last_position_is_scored(cut: Any, read: str, rng: np.random.Generator) -> None:
@@ -323,6 +326,7 @@ def test_slack_is_the_worst_case_of_a_float32_sum(rng: np.random.Generator) -> N
     assert (np.abs(wide(x @ w.T) - wide(x) @ wide(w).T) < wide(room)).all()
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("tail", [lambda z: jnp.argmax(z, -1), lambda z: jnp.argmax(jax.nn.softmax(z), -1)])
 @pytest.mark.parametrize("certify", [True, "strict"])
 def test_where_a_matrix_unit_rounds_its_inputs_no_product_of_a_proof_does(tail: Any, certify: Any) -> None:

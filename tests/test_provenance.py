@@ -210,6 +210,7 @@ def stacked_program(axis: int, flip: bool) -> Callable[..., Any]:
     return program
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_layer_of_a_stack_along_any_axis_is_followed(axis: int, flip: bool, rng: np.random.Generator) -> None:

@@ -46,9 +46,10 @@ def test_a_normaliser_that_leaves_a_body_needs_all_logits(make: Any, rng: np.ran
     w, x = (rng.standard_normal(shape, np.float32) for shape in ((V, D), (1, D)))
     step = hire.transform(make(lambda z: jax.nn.logsumexp(z, -1)))
     step(w, x)
-    (decision,) = step.report().decisions
+    (site,), (decision,) = step.report().sites, step.report().decisions
+    assert "logsumexp" in site.consumers
     assert decision.action == "dense"
-    assert "logsumexp" in decision.reason
+    assert "of the whole vocabulary" in decision.reason
 
 
 def test_the_largest_logit_that_leaves_a_body_is_taken_from_the_winner(rng: np.random.Generator) -> None:

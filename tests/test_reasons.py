@@ -34,6 +34,7 @@ STORED = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("stands", ["alone", "in a scan", "in a shard_map"])
 @pytest.mark.parametrize("written", STORED)
 def test_a_weight_that_is_stored_narrow_is_a_weight(written: str, stands: str) -> None:
@@ -44,6 +45,7 @@ def test_a_weight_that_is_stored_narrow_is_a_weight(written: str, stands: str) -
     assert report.misses == ()
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("stands", ["alone", "in a scan"])
 @pytest.mark.parametrize("written", ["experts, gathered"])
 def test_experts_are_called_experts(written: str, stands: str) -> None:

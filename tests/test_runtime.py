@@ -76,6 +76,7 @@ def test_the_int8_copy_of_tiny_and_of_huge_weights_is_finite(size: float, rng: n
     np.testing.assert_allclose(copy, wide(rows), atol=0.02 * size if size > 1e-30 else size * 5)
 
 
+@pytest.mark.diagonal
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 3, 11])
 def test_quantized_scores_are_those_of_the_copy(target: Target, batch: int, rng: np.random.Generator) -> None:
@@ -86,6 +87,7 @@ def test_quantized_scores_are_those_of_the_copy(target: Target, batch: int, rng:
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.diagonal
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 3, 11])
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
@@ -154,6 +156,7 @@ def test_large_weights_keep_nearly_all_of_the_best_factors_energy(rng: np.random
     assert least <= lost <= 1.01 * least
 
 
+@pytest.mark.diagonal
 @on_every_target
 @pytest.mark.parametrize("make", [prepare_quantized, lambda rows: prepare_low_rank(rows, 4, None, "bfloat16")])
 def test_a_layer_of_a_stack_predicts_as_the_layer_alone(
@@ -183,6 +186,7 @@ def test_candidates_among_equals_are_the_lowest() -> None:
     np.testing.assert_array_equal(top_candidates(scores, 3), [[1, 2, 5]])
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("group", [1, 2, 8])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_groups_are_chosen_by_their_best_neuron_for_any_row(group: int, batch: int, rng: np.random.Generator) -> None:
@@ -209,6 +213,7 @@ def relu64(z: Array) -> Array:
     return np.maximum(z, 0)
 
 
+@pytest.mark.diagonal
 @on_every_target
 @in_every_type
 @pytest.mark.parametrize("group", [1, 4])
@@ -232,6 +237,7 @@ def test_a_sparse_block_is_the_dense_block_of_its_neurons(
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("group", [1, 4])
 def test_long_products_in_chunks_are_the_same(group: int, batch: int, rng: np.random.Generator) -> None:
@@ -259,6 +265,7 @@ def test_products_are_rounded_as_the_author_rounded_them(target: Target, rng: np
 # --------------------------------------------------------------------------- heads
 
 
+@pytest.mark.diagonal
 @on_every_target
 @in_every_type
 @pytest.mark.parametrize("batch", [1, 4, 10])
@@ -273,6 +280,7 @@ def test_exact_logits_are_exact_on_every_rows_own_candidates(
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.diagonal
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 4, 10])
 def test_candidates_come_from_the_predictor_and_logits_from_the_weight(
@@ -286,6 +294,7 @@ def test_candidates_come_from_the_predictor_and_logits_from_the_weight(
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.diagonal
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 4, 10])
 def test_outside_the_candidates_stands_the_tail(target: Target, batch: int, rng: np.random.Generator) -> None:
@@ -320,6 +329,7 @@ def test_bfloat16_is_kept_as_bits_only_where_the_platform_wants_it(rng: np.rando
     assert target_for("tpu").platform == "tpu"
 
 
+@pytest.mark.diagonal
 @on_every_target
 @in_every_type
 def test_rows_are_taken_in_the_order_asked_for(target: Target, dtype: Any, rng: np.random.Generator) -> None:
@@ -329,6 +339,7 @@ def test_rows_are_taken_in_the_order_asked_for(target: Target, dtype: Any, rng: 
     np.testing.assert_array_equal(wide(got), wide(matrix)[index])
 
 
+@pytest.mark.diagonal
 @in_every_type
 @pytest.mark.parametrize("precise", [False, True])
 def test_products_are_summed_in_float32(dtype: Any, precise: bool, rng: np.random.Generator) -> None:

@@ -70,6 +70,7 @@ def test_top_k_hands_out_values_and_tokens(form: str, rng: np.random.Generator) 
     assert best.report().certificates[0].proven == 2
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("temperature", [0.0, 0.5, None])
 def test_gumbel_draws_are_those_of_dense(form: str, temperature: float | None, rng: np.random.Generator) -> None:
@@ -197,6 +198,7 @@ READERS: dict[str, Callable[[jax.Array, jax.Array], Any]] = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("full", [True, False])
 def test_every_reader_gets_what_its_logits_say(name: str, full: bool, rng: np.random.Generator) -> None:

@@ -54,6 +54,7 @@ def test_the_best_row_is_among_the_candidates_of_the_partial_top_k() -> None:
     assert (np.diff(chosen, axis=1) > 0).all()
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize(("d", "columns"), [(24, 8), (24, 24), (32, 8)])
 def test_a_copy_of_four_bits_scores_the_same_in_a_type_of_four_bits(batch: int, d: int, columns: int) -> None:
@@ -70,6 +71,7 @@ def test_factors_that_a_product_rounds_anyway_are_kept_rounded() -> None:
     assert kept_for(factors, 4, TPU)["a"].dtype == jnp.bfloat16
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_cpus_keep_the_first_factor_as_rows(dtype: str, batch: int) -> None:

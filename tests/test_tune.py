@@ -62,6 +62,7 @@ def tuned(rng: np.random.Generator, recall: float = 0.99, count: int = 512, **mo
 # --------------------------------------------------------------------------- recall
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     "predictor",
     [

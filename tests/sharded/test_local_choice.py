@@ -80,6 +80,7 @@ def close(got: Any, want: Any, dtype: str) -> None:
         assert np.abs(one - other).max() <= TOLERANCE[dtype] * max(1.0, np.abs(other).max())
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     ("mesh", "dtype"),
     [
@@ -107,6 +108,7 @@ def test_at_full_width_shards_equal_dense(rng: np.random.Generator, program: str
     assert all(a.sharding.num_devices == devices.size for a in jax.tree.leaves(got))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("by", ["vocabulary", "d", "nothing"])
 @pytest.mark.parametrize("mesh", ["4", "2x4"])
 def test_tokens_equal_dense_however_the_head_is_split(rng: np.random.Generator, mesh: str, by: str) -> None:

@@ -51,6 +51,7 @@ def program(mesh: Any, explicit: bool) -> tuple[Any, list[jax.Array]]:
     return jax.jit(step), arguments
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("set_mesh", [False, True])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(("devices", "name"), [*((1, name) for name in PREDICTORS), (2, "low rank"), (8, "int4")])
@@ -92,6 +93,7 @@ def test_the_body_of_a_shard_map_is_manual(devices: int) -> None:
     assert inner.report().rewritten
 
 
+@pytest.mark.diagonal
 @pytest.mark.filterwarnings("ignore:.*inside another jit")
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("name", ["low rank", "int8"])
