@@ -156,6 +156,7 @@ def test_the_default_can_be_switched_off() -> None:
     assert decision.action == "dense"
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("dead", ["weights", "everything"])
 def test_dead_blocks_are_no_special_case(dead: str) -> None:
     """All-zero weights, and a calibration in which no neuron was ever active."""

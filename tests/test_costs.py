@@ -50,6 +50,7 @@ def test_other_numbers_stand_in_for_a_while() -> None:
     assert "are read sooner" in decided("tpu")
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("batch", "dtype", "action"),
     [(3, "float32", "rewritten"), (4, "float32", "dense"), (4, "bfloat16", "rewritten")],

@@ -24,7 +24,7 @@ def doubly(name: str) -> Callable[..., jax.Array]:
     return lambda w, x: (jax.nn.relu(x @ w["gate"]) * OTHERS[name](2 * (x @ w["up"]))) @ w["down"]
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=5)
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("density", [0.25, 0.9], ids=["dense runs", "it fits"])

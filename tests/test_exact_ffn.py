@@ -11,7 +11,7 @@ from relu_blocks import BLOCKS, Block, D, Params, plain, scanned, weights, weigh
 import hire_compiler as hire
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=5)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("group", [1, 8])

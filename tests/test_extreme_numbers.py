@@ -61,6 +61,7 @@ def test_a_quotient_is_in_doubt_where_a_reciprocal_is_flushed(divisor: float, is
     assert (float(fine.low), float(fine.high)) == (2.0, 4.0)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(("k", "scale"), [(1, 1.0), (4, 1.0), (4, -1.0)])
 def test_top_k_of_bfloat16_is_that_of_dense_whether_it_rounds_or_cuts_off(
     rng: np.random.Generator, k: int, scale: float

@@ -217,7 +217,7 @@ FEW = ("channels, after", "blocks of both", "e4m3", "two in a byte, interleaved"
 STACKED = [name if name in FEW else pytest.param(name, marks=SLOW) for name in STORED]
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=8)
 @pytest.mark.parametrize(("gated", "batch"), FORMS)
 @pytest.mark.parametrize("name", STORED)
 def test_a_block_skips_zeros_of_rows_as_they_are_stored(name: str, gated: bool, batch: int) -> None:
@@ -231,7 +231,7 @@ def test_a_block_skips_zeros_of_rows_as_they_are_stored(name: str, gated: bool, 
     assert wide or decision.dense_bytes < 4 * D * FF * (3 if gated else 2) // 2
 
 
-@pytest.mark.diagonal(keep=5)
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("name", STORED)
 def test_full_width_is_dense(name: str) -> None:
     block = Block(STORED[name], gated=True)
@@ -242,7 +242,7 @@ def test_full_width_is_dense(name: str) -> None:
     assert step.report().rewritten
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=SLOW)])
 @pytest.mark.parametrize("name", STACKED)
 def test_a_block_that_computes_in_bfloat16(name: str, batch: int) -> None:
@@ -269,7 +269,7 @@ class Head:
         return jnp.argmax(logits, -1), lax.top_k(logits, 4)[0]
 
 
-@pytest.mark.diagonal(keep=7)
+@pytest.mark.diagonal(keep=5)
 @pytest.mark.parametrize("name", STORED)
 def test_a_head_computes_its_candidates_as_they_are_stored(name: str) -> None:
     head = Head(STORED[name])
@@ -299,7 +299,7 @@ def stack(block: Block, layers: int) -> dict[str, Any]:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(block.params(seed) for seed in range(layers)))
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=2)
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=SLOW)])
 @pytest.mark.parametrize("name", STACKED)
 def test_layers_in_a_scan_are_read_from_their_stack(name: str, batch: int) -> None:

@@ -67,6 +67,7 @@ def rewritten(block: Any, w: Params, made: hire.Rule, batch: int = 1, like: hire
     return step, decision, calibration
 
 
+@pytest.mark.diagonal(keep=2)
 @pytest.mark.parametrize(
     ("block", "score", "group", "batch"),
     [(gated, "max", 1, 1), (gated, "l2", 4, 4), (plain, "l2", 1, 1), (plain, "max", 4, 4)],

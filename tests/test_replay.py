@@ -50,6 +50,7 @@ RULES: dict[str, Any] = {
 }
 
 
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("name", RULES)
 def test_a_plan_comes_back_from_its_file_and_is_carried_out_again(
     name: str, rng: np.random.Generator, tmp_path: Path

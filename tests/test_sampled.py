@@ -66,6 +66,7 @@ def test_the_artifact_says_what_was_folded_in_and_keeps_it(tmp_path: Path) -> No
     np.testing.assert_allclose(values, wanted[0], rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("temperature", [0.7, None])
 def test_gumbel_takes_a_key_and_draws_what_dense_draws(temperature: float | None) -> None:
     artifact = rewrite(hire.Sampling("gumbel", temperature=temperature))

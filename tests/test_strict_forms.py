@@ -40,7 +40,7 @@ def gaussian(rng: np.random.Generator, dtype: str) -> jax.Array:
     return jnp.asarray(rng.normal(size=(V, D)), dtype)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=8)
 @pytest.mark.parametrize("batch", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [near_ties, gaussian], ids=lambda make: make.__name__)

@@ -85,7 +85,7 @@ def near_ties(rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(rows.shape) < 0.3, np.nextafter(rows, np.float32(np.inf)), rows)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=9)
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("make", [gaussian, near_ties], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", TAILS)
@@ -110,7 +110,7 @@ def test_the_default_gives_the_tokens_of_dense(
         assert report.certificates[0].proven > 0.5 * report.certificates[0].rows
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(
     "name", ["a penalty for repetition", "greedy and sampled rows in one batch", "forbidden tokens"]
