@@ -47,22 +47,49 @@ def answer(program: Head, p: dict[str, Array], x: Array, q: dict[str, Array]) ->
         return _answer(program, p, rows.astype(np.float64), q, steps)
 
 
+@dataclass(frozen=True)
+class _Matrix:
+    """What one set of weights contributes to every answer, and takes longer to compute than the rest of it."""
+
+    wide: Array
+    sizes: Array
+    norm: float
+    length: float
+    subnormal: bool
+
+    @classmethod
+    def of(cls, w: Array) -> _Matrix:
+        sizes = np.abs(w)
+        return cls(
+            w, sizes, np.linalg.norm(w, axis=1).max(), sizes.sum(1).max(), bool((sizes[sizes != 0] < TINY).any())
+        )
+
+
+_last: list[tuple[dict[str, Array], _Matrix]] = []  # of the weights that were asked for last
+
+
+def _matrix(program: Head, p: dict[str, Array]) -> _Matrix:
+    if not _last or _last[0][0] is not p:
+        _last[:] = [(p, _Matrix.of(program.matrix(p).astype(np.float64)))]
+    return _last[0][1]
+
+
 def _tiled(array: Array, steps: int) -> Array:
     return np.tile(array.astype(np.float64), (steps, 1))
 
 
 def _answer(program: Head, p: dict[str, Array], x: Array, q: dict[str, Array], steps: int) -> Answer:
-    w = program.matrix(p).astype(np.float64)
+    matrix = _matrix(program, p)
     eps = EPS[program.dtype]
     x, before = _before(program, p, x, eps)
-    norms, length = np.linalg.norm(w, axis=1).max(), np.linalg.norm(x, axis=1)
-    z = x @ w.T
+    norms, length = matrix.norm, np.linalg.norm(x, axis=1)
+    z = x @ matrix.wide.T
     finite = np.where(np.isfinite(x), x, 0)
-    sums = (np.abs(finite) @ np.abs(w).T).max(1)
+    sums = (np.abs(finite) @ matrix.sizes.T).max(1)
     unit = program.d * 2.0**-24
     wide_result = program.form in ("wide_result", "wide_operands")
     store = 0.0 if program.dtype == "float32" or wide_result else eps
-    flushed = TINY * (np.abs(x).sum(1) + np.abs(w).sum(1).max() + 2 * program.d + 2)
+    flushed = TINY * (np.abs(x).sum(1) + matrix.length + 2 * program.d + 2)
     top = np.where(np.isfinite(z), np.abs(z), 0).max(1)
     slack = 2 * unit / (1 - unit) * norms * length + store * top + flushed
     if store and program.dtype == "float16":
@@ -74,7 +101,7 @@ def _answer(program: Head, p: dict[str, Array], x: Array, q: dict[str, Array], s
         _after(program, name, constant, state, p, q, steps)
     wild |= np.isnan(state.z).any(1) | (np.isfinite(state.z) & (np.abs(state.z) > state.limit / 2)).any(1)
     open_ = ~(sums < TOP / 2)
-    if (np.abs(w)[w != 0] < TINY).any():
+    if matrix.subnormal:
         open_ |= ~np.isfinite(length)  # infinity times a subnormal weight, which may be flushed
     return Answer(state.z, slack * state.factor, state.room, wild, open_, state.factor)
 
