@@ -35,6 +35,7 @@ def learned(w: dict[str, jax.Array], config: hire.Config | None = None) -> hire.
     return hire.calibrate(block, [(whole, x) for x in xs], kind="ffn", config=config)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_shards_skip_zeros_by_default(calibrated: bool) -> None:
     w, x = arguments(mesh_of("4"), -2.0, 8192)  # a shard's own part is more than stays in the cache

@@ -14,7 +14,7 @@ from tests.sharded.programs import batch_axis, mesh_of, place, talk
 from tests.sharded.test_local_choice import BATCH, VOCABULARY, best_eight, greedy, head_arguments, logits, rules
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mesh", ["4", "8", "2x2"])
 def test_the_exact_default_gives_the_tokens_of_dense(rng: np.random.Generator, mesh: str, dtype: str) -> None:
@@ -86,7 +86,7 @@ def test_a_proof_costs_three_small_exchanges(rng: np.random.Generator) -> None:
     assert max(c.result_bytes for c in found) <= 4 * BATCH * 4 * 3
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=2)
 @pytest.mark.parametrize("certify", [False, True, "strict"])
 @pytest.mark.parametrize("by", ["vocabulary", "d"])
 def test_rows_dealt_in_turn_keep_their_numbers(rng: np.random.Generator, by: str, certify: Any) -> None:

@@ -119,6 +119,7 @@ def test_tokens_equal_dense_however_the_head_is_split(rng: np.random.Generator, 
     assert decision.shards == (1 if by == "nothing" else 4)
 
 
+@pytest.mark.diagonal(keep=2)
 @pytest.mark.parametrize("mesh", ["4", "8", "2x2"])
 def test_equal_logits_are_ordered_as_dense_orders_them(rng: np.random.Generator, mesh: str) -> None:
     params, x = head_arguments(rng, mesh_of(mesh))
@@ -131,6 +132,7 @@ def test_equal_logits_are_ordered_as_dense_orders_them(rng: np.random.Generator,
     assert np.array_equal(got, want)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("group", [1, 8])
 def test_recall_at_working_width_is_the_closed_form(rng: np.random.Generator, group: int) -> None:
     """Counted through the program: every neuron adds 1 to one output if it is computed, and ReLU lets all pass."""
@@ -161,6 +163,7 @@ def test_recall_at_working_width_is_the_closed_form(rng: np.random.Generator, gr
     assert np.mean(found) == pytest.approx(closed, abs=4 * np.std(found) / np.sqrt(trials) + 1e-3)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("mesh", "dtype"),
     [
@@ -192,6 +195,7 @@ def test_recall_of_a_head_at_working_width_is_the_closed_form(rng: np.random.Gen
     assert np.mean(found) == pytest.approx(closed, abs=4 * np.std(found) / np.sqrt(len(found)) + 5e-3)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("mesh", ["4", "2x4"])
 def test_no_scores_and_no_rows_travel(rng: np.random.Generator, mesh: str) -> None:
     devices = mesh_of(mesh)

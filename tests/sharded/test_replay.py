@@ -27,6 +27,7 @@ def placed(mesh: str, rng: np.random.Generator) -> tuple[dict[str, jax.Array], j
     return params, place(devices, rng.standard_normal((2, D), np.float32))
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("spread", [False, True])
 def test_shards_are_planned_as_they_were(spread: bool, rng: np.random.Generator) -> None:
     params, x = placed("8", rng)

@@ -47,6 +47,7 @@ def split_head(mesh: Any) -> Any:
     return jax.jit(mapped)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("mesh", ["4", "2x4"])
 def test_a_block_inside_shard_map(rng: np.random.Generator, mesh: str) -> None:
     devices = mesh_of(mesh)
@@ -64,6 +65,7 @@ def test_a_block_inside_shard_map(rng: np.random.Generator, mesh: str) -> None:
     assert not np.allclose(sparse(params, x), function(params, x))
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("mesh", ["4", "2x4"])
 def test_the_exact_default_inside_shard_map(rng: np.random.Generator, mesh: str) -> None:
     devices = mesh_of(mesh)

@@ -62,6 +62,7 @@ def head_step(calibration: hire.Calibration, *, spread: bool) -> Any:
     return hire.transform(jax.jit(best_eight), hire.Config(rules=(rule,), shard_recall=0.9), calibration=calibration)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("mesh", ["4", "8"])
 def test_hot_rows_of_a_vocabulary_are_found_as_on_one_device_once_they_are_spread(
     rng: np.random.Generator, mesh: str
@@ -140,6 +141,7 @@ def stack(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda x, w: (x + ffn(w, x), None), x, params)[0]
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("program", ["one", "stack"])
 def test_hot_neurons_are_spread_too_if_a_calibration_counted_them(rng: np.random.Generator, program: str) -> None:
     devices, function = mesh_of("4"), ffn if program == "one" else stack
