@@ -1,9 +1,9 @@
 """Run a command in a child process, so that a crash or an interrupt is one line like any other error.
 
-The readers inside jaxlib abort the whole process on some corrupted files (a name that is no UTF-8 inside a diagnostic),
-and nothing in Python can catch that. An interrupt may come while modules are imported or while C++ runs, where it turns
-into any other error, or a crash. So the parent, which does nothing else, says what happened. The child is forked before
-JAX has started a thread, and so costs nothing.
+The readers inside jaxlib abort the whole process on some corrupted files (a name that is no UTF-8 inside a diagnostic)
+and run in a circle on others (a location that leads back to itself), and nothing in Python can catch that. An interrupt
+may come while modules are imported or while C++ runs, where it turns into any other error, or a crash. So the parent,
+which does nothing else, says what happened. The child is forked before JAX has started a thread, and so costs nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
+from hire_compiler.offline.patience import give_up_after
+
 INTERRUPTED = 130
 PATIENCE = 10.0  # seconds that an interrupted command has to clean up, before it is stopped
+READING = 20.0  # seconds that jaxlib may read a small file
 
 
 def supervised(command: Callable[[], int]) -> int:
@@ -49,6 +52,7 @@ def _become_child(command: Callable[[], int], reading: int, writing: int, interr
     code = 2
     try:
         signal.signal(signal.SIGINT, interrupt)
+        give_up_after(READING)
         _die_with_parent()
         if writing >= 0:
             os.dup2(writing, 2)
@@ -135,6 +139,9 @@ def _say_interrupted() -> int:
 
 def _say_crashed(number: int) -> int:
     name = signal.Signals(number).name
+    if name == "SIGALRM":
+        print("hire-compiler: the reader inside jaxlib came to no end: is the file corrupted?", file=sys.stderr)
+        return 2
     why = {"SIGKILL": "out of memory?", "SIGTERM": "somebody stopped it"}.get(name, "is the file corrupted?")
     print(f"hire-compiler: the reader or compiler inside jaxlib crashed ({name}): {why}", file=sys.stderr)
     return 2

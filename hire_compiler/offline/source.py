@@ -20,6 +20,7 @@ from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError, HireError
 from hire_compiler.offline.archive import BEGINNING as ARCHIVE
 from hire_compiler.offline.kinds import kind_of
+from hire_compiler.offline.patience import reading
 from hire_compiler.offline.tensor_files import digest
 from hire_compiler.offline.trees import Path, leaf_paths
 from hire_compiler.offline.versions import check_export_version
@@ -161,8 +162,9 @@ def read_source(target: Any, *, dims: Mapping[str, int] | None = None) -> Source
 
 def source_from_bytes(data: bytes, name: str, dims: Mapping[str, int]) -> Source:
     """The source in the contents of a file."""
-    exported = _mlir.deserialize_export(data)
-    return _from_module(data, name, dims) if exported is None else _from_exported(exported, name, dims)
+    with reading(data):
+        exported = _mlir.deserialize_export(data)
+        return _from_module(data, name, dims) if exported is None else _from_exported(exported, name, dims)
 
 
 def _check_versions(exported: Any, name: str) -> None:
