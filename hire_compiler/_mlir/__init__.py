@@ -27,6 +27,7 @@ from hire_compiler._mlir.attributes import (
 from hire_compiler._mlir.carrying import block_of, carry_out, one_in
 from hire_compiler._mlir.editing import (
     PointwiseWindow,
+    held,
     pointwise_window,
     rebuild_while,
     replace_by_dot,
@@ -141,6 +142,7 @@ __all__ = [
     "gather_result_axis",
     "gathered_dimensions",
     "has_wide",
+    "held",
     "inline_calls",
     "inner_jaxprs",
     "integer",

@@ -64,6 +64,11 @@ class PointwiseWindow:
     output: tuple[str, ...]
 
 
+def held(value: Any) -> Any:
+    """A value that the compiler computes as it is written, at the current insertion point, whoever reads it."""
+    return ir.Operation.create("stablehlo.optimization_barrier", results=[value.type], operands=[value]).results[0]
+
+
 def replace_uses_outside(old: Any, new: Any, operations: Sequence[Any]) -> None:
     """Let everything read another value, but for some operations and what stands in them."""
     block, left = old.owner.operation.block, {op.results[0] for op in operations if len(op.results)}

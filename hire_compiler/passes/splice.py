@@ -15,6 +15,7 @@ import jax
 import jax.export
 
 from hire_compiler import _mlir
+from hire_compiler.enclosure import NARROW
 from hire_compiler.graph import Op
 from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement
@@ -182,11 +183,13 @@ def _call_replacement(
         lowered[signature] = known
     operands = [added[key, name] for name in names]
     operands += [block.arguments[i] for i in replacement.views]
-    operands += [value.ir for value in replacement.values]
-    operands += [_captured(entry, replacement.before) for entry in replacement.captured]
-    operands += [] if author is None else author.inputs
+    behind = [_captured(entry, replacement.before) for entry in replacement.captured]
+    behind += [] if author is None else author.inputs
     with _mlir.ir.InsertionPoint(replacement.before.ir), replacement.before.ir.location:
-        results = _mlir.call(*known, operands)
+        # The author's product reads its input rounded to its type. What replaces it widens the input at once, and XLA
+        # would drop the rounding.
+        values = [_mlir.held(v.ir) if v.op and v.dtype in NARROW else v.ir for v in replacement.values]
+        results = _mlir.call(*known, [*operands, *values, *behind])
     for old, new in zip(replacement.results, results, strict=False):
         if replacement.inside:
             _mlir.replace_uses_outside(old.ir, new, [op.ir for op in replacement.inside])

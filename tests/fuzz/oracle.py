@@ -81,7 +81,7 @@ def _tiled(array: Array, steps: int) -> Array:
 def _answer(program: Head, p: dict[str, Array], x: Array, q: dict[str, Array], steps: int) -> Answer:
     matrix = _matrix(program, p)
     eps = EPS[program.dtype]
-    x, before = _before(program, p, x, eps)
+    x, before, gain = _before(program, p, x, eps)
     norms, length = matrix.norm, np.linalg.norm(x, axis=1)
     z = x @ matrix.wide.T
     finite = np.where(np.isfinite(x), x, 0)
@@ -89,7 +89,7 @@ def _answer(program: Head, p: dict[str, Array], x: Array, q: dict[str, Array], s
     unit = program.d * 2.0**-24
     wide_result = program.form in ("wide_result", "wide_operands")
     store = 0.0 if program.dtype == "float32" or wide_result else eps
-    flushed = TINY * (np.abs(x).sum(1) + matrix.length + 2 * program.d + 2)
+    flushed = TINY * (np.abs(x).sum(1) + gain * matrix.length + 2 * program.d + 2)
     top = np.where(np.isfinite(z), np.abs(z), 0).max(1)
     slack = 2 * unit / (1 - unit) * norms * length + store * top + flushed
     if store and program.dtype == "float16":
@@ -106,15 +106,17 @@ def _answer(program: Head, p: dict[str, Array], x: Array, q: dict[str, Array], s
     return Answer(state.z, slack * state.factor, state.room, wild, open_, state.factor)
 
 
-def _before(program: Head, p: dict[str, Array], x: Array, eps: float) -> tuple[Array, float]:
+def _before(program: Head, p: dict[str, Array], x: Array, eps: float) -> tuple[Array, float, Array | float]:
+    """The input of the product, its relative error, and by how much a number that is flushed before it counts more."""
     if program.before == "scaled":
-        return x * float(values.cast(np.array(0.7), program.dtype)), 2 * eps
+        return x * float(values.cast(np.array(0.7), program.dtype)), 2 * eps, 1.0
     if program.before == "normed":
         size = np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
-        return x / size * p["g"].astype(np.float64), 6 * eps
+        g = p["g"].astype(np.float64)
+        return x / size * g, 6 * eps, 1 + np.abs(g).max() / size[:, 0]
     if program.before == "added":
-        return x + p["g"].astype(np.float64), 2 * eps
-    return x, 0.0
+        return x + p["g"].astype(np.float64), 2 * eps, 1.0
+    return x, 0.0, 1.0
 
 
 class _State:
