@@ -25,6 +25,7 @@ from hire_compiler._mlir.attributes import (
     text,
 )
 from hire_compiler._mlir.carrying import block_of, carry_out, one_in
+from hire_compiler._mlir.drawing import draw_in_front
 from hire_compiler._mlir.editing import (
     PointwiseWindow,
     held,
@@ -129,6 +130,7 @@ __all__ = [
     "deserialize_export",
     "dimension_variables",
     "dot_dimensions",
+    "draw_in_front",
     "drop_unused_arguments",
     "erase_unread",
     "evaluate",

@@ -60,7 +60,7 @@ def outline(module: Any, name: str, results: Sequence[Any], following: Sequence[
         copies = dict(zip(found.inputs, block.arguments, strict=True))
         with ir.InsertionPoint(block):
             for op in found.operations:
-                _copy(op, copies)
+                copy_operation(op, copies)
             func.ReturnOp([copies[value] for value in results])
     return Outlined(name, tuple(found.inputs), function_type)
 
@@ -113,10 +113,10 @@ class _Slice:
             elif key not in self._seen:
                 self._seen.add(key)
                 stack.append((top, True))
-                stack += [(operand, False) for operand in reversed(list(_read_by(owner)))]
+                stack += [(operand, False) for operand in reversed(list(read_by(owner)))]
 
 
-def _read_by(op: Any) -> Iterator[Any]:
+def read_by(op: Any) -> Iterator[Any]:
     """The values from outside that an operation reads, in its regions too."""
     yield from op.operands
     inner = list(every_operation(op))
@@ -126,7 +126,8 @@ def _read_by(op: Any) -> Iterator[Any]:
         yield from (operand for operand in other.operands if operand not in own)
 
 
-def _copy(op: Any, copies: dict[Any, Any]) -> None:
+def copy_operation(op: Any, copies: dict[Any, Any]) -> None:
+    """Emit an operation once more, of the copies of what it reads; its own results are noted among them."""
     new = op.clone()
     for other in (new, *every_operation(new)):
         for position, operand in enumerate(other.operands):

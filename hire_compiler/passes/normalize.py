@@ -3,7 +3,7 @@
 Calls are inlined (``relu``, ``silu``, scan bodies become plain operations), common subexpressions merged,
 dead code dropped, and loop-invariant carries become direct uses of the value outside the loop, so that a
 stacked weight is seen at its dot and a new operand can be used inside a body without threading it. Products that
-are spelled otherwise become ``dot_general``.
+are spelled otherwise become ``dot_general``. Noise that a branch draws is drawn in front of it, on the same condition.
 Meaning never changes here.
 """
 
@@ -20,6 +20,7 @@ def normalize(module: Any) -> None:
     _mlir.inline_calls(module)
     drop_invariant_carries(module)
     respell(module)
+    _mlir.draw_in_front(_mlir.main_function(module).operation)
     _mlir.run_passes(module, "trivial-dce,cse")
 
 
