@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
-from tests.engine_tails import TAILS, request
+from tests.engine_tails import TAILS, Request, greedy, request, sampled
 
 V, D = 1024, 24
 STRICT = hire.Config(
     rules=(hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=192, certify="strict"),)
 )
 FAST = ("a bias added at some places",)
-LEFT_DENSE = ("one of two samplers",)
 SELDOM_PROVEN = (
     "top-k by halving", "top-k and top-p by halving",  # the value at the cut is not told from itself
     "guidance of log-probabilities, sampled",  # the normalisers of several rows are only known between bounds
@@ -51,9 +50,7 @@ def inputs(rng: np.random.Generator, batch: int, call: int, dtype: str) -> jax.A
     return jnp.asarray(x, dtype)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in TAILS if n not in LEFT_DENSE]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in TAILS])
 def test_the_tokens_are_those_of_dense(name: str, rng: np.random.Generator) -> None:
     for batch, dtype in ((4, "float32"), (1, "float32"), (3, "bfloat16"))[: 1 if name in FAST else 3]:
         dense, fast = step_of(name), hire.transform(step_of(name), STRICT)
@@ -66,7 +63,7 @@ def test_the_tokens_are_those_of_dense(name: str, rng: np.random.Generator) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in TAILS if n not in (*LEFT_DENSE, *SELDOM_PROVEN)])
+@pytest.mark.parametrize("name", [n for n in TAILS if n not in SELDOM_PROVEN])
 def test_the_proof_holds_for_nearly_all_rows(name: str, rng: np.random.Generator) -> None:
     fast = hire.transform(step_of(name), STRICT)
     w = jnp.asarray(gaussian(rng), jnp.float32)
@@ -116,3 +113,18 @@ def test_what_blocks_a_proof_is_named(output: Callable[..., Any], named: str) ->
     fast(jnp.ones((V, D)), jnp.ones((2, D)))
     (decision,) = fast.report().decisions
     assert named in decision.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("everyone_greedy", [False, True])
+def test_a_branch_that_draws_noise_is_rewritten_by_default(everyone_greedy: bool, rng: np.random.Generator) -> None:
+    def step(w: jax.Array, x: jax.Array, q: Request) -> jax.Array:
+        return jax.lax.cond(q["greedy"], greedy, lambda z: sampled(z / 0.8, q), x @ w.T)
+
+    rows, d = 32768, 64
+    fast = hire.transform(step)
+    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((rows, d), (1, d)))
+    q = {"greedy": jnp.asarray(everyone_greedy), "key": jax.random.key(5)}
+    np.testing.assert_array_equal(fast(w, x, q), jax.jit(step)(w, x, q))
+    assert len(fast.report().rewritten) == 1
+    assert fast.report().certificates[0].proven == 1
