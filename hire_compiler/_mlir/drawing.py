@@ -13,6 +13,14 @@ from hire_compiler._mlir.outline import copy_operation, read_by
 
 _BRANCHES = ("stablehlo.case", "stablehlo.if")
 _DRAWS = frozenset({"stablehlo.while", "stablehlo.rng_bit_generator"})  # what random bits are made by
+# What must run as often as its author says, or with other devices.
+_STAYS = frozenset(
+    f"stablehlo.{name}"
+    for name in (
+        "custom_call", "rng", "infeed", "outfeed", "send", "recv", "all_gather", "all_reduce", "all_to_all",
+        "collective_broadcast", "collective_permute", "reduce_scatter", "partition_id", "replica_id",
+    )
+)  # fmt: skip
 _FLOATS = ("float32", "bfloat16", "float16")
 
 
@@ -55,6 +63,8 @@ def _made_of_whole_numbers(inner: Iterable[Any], own: set[Any]) -> dict[Any, Any
     """The results of operations of a branch that read nothing but keys and constants, and what makes each."""
     drawn: dict[Any, Any] = {}
     for op in inner:
+        if any(each.name in _STAYS for each in (op, *every_operation(op))):
+            continue
         if all(value in drawn if value in own else _element(value) not in _FLOATS for value in read_by(op)):
             drawn |= dict.fromkeys(op.results, op)
     return drawn
