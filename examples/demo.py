@@ -138,8 +138,8 @@ def _row(name: str, ms: float, written: float, best: float, tokens: str) -> list
 
 
 def _tokens(found: hire.Comparison) -> str:
-    equal, total = found.tokens
-    return f"{equal} of {total}"
+    token = found.outputs[0]  # the others are the cache
+    return f"{token.equal} of {token.total}"
 
 
 def _best_dense(model: Model, tell: Progress) -> tuple[str, Any]:

@@ -62,7 +62,14 @@ def test_the_demo_runs_from_the_prompt_to_the_picture(
     monkeypatch.setattr(demo, "CALLS", 3)
     assert demo.main(["--prompt", "bread", "--tokens", "4"], load=tiny) == 0
     said = capsys.readouterr().out
-    for words in ("--- dense, ", "--- rewritten, ", "4 of 4 tokens are equal", "the exact default", "hire_compiler: "):
+    for words in (
+        "--- dense, ",
+        "--- rewritten, ",
+        "4 of 4 tokens are equal",
+        "the exact default",
+        "3 of 3",
+        "hire_compiler: ",
+    ):
         assert words in said
     assert (tmp_path / "demo.svg").exists() or "no picture" in said
 
