@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ def tune_program(
         for head in heads:
             costly.head(head, materialize(head.match.dot.weight, values), inputs)
         costly.blocks(blocks, inputs, values, held_out)
-        return costly.tuned()
+        return _with_doubts(costly.tuned())
     assert budget.recall is not None
     search = Search(budget.recall, budget.memory, calibration, told)
     with contextlib.suppress(Interrupted):
@@ -55,7 +56,13 @@ def tune_program(
             search.head(head, materialize(head.match.dot.weight, values), inputs)
         for some in alike(blocks):
             search.blocks(some, inputs, values)
-    return search.tuned()
+    return _with_doubts(search.tuned())
+
+
+def _with_doubts(found: Tuned) -> Tuned:
+    """The same, with what its calibration knows too little of among the notes."""
+    doubts = [f"calibration: {doubt}" for doubt in found.calibration.doubts()[:3]]
+    return replace(found, notes=(*found.notes, *doubts))
 
 
 def _sites(program: Program, values: Sequence[Any]) -> tuple[tuple[Head, ...], tuple[Block, ...]]:
