@@ -61,7 +61,7 @@ def _copied_too_often(site: Site, facts: SiteFacts) -> bool:
     Not where the author's code sorts the vocabulary, which costs more than the product.
     """
     most = facts.costs.copied_rows
-    return most is not None and facts.winners_only and site.dtype == "float32" and site.batch > most
+    return most is not None and "sort" not in site.consumers and site.dtype == "float32" and site.batch > most
 
 
 def why_no_rule(site: Site, facts: SiteFacts) -> str:
