@@ -33,6 +33,7 @@ from hire_compiler._mlir.editing import (
     rebuild_while,
     replace_by_dot,
     replace_uses_outside,
+    widened_and_back,
 )
 from hire_compiler._mlir.folding import evaluate, module_of
 from hire_compiler._mlir.functions import (
@@ -195,5 +196,6 @@ __all__ = [
     "to_bytecode",
     "to_text",
     "user_context",
+    "widened_and_back",
     "without_compiler_options",
 ]

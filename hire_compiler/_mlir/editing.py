@@ -69,6 +69,20 @@ def held(value: Any) -> Any:
     return ir.Operation.create("stablehlo.optimization_barrier", results=[value.type], operands=[value]).results[0]
 
 
+def widened_and_back(op: Any, position: int, dtype: str) -> Any:
+    """Let an operation read an operand that was widened and narrowed again: the wide one."""
+    value = op.operands[position]
+    shape = ir.RankedTensorType(value.type).shape
+    with ir.InsertionPoint(op), op.location:
+        wide = _convert(value, make_tensor_type(shape, dtype))
+        op.operands[position] = _convert(wide, value.type)
+    return wide
+
+
+def _convert(value: Any, type_: Any) -> Any:
+    return ir.Operation.create("stablehlo.convert", results=[type_], operands=[value]).results[0]
+
+
 def replace_uses_outside(old: Any, new: Any, operations: Sequence[Any]) -> None:
     """Let everything read another value, but for some operations and what stands in them."""
     block, left = old.owner.operation.block, {op.results[0] for op in operations if len(op.results)}

@@ -170,7 +170,7 @@ def _call_replacement(
     types += [_struct(entry.value.shape, entry.value.dtype) for entry in replacement.captured]
     author = None
     if replacement.author is not None:
-        author = _outline_author(module, replacement.author, f"hire_author_{len(lowered)}")
+        author = _outline_author(module, replacement.author, f"hire_author_{len(lowered)}", target)
         types += [_struct(*_mlir.tensor_type(value.type)) for value in author.inputs]
     # Prefill and decode of one block differ in nothing but these.
     out = [(value.shape, value.dtype) for value in (*replacement.results, *replacement.behind)]
@@ -222,13 +222,27 @@ def _captured(entry: Outside, before: Op) -> Any:
 _AUTHOR = "hire_author"  # stands for the author's code while a replacement is lowered
 
 
-def _outline_author(module: Any, author: AuthorsCode, name: str) -> _mlir.Outlined:
+def _outline_author(module: Any, author: AuthorsCode, name: str, target: Target) -> _mlir.Outlined:
     """The author's code from the product to the values that are replaced, as a function."""
     results = [value.ir for op in author.last for value in op.results]
     x = author.first.operands.index(author.x)
+    stops = [author.first.ir.operands[x]]
+    weight = author.first.operands[1 - x]
+    if target.platform == "cpu" and weight.dtype == "bfloat16" and _in_loop(author.first):
+        # XLA takes the widened weight out of the author's loop, but not out of a branch in it, and how a product is
+        # summed depends on that. So it is widened in front of the branch.
+        stops.append(_mlir.widened_and_back(author.first.ir, 1 - x, "float32"))
     following = [op.ir for op in (author.first, *author.following) if op.results]
     following = following if author.following else [op.ir for op in followers(author.first, author.last)]
-    return _mlir.outline(module, name, results, following, [author.first.ir.operands[x]])
+    return _mlir.outline(module, name, results, following, stops)
+
+
+def _in_loop(op: Op) -> bool:
+    while op.block.owner is not None:
+        op = op.block.owner
+        if op.name == "while":
+            return True
+    return False
 
 
 def followers(first: Op, last: Sequence[Op]) -> list[Op]:
