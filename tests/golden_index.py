@@ -24,6 +24,7 @@ _CHAPTERS = {
     "plan": ("Plan", "For every site: what is done with it, and why."),
     "splice ffn": ("Splice: feed-forward blocks", "A block becomes a call that reads the neurons that matter."),
     "splice head": ("Splice: heads", "The product with the vocabulary becomes a call that reads the rows that matter."),
+    "splice experts": ("Splice: experts", "The sum over all experts becomes a call that reads those that were chosen."),
     "splice sharded": ("Splice: several devices", "Every device chooses among its own rows (DaT-Top-k)."),
 }
 

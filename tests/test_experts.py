@@ -218,6 +218,16 @@ def test_experts_that_somebody_reads_are_all_needed(params: Params) -> None:
     assert "other code also reads what each of them makes" in misses(watched, params)["down"]  # type: ignore[arg-type]
 
 
+def test_experts_that_are_stored_narrow_say_so(params: Params) -> None:
+    def stored(p: Params, x: jax.Array) -> jax.Array:
+        whole = {name: p[name].astype(jnp.float32) * p["scale"] for name in ("gate", "up", "down")}
+        return mixtral(p | whole, x)
+
+    narrow = params | {name: params[name].astype(jnp.int8) for name in ("gate", "up", "down")}
+    said = misses(stored, narrow | {"scale": jnp.ones((EXPERTS, 1, 1))})
+    assert all("8 experts" in said[name] and "int8" in said[name] for name in ("gate", "up", "down")), said
+
+
 def test_experts_that_are_normalised_among_each_other_are_all_needed(params: Params) -> None:
     def normalised(p: Params, x: jax.Array) -> jax.Array:
         y = jnp.einsum("bef,efd->bed", gated(p, x), p["down"])

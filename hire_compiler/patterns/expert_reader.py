@@ -24,10 +24,11 @@ from hire_compiler.expert_code import ExpertCode, Piece, Reading
 from hire_compiler.expression import BITWISE, OPERATIONS
 from hire_compiler.graph import Op, Value
 from hire_compiler.patterns.dots import WeightDot, is_precise, product_with
-from hire_compiler.patterns.match import EXPERTS, NoMatch
+from hire_compiler.patterns.match import NoMatch
 from hire_compiler.patterns.provenance import Provenance
 from hire_compiler.patterns.reducers import reducer
 from hire_compiler.patterns.region import detail
+from hire_compiler.patterns.site_match import computed_type
 from hire_compiler.weights import Weight
 
 _ELEMENTWISE = (OPERATIONS | BITWISE) - {"constant"}
@@ -43,7 +44,7 @@ class Kernel:
       dot: with the rows of all experts.
       weight: of one expert after the other: ``[experts · contracted, free]``, or ``[experts · free, contracted]``.
       by_rows: the latter.
-      rows: of it, of one expert.
+      rows: of it, of one expert; 0 where the weight is stored narrow, and not laid out.
     """
 
     dot: WeightDot
@@ -244,15 +245,13 @@ class _Reader:
         if any(i != own for i in batch):
             return None
         origin = self._provenance.factor(op, position)
-        if origin.weight.is_computed or origin.weight.stored != origin.weight.dtype:
-            stored = origin.weight.stored
-            raise NoMatch(f"its experts are stored as {stored} (quantised), and are not skipped yet", depth=EXPERTS)
         pairs = sorted((w, i) for w, i in zip(contracted, x_contracted, strict=True) if w != own)
         inner = tuple(w for w, _ in pairs)
         free = tuple(i for i in range(len(origin.weight.shape)) if i not in (*inner, own))
         x_inner = tuple(i for _, i in pairs)
         x_free = tuple(i for i in range(len(x.shape)) if i not in x_inner)
-        weight, by_rows, rows = _laid_out(origin.weight, own, inner, free)
+        narrow = origin.weight.is_computed or bool(computed_type(origin.weight))
+        weight, by_rows, rows = (origin.weight, False, 0) if narrow else _laid_out(origin.weight, own, inner, free)
         dot = product_with(op, origin, rows_first=position == 0)
         batch_rows = prod(x.shape[i] for i in x_free if i != others)
         reading = Reading(0, (*x_free, *x_inner), batch_rows, position == 0)

@@ -148,18 +148,23 @@ def _matched(last: Op, total: Op, axes: tuple[int, ...], provenance: Provenance)
     if not chosen:
         why = "none of their weights is known to be zero (a soft mixture)" if gates else "no weight makes one zero"
         raise NoMatch(f"all of its {experts} experts count: {why}", depth=1)
-    inner = region.inside - {total}
-    read = any(reader not in region.inside for op in inner for result in op.results for reader, _ in result.uses)
-    mixed = len({kernel.dot.layer for kernel in region.kernels}) > 1
-    if read or mixed:
-        why = (
-            "their weights are picked by different loop counters"
-            if mixed
-            else "other code also reads what each of them makes"
-        )
+    why = _why_all_are_computed(region, total)
+    if why:
         involved = tuple(op for op in products if op is not last)
         raise NoMatch(f"all of its {experts} experts are computed: {why}", depth=EXPERTS, involved=involved)
     return ExpertsMatch(total, last, region, chosen[0])
+
+
+def _why_all_are_computed(region: ExpertRegion, total: Op) -> str:
+    """Why experts that do not count cannot be left out, or ''."""
+    narrow = [kernel.dot.weight for kernel in region.kernels if not kernel.rows]
+    if narrow:
+        return f"those stored narrow ({narrow[0].stored}) are not skipped yet"
+    if len({kernel.dot.layer for kernel in region.kernels}) > 1:
+        return "their weights are picked by different loop counters"
+    inner = region.inside - {total}
+    read = any(reader not in region.inside for op in inner for result in op.results for reader, _ in result.uses)
+    return "other code also reads what each of them makes" if read else ""
 
 
 def _gates(region: ExpertRegion) -> list[Value]:
