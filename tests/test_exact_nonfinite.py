@@ -51,8 +51,20 @@ def entry(name: str, value: float) -> Spoil:
     return spoil
 
 
-def all_of(name: str, factor: float) -> Spoil:
-    return lambda w, x: (w | {name: w[name] * jnp.asarray(factor, w[name].dtype)}, x)
+def overflowing(name: str, share: float) -> Spoil:
+    """Products so large that sums overflow on the way: their order decides between Inf, NaN and a number.
+
+    Args:
+      share: of the largest number of the type, how large one product is.
+    """
+
+    def spoil(w: Params, x: jax.Array) -> tuple[Params, jax.Array]:
+        if name not in w:
+            return w, x
+        factors = {name: share * float(jnp.finfo(w[name].dtype).max), "down": 16.0}
+        return w | {n: (w[n].astype(jnp.float32) * f).astype(w[n].dtype) for n, f in factors.items()}, x
+
+    return spoil
 
 
 SPOILS: dict[str, Spoil] = {
@@ -65,6 +77,9 @@ SPOILS: dict[str, Spoil] = {
     "NaN in down": entry("down", jnp.nan),
     "Inf in down": entry("down", -jnp.inf),
     "NaN in gate": entry("gate", jnp.nan),
+    "a gate that overflows": overflowing("gate", 0.3),
+    "products that overflow": overflowing("up", 0.3),
+    "sums that overflow": overflowing("up", 0.05),
     "NaN in bias": lambda w, x: (w | {"bias": w["bias"].at[..., 7].set(jnp.nan)}, x),
 }
 
@@ -125,10 +140,10 @@ def test_the_rows_of_a_layer_spoil_no_other_layer() -> None:
     step = hire.transform(jax.jit(scanned), hire.Config(rules=(EXACT,), check_weights=False))
     x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
     prepared = step.prepare(w, x)
-    (limits,) = [a for name, a in _named(prepared) if "limit" in name]
-    assert limits.shape == (3, WIDTH)
-    assert np.isinf(limits[0]).all()
-    assert np.isfinite(limits[1:]).all()
+    for limits in [a for name, a in _named(prepared) if "limit" in name]:
+        assert limits.shape == (3, WIDTH)
+        assert np.isinf(limits[0]).all()
+        assert np.isfinite(limits[1:]).all()
 
 
 def _named(tree: object) -> list[tuple[str, jax.Array]]:

@@ -34,11 +34,18 @@ class Outlined:
     Attributes:
       name: of the private function.
       inputs: the values that it takes, in order.
+      function: itself.
     """
 
     name: str
     inputs: tuple[Any, ...]
     type: Any
+    function: Any
+
+    @property
+    def code(self) -> str:
+        """The function as text, without its name."""
+        return str(self.function).replace(f"@{self.name}", "", 1)
 
 
 def outline(module: Any, name: str, results: Sequence[Any], following: Sequence[Any], stops: Sequence[Any]) -> Outlined:
@@ -62,7 +69,7 @@ def outline(module: Any, name: str, results: Sequence[Any], following: Sequence[
             for op in found.operations:
                 copy_operation(op, copies)
             func.ReturnOp([copies[value] for value in results])
-    return Outlined(name, tuple(found.inputs), function_type)
+    return Outlined(name, tuple(found.inputs), function_type, function)
 
 
 def scatter_into(op: Any, base: float, before: Any) -> Any:

@@ -183,13 +183,13 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: in
     if isinstance(rule.predictor, Exact):
         gate = facts.weight_bytes[0]  # or the only up-projection: read whole
         read = gate + (dense - gate) * candidates // site.width + facts.running_bytes
-        return read + limit_bytes(rule, site, facts), facts.copied_bytes + limit_bytes(rule, site, facts) * site.repeat
+        return read + limit_bytes(site, facts), facts.copied_bytes + limit_bytes(site, facts) * site.repeat
     predicted = replace(site, width=site.width - common)
     stored = stored_bytes(rule.predictor, predicted, where) if predicted.width else 0
     read = read_bytes(rule.predictor, candidates, predicted, where) if predicted.width else 0
     if rule.certify:
-        read += bound_bytes(site, facts, always=True) + limit_bytes(rule, site, facts)
-        stored += bound_bytes(site, facts) + limit_bytes(rule, site, facts)
+        read += bound_bytes(site, facts, always=True) + limit_bytes(site, facts)
+        stored += bound_bytes(site, facts) + limit_bytes(site, facts)
     copied = dense * site.repeat if common else facts.copied_bytes  # their rows stand in another order
     if rule.certify == "strict" and facts.by_columns:
         copied = 0  # read where it lies: the author's own product needs it there anyway

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
-from hire_compiler.config import Cascade, Predictor, Rule
+from hire_compiler.config import Cascade, Predictor
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.site_plan import SiteFacts
 from hire_compiler.report import Site
@@ -81,8 +81,8 @@ def bound_bytes(site: Site, facts: SiteFacts, *, always: bool = False) -> int:
     return site.width * (4 + more)
 
 
-def limit_bytes(rule: Rule, site: Site, facts: SiteFacts) -> int:
+def limit_bytes(site: Site, facts: SiteFacts) -> int:
     """Bytes of the norms of a block's rows, which say that no skipped product is anything but finite."""
     if not facts.neurons:
         return 0
-    return 4 * site.width * (1 + (site.gated and bool(rule.certify)))
+    return 4 * site.width * (1 + site.gated)

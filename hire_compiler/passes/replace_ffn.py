@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.config import Exact
+from hire_compiler.graph import Value
 from hire_compiler.passes.neurons import common_order
 from hire_compiler.passes.prepared_key import digest
 from hire_compiler.passes.replacement import (
+    AuthorsCode,
     Proof,
     Replacement,
     argument_views,
@@ -28,12 +30,24 @@ from hire_compiler.patterns.quantiser import Quantiser
 from hire_compiler.runtime.certify import prepare_bound
 from hire_compiler.runtime.ffn import CommonPath, Form, PerRow, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
-from hire_compiler.runtime.skip import certified_ffn, exact_ffn, row_limits, trusted_bound
+from hire_compiler.runtime.skip import (
+    Skipped,
+    certified_ffn,
+    exact_ffn,
+    largest_entry,
+    ordinary,
+    row_limits,
+    trusted_bound,
+)
 from hire_compiler.runtime.target import Target
 
 
 def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool = False) -> Replacement:
-    """The replacement of a planned feed-forward block, of all devices or of one."""
+    """The replacement of a planned feed-forward block, of all devices or of one.
+
+    Args:
+      local: the match is restated in the sizes of one shard: the author's operations are not run inside its step.
+    """
     activation, relevance, up = match.activation, match.relevance, match.products[0]
     weights = match.weights
     vectors = [(origin.weight, index) for origin, index in match.biases]
@@ -44,8 +58,15 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)
+    behind = () if match.quantiser is None else tuple(value for value, _ in match.quantiser.scales)
 
-    def step(prepared: Arrays, views: tuple[jax.Array, ...], x: jax.Array, *more: jax.Array) -> list[jax.Array]:
+    def step(
+        prepared: Arrays,
+        views: tuple[jax.Array, ...],
+        x: jax.Array,
+        *more: jax.Array,
+        run_author: Callable[[], list[jax.Array]] | None = None,
+    ) -> list[jax.Array]:
         layer = more[0].reshape(()) if stacked else None
         rows = canonical_input(x, up)
         biases: list[jax.Array | PerRow] = [
@@ -71,13 +92,17 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         budget = (plan.candidates - plan.common) // plan.group
         if isinstance(plan.predictor, Exact):
             budgets = [size // plan.group for size in (*plan.budgets, plan.candidates)]
-            y, held, scales = exact_ffn(
-                rows, inputs, down, biases, prepared, match.zero_gate, budgets, form, match.gate_stages
+            gate, stages = match.zero_gate, match.gate_stages
+            found = exact_ffn(
+                rows, inputs, down, biases, prepared, gate, budgets, form, stages, or_all=run_author is not None
             )
-            return [restore_result(y, match.down), *_restored(scales, match), held]
+            return _or_author(found, match, run_author)
         if negative is not None:
-            y, held, _ = certified_ffn(rows, inputs, down, biases, prepared, activation.gate, budget, form, negative)
-            return [restore_result(y, match.down), held]
+            gate = activation.gate
+            found = certified_ffn(
+                rows, inputs, down, biases, prepared, gate, budget, form, negative, or_all=run_author is not None
+            )
+            return _or_author(found, match, run_author)
         groups = select_groups(
             rows,
             predictor_arrays(prepared),
@@ -99,7 +124,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         views=argument_views(weights, target) if order is None else (),
         step=step,
         results=(match.down.result,),
-        behind=() if match.quantiser is None else tuple(value for value, _ in match.quantiser.scales),
+        behind=behind,
         before=match.down.op,
         signature=repr((
             plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.score, plan.common,
@@ -109,8 +134,29 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             [(value.shape, value.dtype, digest(index)) for value, index in match.givens], match.row_scales,
             match.quantiser and (match.quantiser.code, [code for _, code in match.quantiser.scales]),
         )),
-        measure="proof" if isinstance(plan.predictor, Exact) or plan.certify else "",
+        measure="" if proof is None else "proof",
+        author=None if proof is None else _authors_code(match, behind),
     )  # fmt: skip
+
+
+def _authors_code(match: FfnMatch, behind: Sequence[Value]) -> AuthorsCode:
+    dots = (*match.products, match.down)
+    made = tuple(value.op for value in behind if value.op is not None)
+    products = tuple(dict.fromkeys(dot.start for dot in match.products))
+    return AuthorsCode(products, (match.down.op, *made), weights=tuple(dot.factor for dot in dots))
+
+
+def _or_author(found: Skipped, match: FfnMatch, run_author: Callable[[], list[jax.Array]] | None) -> list[jax.Array]:
+    """The block's results and for how many batch rows they skip; dense's own where an order of sums may decide.
+
+    Without ``run_author`` the whole program runs the author's code, for any row that is not counted.
+    """
+    results = [restore_result(found.y, match.down), *_restored(found.scales, match)]
+    right = found.ordinary & ordinary(results[0])
+    held = jnp.where(right & found.fits, match.down.batch, 0).astype(jnp.int32)
+    if run_author is not None:
+        results = jax.lax.cond(right, lambda: results, run_author)
+    return [*results, held]
 
 
 def _proof(match: FfnMatch, plan: SitePlan) -> Proof:
@@ -125,8 +171,8 @@ def _proof(match: FfnMatch, plan: SitePlan) -> Proof:
             copy = {name: prepared[name] for name in ("q", "scale")}
             made["bound"] = (jax.vmap(bound) if rows.ndim == 3 else bound)(rows, copy)
         down = matrix(len(match.weights) - 1)
-        limits = {f"limit{i}": row_limits(matrix(i), down) for i in match.limited(certified=bool(plan.certify))}
-        return made | limits
+        limits = {f"limit{i}": row_limits(matrix(i), down) for i in range(len(match.products))}
+        return made | limits | {"largest": largest_entry(down)}
 
     return proof
 

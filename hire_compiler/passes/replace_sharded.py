@@ -105,13 +105,15 @@ def _or_author(found: list[jax.Array], run_author: Callable[[], list[jax.Array]]
     def author() -> list[jax.Array]:
         return [theirs.reshape(own.shape).astype(own.dtype) for theirs, own in zip(run_author(), results, strict=True)]
 
-    settled: list[jax.Array] = jax.lax.cond(measured[0] >= rows, lambda: results, author)
+    held = measured if measured.ndim == 0 else measured[0]
+    settled: list[jax.Array] = jax.lax.cond(held >= rows, lambda: results, author)
     return [*settled, measured]
 
 
 def _whole_code(code: AuthorsCode, local: Localizer) -> AuthorsCode:
     """The operations of the graph behind those of one device."""
-    return AuthorsCode(local.whole_op(code.first), tuple(map(local.whole_op, code.last)), local.whole(code.x))
+    products = tuple((local.whole_op(op), position) for op, position in code.products)
+    return replace(code, products=products, last=tuple(map(local.whole_op, code.last)))
 
 
 def _dealing(plan: SitePlan, layout: SiteLayout) -> Dealing:

@@ -91,5 +91,5 @@ def replace_tail(
         measure="proof",
         captured=tuple(Outside(value, np.arange(value.size).reshape(value.shape), None) for value in tail.captured),
         inside=tail.ops,
-        author=AuthorsCode(dot.op, tail.ends, dot.x, tuple(following_of(dot.result))),
+        author=AuthorsCode((dot.start,), tail.ends, tuple(following_of(dot.result))),
     )

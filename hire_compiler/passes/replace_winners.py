@@ -60,7 +60,7 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
     replaced = tuple(value for winner in match.winners for value in winner.op.results)
     before = replaced_before(match.winners)
     assert before is not None, "such winners are not captured"
-    author = AuthorsCode(dot.op, tuple(w.op for w in match.winners), dot.x) if strict else None
+    author = AuthorsCode((dot.start,), tuple(w.op for w in match.winners)) if strict else None
 
     def step(
         prepared: Arrays,

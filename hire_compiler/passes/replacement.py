@@ -92,16 +92,16 @@ class AuthorsCode:
     """What the author wrote, to be run as it is where nothing else can settle a doubt.
 
     Attributes:
-      first: the product that it begins with.
+      products: those that it begins with, and which operand of each is the input.
       last: the operations whose results are replaced.
-      x: the input of the product.
-      following: everything that follows from the product, where it stands in loops and branches too; () to look.
+      following: everything that follows from the products, where it stands in loops and branches too; () to look.
+      weights: values that are computed from parameters alone: computed again where they are read, not before.
     """
 
-    first: Op
+    products: tuple[tuple[Op, int], ...]
     last: tuple[Op, ...]
-    x: Value
     following: tuple[Op, ...] = ()
+    weights: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ class Replacement:
         rows, and the largest.
       captured: values of the author's program that the step takes after ``values``.
       inside: operations that go on reading the author's own results: nothing reads theirs any more.
-      author: code that ``step`` can run by calling its keyword ``run_author``, which gives the values of ``results``.
+      author: code that ``step`` can run by calling its keyword ``run_author``, which gives the values of ``results``
+        and ``behind``.
     """
 
     preparation: Preparation

@@ -16,7 +16,7 @@ import jax.export
 
 from hire_compiler import _mlir
 from hire_compiler.enclosure import NARROW
-from hire_compiler.graph import Op
+from hire_compiler.graph import Op, Value
 from hire_compiler.passes.prepared_key import PreparedKey
 from hire_compiler.passes.replacement import AuthorsCode, Preparation, Replacement
 from hire_compiler.patterns.canonical import Outside
@@ -174,13 +174,15 @@ def _call_replacement(
         types += [_struct(*_mlir.tensor_type(value.type)) for value in author.inputs]
     # Prefill and decode of one block differ in nothing but these.
     out = [(value.shape, value.dtype) for value in (*replacement.results, *replacement.behind)]
-    signature = repr((replacement.signature, types, out))
+    signature = repr((replacement.signature, types, out, "" if author is None else author.code))
     known = lowered.get(signature)
     if known is None:
         known = _lower(module, replacement, names, types, target)
         if author is not None:
             _mlir.call_outlined(module, _AUTHOR, author)
         lowered[signature] = known
+    elif author is not None:
+        author.function.operation.erase()
     operands = [added[key, name] for name in names]
     operands += [block.arguments[i] for i in replacement.views]
     behind = [_captured(entry, replacement.before) for entry in replacement.captured]
@@ -225,16 +227,18 @@ _AUTHOR = "hire_author"  # stands for the author's code while a replacement is l
 def _outline_author(module: Any, author: AuthorsCode, name: str, target: Target) -> _mlir.Outlined:
     """The author's code from the product to the values that are replaced, as a function."""
     results = [value.ir for op in author.last for value in op.results]
-    x = author.first.operands.index(author.x)
-    stops = [author.first.ir.operands[x]]
-    weight = author.first.operands[1 - x]
-    if target.platform == "cpu" and weight.dtype == "bfloat16" and _in_loop(author.first):
-        # XLA takes the widened weight out of the author's loop, but not out of a branch in it, and how a product is
-        # summed depends on that. So it is widened in front of the branch.
-        stops.append(_mlir.widened_and_back(author.first.ir, 1 - x, "float32"))
-    following = [op.ir for op in (author.first, *author.following) if op.results]
-    following = following if author.following else [op.ir for op in followers(author.first, author.last)]
-    return _mlir.outline(module, name, results, following, stops)
+    products = [op for op, _ in author.products]
+    stops = [op.ir.operands[x] for op, x in author.products]
+    for op, x in author.products:
+        weight = op.operands[1 - x]
+        again = any(weight is value for value in author.weights)
+        if target.platform == "cpu" and weight.dtype == "bfloat16" and not again and _in_loop(op):
+            # XLA takes the widened weight out of the author's loop, but not out of a branch in it, and how a product is
+            # summed depends on that. So it is widened in front of the branch.
+            stops.append(_mlir.widened_and_back(op.ir, 1 - x, "float32"))
+    following = author.following or [other for op in products for other in followers(op, author.last)]
+    copied = [op.ir for op in (*products, *following, *makers(author.weights)) if op.results]
+    return _mlir.outline(module, name, results, copied, stops)
 
 
 def _in_loop(op: Op) -> bool:
@@ -243,6 +247,18 @@ def _in_loop(op: Op) -> bool:
         if op.name == "while":
             return True
     return False
+
+
+def makers(values: Sequence[Value]) -> list[Op]:
+    """Every operation that stands between parameters, or what a loop carries, and some values."""
+    found: dict[int, Op] = {}
+    queue = list(values)
+    while queue:
+        op = queue.pop().op
+        if op is not None and id(op) not in found:
+            found[id(op)] = op
+            queue += op.operands
+    return list(found.values())
 
 
 def followers(first: Op, last: Sequence[Op]) -> list[Op]:
@@ -264,7 +280,7 @@ def _lower(
 ) -> tuple[str, Any]:
     first, second = len(names), len(names) + len(replacement.views)
     third = second + len(replacement.values) + len(replacement.captured)
-    made = [_struct(value.shape, value.dtype) for value in replacement.results]
+    made = [_struct(value.shape, value.dtype) for value in (*replacement.results, *replacement.behind)]
 
     def flat(*values: jax.Array) -> list[jax.Array]:
         prepared = dict(zip(names, values[:first], strict=True))

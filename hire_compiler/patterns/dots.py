@@ -53,6 +53,16 @@ class WeightDot:
         return self.op.result
 
     @property
+    def start(self) -> tuple[Op, int]:
+        """The dot, and which operand is x."""
+        return self.op, int(self.rows_first)
+
+    @property
+    def factor(self) -> Value:
+        """The operand that is the weight, as the author has it."""
+        return self.op.operands[not self.rows_first]
+
+    @property
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the free dimensions of x."""
         return tuple(self.x.shape[i] for i in self.x_free)

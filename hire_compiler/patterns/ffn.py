@@ -123,11 +123,6 @@ class FfnMatch:
         """For every product, what share of random neurons it alone proves to be exactly zero."""
         return zero_shares(self.region.expression, len(self.products))
 
-    def limited(self, *, certified: bool) -> tuple[int, ...]:
-        """The products whose size a skip of zeros has to know: those not computed whole; a single one in any case."""
-        streams = range(len(self.products))
-        return tuple(i for i in streams if certified or len(streams) == 1 or i != self.zero_gate)
-
     @property
     def gate_stages(self) -> GateStages:
         """The activation, cut into what follows from the gate and the parameters alone, and the rest."""

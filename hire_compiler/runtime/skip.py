@@ -2,11 +2,15 @@
 
 Both find the groups of neurons that may be non-zero. If these fit in a budget they alone are computed, else all are:
 ``lax.switch``, of which one branch runs. Either way the result is that of the dense block, up to the order of its sums.
+
+The order of a sum matters where it may overflow: it decides between Inf, NaN and a number. So beside the result stands
+whether bounds exclude that; where they do not, the author's own operations have to run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -20,7 +24,23 @@ from hire_compiler.runtime.ffn import Form, PerRow
 from hire_compiler.runtime.predictors import Arrays, predict
 
 Numbered = dict[int, jax.Array]
-Skipped = tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What a block came to.
+
+    Attributes:
+      y: ``[b, d_out]`` float32 (or int32 sums).
+      scales: what :attr:`~hire_compiler.runtime.ffn.Form.quantise` says of the rows.
+      fits: whether a budget held; else every neuron was computed, if there was leave to.
+      ordinary: whether no number on the way can overflow, in whatever order sums are taken.
+    """
+
+    y: jax.Array
+    scales: tuple[jax.Array, ...]
+    fits: jax.Array
+    ordinary: jax.Array
 
 
 class Stages(Protocol):
@@ -64,6 +84,8 @@ def exact_ffn(
     budgets: Sequence[int],
     form: Form,
     stages: Stages,
+    *,
+    or_all: bool = True,
 ) -> Skipped:
     """A block of which only what its gate leaves non-zero is computed further.
 
@@ -73,23 +95,20 @@ def exact_ffn(
     Args:
       x: ``[b, d]``.
       matrices: rows ``[m, d]`` of up, or of gate and up; or stacked.
-      prepared: the :func:`row_limits` of every matrix that is not computed whole; of a single one, its own.
+      prepared: the :func:`row_limits` of every matrix, and the :func:`largest_entry` of ``down``.
       gate: which of the matrices is computed whole.
       budgets: numbers of groups, ascending. The smallest in which the active ones fit is computed; where more are
         active than the last holds, the dense block runs.
-
-    Returns:
-      ``[b, d_out]`` float32 (or int32 sums), int32 the number of batch rows for which a budget held, and what
-      :attr:`~hire_compiler.runtime.ffn.Form.quantise` says of the rows.
+      or_all: whether it does; else the result is wrong then, and only said to be.
     """
     z = form.product(x, matrices[gate])
     width = z.shape[1]
     inputs = {gate: z} | {len(matrices) + i: form.whole(vector, 1) for i, vector in enumerate(vectors)}
     known = stages.first(inputs)
     others = [i for i in range(len(matrices)) if i != gate]
-    largest = [product_limit(x, prepared[f"limit{i}"], form) for i in others or [gate]]
-    zero = stages.zero(known, dict(zip(others, largest, strict=False)))
-    needed = jnp.logical_not(jnp.broadcast_to(zero & jnp.isfinite(largest[0]), z.shape))
+    limits = _limits(x, len(matrices), prepared, form)
+    zero = stages.zero(known, {i: limits[i] for i in others})
+    needed = jnp.logical_not(jnp.broadcast_to(zero, z.shape))
 
     def finish(take: Callable[[jax.Array], jax.Array], product: Callable[[Matrix], jax.Array]) -> jax.Array:
         some = {i: take(value) if value.ndim and value.shape[-1] == width else value for i, value in known.items()}
@@ -102,7 +121,7 @@ def exact_ffn(
     def dense() -> jax.Array:
         return finish(lambda value: value, lambda matrix: form.product(x, matrix))
 
-    return _sparse_or_dense(needed, budgets, down, form, sparse, dense)
+    return _sparse_or_dense(needed, budgets, down, form, sparse, dense if or_all else None, limits, prepared)
 
 
 def certified_ffn(
@@ -115,24 +134,23 @@ def certified_ffn(
     budget: int,
     form: Form,
     code: Negative,
+    *,
+    or_all: bool = True,
 ) -> Skipped:
     """A block that skips the neurons whose gate is *proven* to be negative, where its code is zero then.
 
     Args:
-      prepared: an int8 copy of the gate with its bound, and the :func:`row_limits` of every matrix.
+      prepared: an int8 copy of the gate with its bound, the :func:`row_limits` of every matrix, and the
+        :func:`largest_entry` of ``down``.
       gate: which of the matrices that is.
-
-    Returns:
-      As :func:`exact_ffn`.
+      or_all: as for :func:`exact_ffn`.
     """
     whole = {len(matrices) + i: form.whole(vector, 1) for i, vector in enumerate(vectors)}
     bias = jnp.zeros(()) if code.bias is None else whole[code.bias].astype(jnp.float32)
-    limits = {i: product_limit(x, prepared[f"limit{i}"], form) for i in range(len(matrices))}
+    limits = _limits(x, len(matrices), prepared, form)
     negative = proven_negative(x, bias, prepared, form, code.dtypes)
     sums = _fitting(limits[gate] + 2 * jnp.abs(bias), code.dtypes)
-    zero = code.zero(negative, sums, limits, whole)
-    finite = jnp.stack([jnp.isfinite(limit) for limit in limits.values()]).all(axis=0)
-    zero = jnp.broadcast_to(zero & finite, finite.shape)
+    zero = jnp.broadcast_to(code.zero(negative, sums, limits, whole), negative.shape)
 
     def sparse(groups: jax.Array) -> jax.Array:
         products = [form.chosen_product(x, matrix, groups) for matrix in matrices]
@@ -142,7 +160,8 @@ def certified_ffn(
         products = [form.product(x, matrix) for matrix in matrices]
         return form.activation(*products, *(form.whole(vector, 1) for vector in vectors))
 
-    return _sparse_or_dense(jnp.logical_not(zero), (budget,), down, form, sparse, dense)
+    needed = jnp.logical_not(zero)
+    return _sparse_or_dense(needed, (budget,), down, form, sparse, dense if or_all else None, limits, prepared)
 
 
 def proven_negative(
@@ -191,6 +210,22 @@ def row_limits(rows: jax.Array, down: jax.Array) -> jax.Array:
 _UNDERFLOW = 1e-16  # more than what is lost of a norm whose squares underflow
 
 
+def largest_entry(down: jax.Array) -> jax.Array:
+    """The size of the largest entry of the last matrix ``[…, m, d_out]``: ``[…, 1]``."""
+    return jnp.max(jnp.abs(down.astype(jnp.float32)), axis=(-2, -1))[..., None]
+
+
+def ordinary(values: jax.Array) -> jax.Array:
+    """Whether all are finite, and too small to have overflowed had they been rounded otherwise."""
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        return jnp.ones((), bool)
+    return (jnp.abs(values) < float(jnp.finfo(values.dtype).max) / 2).all()  # NaN is not smaller
+
+
+def _limits(x: jax.Array, count: int, prepared: Arrays, form: Form) -> Numbered:
+    return {i: product_limit(x, prepared[f"limit{i}"], form) for i in range(count)}
+
+
 def product_limit(x: jax.Array, limit: jax.Array, form: Form) -> jax.Array:
     """What no product of a row of ``x [b, d]`` exceeds, ``[b, m]``; infinite where it may overflow in its type.
 
@@ -207,33 +242,45 @@ def _fitting(size: jax.Array, dtypes: Sequence[str]) -> jax.Array:
     return jnp.where(size < largest / 2, size, jnp.inf)  # NaN is not smaller
 
 
+Ended = tuple[jax.Array, tuple[jax.Array, ...], jax.Array]
+_SHARDS = 1024  # whose sums are added up, at most
+
+
 def _sparse_or_dense(
     needed: jax.Array,
     budgets: Sequence[int],
     down: Matrix,
     form: Form,
     sparse: Callable[[jax.Array], jax.Array],
-    dense: Callable[[], jax.Array],
+    dense: Callable[[], jax.Array] | None,
+    limits: Numbered,
+    prepared: Arrays,
 ) -> Skipped:
     """Compute the needed neurons ``[b, m]`` if their groups fit in a budget, else all."""
     batch = needed.shape[0]
     active = needed.reshape(batch, -1, form.group).any(axis=(0, 2))
     count = jnp.sum(active, dtype=jnp.int32)
 
-    def some(budget: int) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def end(h: jax.Array, product: Callable[[jax.Array], jax.Array]) -> Ended:
+        y, scales = form.finish(h, product)
+        sizes = jnp.sum(jnp.abs(h.astype(jnp.float32)), axis=1)
+        return y, scales, ordinary(h) & ordinary(_SHARDS * sizes * form.whole(prepared["largest"], 1))
+
+    def some(budget: int) -> Ended:
         groups = lax.top_k(active.astype(jnp.float32), budget)[1]  # the active ones first, in ascending order
         h = sparse(groups)
         used = jnp.repeat(jnp.arange(budget) < count, form.group)
         kept = jnp.where(used, h, jnp.zeros_like(h))
-        return form.finish(kept, lambda h: form.chosen_down_product(h, down, groups))
+        return end(kept, lambda h: form.chosen_down_product(h, down, groups))
 
-    def every() -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        return form.finish(dense(), lambda h: form.down_product(h, down))
+    def every(h: Callable[[], jax.Array]) -> Ended:
+        return end(h(), lambda h: form.down_product(h, down))
 
-    too_small = sum((count > budget).astype(jnp.int32) for budget in budgets)
+    too_small = sum((count > budget).astype(jnp.int32) for budget in budgets)  # beyond the branches: the last
     branches = [partial(some, budget) for budget in budgets]
-    result, scales = lax.switch(too_small, [*branches, every])
-    return result, jnp.where(count <= budgets[-1], batch, 0).astype(jnp.int32), scales
+    y, scales, finished = lax.switch(too_small, [*branches, *([] if dense is None else [partial(every, dense)])])
+    started = jnp.stack([jnp.isfinite(limit).all() for limit in limits.values()]).all()
+    return Skipped(y, scales, count <= budgets[-1], started & finished & ordinary(y))
 
 
 def _choose(groups: jax.Array, group: int) -> Callable[[jax.Array], jax.Array]:
