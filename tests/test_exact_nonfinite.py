@@ -120,6 +120,20 @@ def test_a_product_that_overflows_at_a_zero_of_the_gate_is_computed(dtype: str) 
     assert np.isnan(np.asarray(step(w, x), np.float32)).all()
 
 
+def test_sums_that_overflow_come_out_as_the_author_s_own() -> None:
+    """In another order some are Inf where dense gives NaN."""
+    rng = np.random.default_rng(0)
+    shapes = {"gate": (256, 2048), "up": (256, 2048), "down": (2048, 256)}
+    w = {name: jnp.asarray(rng.normal(size=s) * s[0] ** -0.5, jnp.float32) for name, s in shapes.items()}
+    dense = jax.jit(lambda w, x: (jax.nn.relu(x @ w["gate"] - 1.0) * (x @ w["up"])) @ w["down"])
+    step = hire.transform(dense, hire.Config(rules=(hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3),)))
+    for large in ("up", "down"):
+        spoiled = w | {large: w[large] * np.float32(1e38)}
+        for _ in range(4):
+            x = jnp.asarray(rng.normal(size=(1, 256)), jnp.float32)
+            np.testing.assert_array_equal(step(spoiled, x), dense(spoiled, x))
+
+
 def test_the_default_keeps_nan_too() -> None:
     """Large enough that no rule is needed."""
     rng = np.random.default_rng(6)
