@@ -120,6 +120,11 @@ class Expression:
         return any(i.op in ROW_OPERATIONS for i in self.instructions)
 
     @property
+    def jumps(self) -> bool:
+        """Whether a number may decide: where it changes by a rounding, the result may change by more."""
+        return any(i.op in _JUMPS for i in self.instructions)
+
+    @property
     def is_identity(self) -> bool:
         """Whether the only input comes out unchanged (conversions of type aside)."""
         return all(i.op in ("convert",) for i in self.instructions)
@@ -252,6 +257,10 @@ OPERATIONS = frozenset(_TABLE) | {"compare", "convert", "constant", "reduce_prec
 # summed, of ``row_rank`` which share of them is larger.
 # ``group_topk`` is as wide as its operand; its value is "k/m/group".
 ROW_OPERATIONS = frozenset({"row_sum", "row_max", "row_min", "row_rank", "group_topk"})
+_JUMPS = frozenset({
+    "compare", "row_rank", "group_topk", "sign", "floor", "ceil", "remainder", "round_nearest_even",
+    "round_nearest_afz",
+})  # fmt: skip
 
 
 def _numpy_row(instruction: Instruction, x: np.ndarray) -> Any:

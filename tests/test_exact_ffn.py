@@ -68,3 +68,27 @@ def test_a_shifted_relu_has_exact_zeros_too() -> None:
 def test_a_head_is_not_for_exact() -> None:
     with pytest.raises(hire.ConfigError, match="certify"):
         hire.Rule(kind="head", predictor=hire.Exact(), candidates=8)
+
+
+@pytest.mark.parametrize("choice", ["threshold", "top_k"])
+def test_neurons_at_a_cut_are_those_of_the_author_s_own_product(choice: str) -> None:
+    """Every gate lies between two bfloat16 numbers, at the cut; which one it becomes follows from the order of its sum."""
+    rng = np.random.default_rng(4)
+    d, m = 64, 1024
+    large, a = rng.normal(size=(31, m)) * 50, rng.normal(size=(4, 31))
+    x = np.concatenate([a, -a, np.ones((4, 2))], axis=1)
+    gate = np.concatenate([large, large, np.full((1, m), 1.5), np.full((1, m), -(2.0**-8))])
+    w = {"gate": jnp.asarray(gate, jnp.bfloat16), "down": jnp.asarray(np.eye(d)[np.arange(m) % d], jnp.bfloat16)}
+
+    def block(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        z = x @ w["gate"]
+        cut = 1.5 if choice == "threshold" else jax.lax.top_k(z, 64)[0][..., -1:]
+        return jnp.where(z >= cut, z, jnp.zeros_like(z)) @ w["down"]
+
+    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.7, group=1)
+    step = hire.transform(jax.jit(block), hire.Config(rules=(rule,)))
+    x = jnp.asarray(x, jnp.bfloat16)
+    got, want = (np.asarray(f(w, x), np.float32) for f in (step, jax.jit(block)))
+    assert step.report().rewritten
+    assert 0 < np.count_nonzero(np.asarray(x @ w["gate"], np.float32) >= 1.5) < 4 * m  # on both sides of the cut
+    np.testing.assert_allclose(got, want, rtol=0, atol=0.2)  # one neuron more or less is 1.5

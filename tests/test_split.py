@@ -32,7 +32,7 @@ def test_the_step_runs_without_what_was_let_go(rng: np.random.Generator) -> None
 def test_donating_frees_the_memory_and_changes_no_answer(dtype: str, block: Block, rng: np.random.Generator) -> None:
     w = weights_of(block, rng, dtype, bias=-1.0)
     x = array(rng, 1, relu_blocks.D, dtype=jnp.dtype(dtype))
-    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.4, group=8)
+    rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=4), density=0.4, group=8)
     step = hire.transform(jax.jit(block), hire.Config(rules=(rule,)))
     want = step(w, x)
     prepared, (rest, _) = step.split(w, x, donate=True)
@@ -50,7 +50,7 @@ def test_only_jax_arrays_that_nothing_else_reads_are_deleted(rng: np.random.Gene
     def tied(first: jax.Array, second: jax.Array, down: jax.Array, x: jax.Array) -> jax.Array:
         return jax.nn.relu(x @ first) @ down + x @ second
 
-    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.75, group=1)
+    rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=64), density=0.75, group=1)
     step = hire.transform(jax.jit(tied), hire.Config(rules=(rule,)))
     down = rng.normal(size=(64, 64)).astype(np.float32)
     want = tied(w, w, jnp.asarray(down), x)

@@ -19,6 +19,7 @@ from hire_compiler.passes.replacement import (
     Replacement,
     argument_views,
     canonical_input,
+    canonical_result,
     held_matrices,
     make_preparation,
     predictor_arrays,
@@ -58,6 +59,8 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)
+    # On several devices a product is summed as XLA splits it; a shard computes its own.
+    deciding = match.deciding_product if isinstance(plan.predictor, Exact) and not local else None
     behind = () if match.quantiser is None else tuple(value for value, _ in match.quantiser.scales)
 
     def step(
@@ -71,7 +74,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         rows = canonical_input(x, up)
         biases: list[jax.Array | PerRow] = [
             PerRow(_given(value, index, order, layer))
-            for value, (_, index) in zip(more[stacked:], match.givens, strict=True)
+            for value, (_, index) in zip(more[stacked:][: len(match.givens)], match.givens, strict=True)
         ]
         biases += [prepared[f"vector{i}"] for i in range(len(vectors))]
         *inputs, down = (
@@ -94,7 +97,17 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             budgets = [size // plan.group for size in (*plan.budgets, plan.candidates)]
             gate, stages = match.zero_gate, match.gate_stages
             found = exact_ffn(
-                rows, inputs, down, biases, prepared, gate, budgets, form, stages, or_all=run_author is not None
+                rows,
+                inputs,
+                down,
+                biases,
+                prepared,
+                gate,
+                budgets,
+                form,
+                stages,
+                product=None if deciding is None else canonical_result(more[-1], deciding),
+                or_all=run_author is not None,
             )
             return _or_author(found, match, run_author)
         if negative is not None:
@@ -120,7 +133,12 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
 
     return Replacement(
         preparation=preparation,
-        values=(match.x, *(() if match.layer is None else (match.layer,)), *(value for value, _ in match.givens)),
+        values=(
+            match.x,
+            *(() if match.layer is None else (match.layer,)),
+            *(value for value, _ in match.givens),
+            *(() if deciding is None else (deciding.result,)),
+        ),
         views=argument_views(weights, target) if order is None else (),
         step=step,
         results=(match.down.result,),
@@ -132,6 +150,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             match.down.rows_first, len(vectors), up.precise, match.down.precise,
             [(w.shape, w.layers, w.is_view) for w in weights],
             [(value.shape, value.dtype, digest(index)) for value, index in match.givens], match.row_scales,
+            deciding is None,
             match.quantiser and (match.quantiser.code, [code for _, code in match.quantiser.scales]),
         )),
         measure="" if proof is None else "proof",

@@ -21,6 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from hire_compiler.graph import Op, Value
+from hire_compiler.narrow import NarrowWeight
 from hire_compiler.patterns.activations import Activation
 from hire_compiler.patterns.adapters import is_narrow
 from hire_compiler.patterns.canonical import Region
@@ -122,6 +123,18 @@ class FfnMatch:
     def zero_shares(self) -> tuple[float, ...]:
         """For every product, what share of random neurons it alone proves to be exactly zero."""
         return zero_shares(self.region.expression, len(self.products))
+
+    @property
+    def deciding_product(self) -> WeightDot | None:
+        """The product that decides which neurons are zero, where a rounding of it may decide: else None.
+
+        Not where the other product is cut from the same dot, or the weight is stored narrow: then the author's own
+        product would compute more than is needed.
+        """
+        dot, rows = self.region.streams[self.zero_gate]
+        alone = dot.rows == self.down.d and np.array_equal(rows, np.arange(dot.rows))
+        narrow = isinstance(dot.weight, NarrowWeight)
+        return dot if self.region.expression.jumps and dot.batch > 1 and alone and not narrow else None
 
     @property
     def gate_stages(self) -> GateStages:

@@ -85,6 +85,7 @@ def exact_ffn(
     form: Form,
     stages: Stages,
     *,
+    product: jax.Array | None = None,
     or_all: bool = True,
 ) -> Skipped:
     """A block of which only what its gate leaves non-zero is computed further.
@@ -99,9 +100,10 @@ def exact_ffn(
       gate: which of the matrices is computed whole.
       budgets: numbers of groups, ascending. The smallest in which the active ones fit is computed; where more are
         active than the last holds, the dense block runs.
+      product: the author's own product of the gate, ``[b, m]``, if a rounding of it may decide.
       or_all: whether it does; else the result is wrong then, and only said to be.
     """
-    z = form.product(x, matrices[gate])
+    z = form.product(x, matrices[gate]) if product is None else product
     width = z.shape[1]
     inputs = {gate: z} | {len(matrices) + i: form.whole(vector, 1) for i, vector in enumerate(vectors)}
     known = stages.first(inputs)

@@ -35,18 +35,20 @@ hire_compiler: on, 1 of 1 site rewritten, 2.0 kB → 1.4 kB read a call
                call, 1.2 kB added
   right?   ffn/0: exact: only zeros are skipped, and where more neurons are
              active the dense block runs
-arguments of the step: arg0, arg2, and prepared:
-  %arg2 is limit0, from arg1, arg2
-  %arg3 is rows0, from arg1, arg2
+arguments of the step: arg0, arg1, arg2, and prepared:
+  %arg3 is largest, from arg1, arg2
+  %arg4 is limit0, from arg1, arg2
+  %arg5 is rows0, from arg1, arg2
 results of the step: the author's, and proof of ffn/0
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<32x8xf32>, %arg2: tensor<32xf32>, %arg3: tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>) {
-    %0:2 = call @hire_site(%arg2, %arg3, %arg1, %arg0) : (tensor<32xf32>, tensor<32x8xf32>, tensor<32x8xf32>, tensor<1x8xf32>) -> (tensor<1x8xf32>, tensor<i32>)
+  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<8x32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<1xf32>, %arg4: tensor<32xf32>, %arg5: tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>) {
+    %0:2 = call @hire_site(%arg3, %arg4, %arg5, %arg2, %arg0, %arg0, %arg1, %arg2) : (tensor<1xf32>, tensor<32xf32>, tensor<32x8xf32>, tensor<32x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<8x32xf32>, tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>)
     return %0#0, %0#1 : tensor<1x8xf32>, tensor<i32>
   }
-  func.func private @hire_site(%arg0: tensor<32xf32>, %arg1: tensor<32x8xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<1x8xf32>) -> (tensor<1x8xf32>, tensor<i32>) {
+  func.func private @hire_author_0(%arg0: tensor<1x8xf32>, %arg1: tensor<8x32xf32>, %arg2: tensor<32x8xf32>) -> tensor<1x8xf32> { … }
+  func.func private @hire_site(%arg0: tensor<1xf32>, %arg1: tensor<32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<32x8xf32>, %arg4: tensor<1x8xf32>, %arg5: tensor<1x8xf32>, %arg6: tensor<8x32xf32>, %arg7: tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>) {
     … dot_general 1x8xf32, 8x32xf32 → 1x32xf32
     … top_k 1x16xf32 → 1x4xf32, 1x4xi32
     … case {
@@ -56,5 +58,8 @@ module {
     … } {
       … dot_general 1x32xf32, 32x8xf32 → 1x8xf32
     … }
+    … case {
+      … call @hire_author_0
+    … } { }
   }
 }

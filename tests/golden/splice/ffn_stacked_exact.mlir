@@ -1,5 +1,4 @@
-// How often a proof held is counted in the body of the loop over layers, carried through it, and returned behind the
-// author's results. A second number counts how often the body ran.
+// How often a proof held is counted in the loop over layers, and returned behind the author's results.
 
 // ===== input
 func.func public @main(%x: tensor<1x8xf32>, %ups: tensor<3x32x8xf32>, %downs: tensor<3x32x8xf32>) -> tensor<1x8xf32> {
@@ -40,12 +39,13 @@ hire_compiler: on, 1 of 1 site (3 with loops) rewritten, 6.1 kB → 4.2 kB read 
   right?   ffn/0: exact: only zeros are skipped, and where more neurons are
              active the dense block runs
 arguments of the step: arg0, arg1, arg2, and prepared:
-  %arg3 is limit0, from arg1, arg2
+  %arg3 is largest, from arg1, arg2
+  %arg4 is limit0, from arg1, arg2
 results of the step: the author's, and proof of ffn/0, runs of ffn/0
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<3x32x8xf32>, %arg2: tensor<3x32x8xf32>, %arg3: tensor<3x32xf32>) -> (tensor<1x8xf32>, tensor<i32>, tensor<i32>) {
+  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<3x32x8xf32>, %arg2: tensor<3x32x8xf32>, %arg3: tensor<3x1xf32>, %arg4: tensor<3x32xf32>) -> (tensor<1x8xf32>, tensor<i32>, tensor<i32>) {
     %c = stablehlo.constant dense<0> : tensor<i32>
     %c_0 = stablehlo.constant dense<0> : tensor<i32>
     %c_1 = stablehlo.constant dense<0> : tensor<i32>
@@ -56,7 +56,7 @@ module {
       stablehlo.return %1 : tensor<i1>
     } do {
       %c_5 = stablehlo.constant dense<1> : tensor<i32>
-      %1:2 = func.call @hire_site(%arg3, %arg1, %arg2, %iterArg_2, %iterArg) : (tensor<3x32xf32>, tensor<3x32x8xf32>, tensor<3x32x8xf32>, tensor<1x8xf32>, tensor<i32>) -> (tensor<1x8xf32>, tensor<i32>)
+      %1:2 = func.call @hire_site(%arg3, %arg4, %arg1, %arg2, %iterArg_2, %iterArg, %iterArg_2, %arg1, %iterArg, %arg2) : (tensor<3x1xf32>, tensor<3x32xf32>, tensor<3x32x8xf32>, tensor<3x32x8xf32>, tensor<1x8xf32>, tensor<i32>, tensor<1x8xf32>, tensor<3x32x8xf32>, tensor<i32>, tensor<3x32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>)
       %2 = stablehlo.add %iterArg_2, %1#0 : tensor<1x8xf32>
       %c_6 = stablehlo.constant dense<1> : tensor<i32>
       %3 = stablehlo.add %iterArg, %c_6 : tensor<i32>
@@ -66,5 +66,6 @@ module {
     }
     return %0#1, %0#2, %0#3 : tensor<1x8xf32>, tensor<i32>, tensor<i32>
   }
-  func.func private @hire_site(%arg0: tensor<3x32xf32>, %arg1: tensor<3x32x8xf32>, %arg2: tensor<3x32x8xf32>, %arg3: tensor<1x8xf32>, %arg4: tensor<i32>) -> (tensor<1x8xf32>, tensor<i32>) { … }
+  func.func private @hire_author_0(%arg0: tensor<1x8xf32>, %arg1: tensor<3x32x8xf32>, %arg2: tensor<i32>, %arg3: tensor<3x32x8xf32>) -> tensor<1x8xf32> { … }
+  func.func private @hire_site(%arg0: tensor<3x1xf32>, %arg1: tensor<3x32xf32>, %arg2: tensor<3x32x8xf32>, %arg3: tensor<3x32x8xf32>, %arg4: tensor<1x8xf32>, %arg5: tensor<i32>, %arg6: tensor<1x8xf32>, %arg7: tensor<3x32x8xf32>, %arg8: tensor<i32>, %arg9: tensor<3x32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>) { … }
 }
