@@ -72,7 +72,7 @@ def test_a_head_is_not_for_exact() -> None:
 
 @pytest.mark.parametrize("choice", ["threshold", "top_k"])
 def test_neurons_at_a_cut_are_those_of_the_author_s_own_product(choice: str) -> None:
-    """Every gate lies between two bfloat16 numbers, at the cut; which one it becomes follows from the order of its sum."""
+    """Every gate lies between two bfloat16 numbers, at the cut: the order of its sum decides which one it becomes."""
     rng = np.random.default_rng(4)
     d, m = 64, 1024
     large, a = rng.normal(size=(31, m)) * 50, rng.normal(size=(4, 31))

@@ -17,10 +17,9 @@ func.func public @main(%x: tensor<1x8xf32>, %ups: tensor<3x32x8xf32>, %downs: te
     %none = stablehlo.constant dense<0.0> : tensor<1x32xf32>
     %6 = stablehlo.maximum %5, %none : tensor<1x32xf32>
     %7 = stablehlo.dot_general %6, %4, contracting_dims = [1] x [0] : (tensor<1x32xf32>, tensor<32x8xf32>) -> tensor<1x8xf32> loc("layers/mlp/down/dot_general")
-    %8 = stablehlo.add %h, %7 : tensor<1x8xf32>
     %one = stablehlo.constant dense<1> : tensor<i32>
     %next = stablehlo.add %i, %one : tensor<i32>
-    stablehlo.return %next, %8 : tensor<i32>, tensor<1x8xf32>
+    stablehlo.return %next, %7 : tensor<i32>, tensor<1x8xf32>
   }
   return %0#1 : tensor<1x8xf32>
 }
@@ -57,12 +56,11 @@ module {
     } do {
       %c_5 = stablehlo.constant dense<1> : tensor<i32>
       %1:2 = func.call @hire_site(%arg3, %arg4, %arg1, %arg2, %iterArg_2, %iterArg, %iterArg_2, %arg1, %iterArg, %arg2) : (tensor<3x1xf32>, tensor<3x32xf32>, tensor<3x32x8xf32>, tensor<3x32x8xf32>, tensor<1x8xf32>, tensor<i32>, tensor<1x8xf32>, tensor<3x32x8xf32>, tensor<i32>, tensor<3x32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>)
-      %2 = stablehlo.add %iterArg_2, %1#0 : tensor<1x8xf32>
       %c_6 = stablehlo.constant dense<1> : tensor<i32>
-      %3 = stablehlo.add %iterArg, %c_6 : tensor<i32>
-      %4 = stablehlo.add %iterArg_3, %1#1 : tensor<i32>
-      %5 = stablehlo.add %iterArg_4, %c_5 : tensor<i32>
-      stablehlo.return %3, %2, %4, %5 : tensor<i32>, tensor<1x8xf32>, tensor<i32>, tensor<i32>
+      %2 = stablehlo.add %iterArg, %c_6 : tensor<i32>
+      %3 = stablehlo.add %iterArg_3, %1#1 : tensor<i32>
+      %4 = stablehlo.add %iterArg_4, %c_5 : tensor<i32>
+      stablehlo.return %2, %1#0, %3, %4 : tensor<i32>, tensor<1x8xf32>, tensor<i32>, tensor<i32>
     }
     return %0#1, %0#2, %0#3 : tensor<1x8xf32>, tensor<i32>, tensor<i32>
   }
