@@ -50,7 +50,7 @@ def test_only_jax_arrays_that_nothing_else_reads_are_deleted(rng: np.random.Gene
     def tied(first: jax.Array, second: jax.Array, down: jax.Array, x: jax.Array) -> jax.Array:
         return jax.nn.relu(x @ first) @ down + x @ second
 
-    rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=64), density=0.75, group=1)
+    rule = hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), density=0.75, group=1)
     step = hire.transform(jax.jit(tied), hire.Config(rules=(rule,)))
     down = rng.normal(size=(64, 64)).astype(np.float32)
     want = tied(w, w, jnp.asarray(down), x)
