@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full length")
     parser.add_argument("--only", nargs="+", choices=tuple(parts(1)), default=tuple(parts(1)), metavar="PART")
     parser.add_argument("--json", type=Path, default=Path("docs/pictures/soak.json"), help="numbers (merged into it)")
-    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/soak.svg"), help="curves")
+    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/soak.png"), help="curves")
     options = parser.parse_args()
     results = json.loads(options.json.read_text()) if options.json.exists() else {}
     bad = []

@@ -41,6 +41,8 @@ def run(program: Block, rows: int = 200, stop_after: int = 3) -> Outcome:
                 got = np.asarray(step(placed, jnp.asarray(x), q)[0])
             except hire.HireError as error:
                 outcome.status, outcome.note = "refused", str(error)
+                if program.rule == "default":
+                    outcome.faults.append(Fault(f"the default refuses: {str(error)[:200]}", program, p, x, q))
                 return outcome
             except Exception as error:
                 outcome.faults.append(Fault(f"raises {type(error).__name__}: {str(error)[:200]}", program, p, x, q))
@@ -80,12 +82,11 @@ def compare(program: Block, p: dict[str, Array], x: Array, got: Array, wanted: A
 
 
 def _layer(program: Block, p: dict[str, Array], x: Array, got: Array, wanted: Array) -> str:
-    room, open_ = tolerance(program, p, x)
+    room = tolerance(program, p, x)
     off = np.abs(got - wanted)
     fine = (
         (got == wanted) | (np.isnan(got) & np.isnan(wanted)) | (off <= room + 4 * EPS[program.dtype] * np.abs(wanted))
     )
-    fine |= open_[:, None]
     if fine.all():
         return ""
     row = int(np.argmax(~fine.all(axis=1)))
@@ -97,10 +98,11 @@ def _layer(program: Block, p: dict[str, Array], x: Array, got: Array, wanted: Ar
     )
 
 
-def tolerance(program: Block, p: dict[str, Array], x: Array) -> tuple[Array, Array]:
-    """``(room [rows, d], rows where an order of sums decides whether something overflows)``.
+def tolerance(program: Block, p: dict[str, Array], x: Array) -> Array:
+    """How far results may be from dense's, ``[rows, d]``.
 
     Sums of d and of m terms may be taken in another order; what is stored in between is rounded to the storage type.
+    Where an order decides whether something overflows, the author's own operations run: nothing is allowed for it.
     """
     wide = {name: a.astype(np.float64) for name, a in p.items()}
     finite = np.where(np.isfinite(x), x, 0)
@@ -123,12 +125,11 @@ def tolerance(program: Block, p: dict[str, Array], x: Array) -> tuple[Array, Arr
         size, size_abs = size * (np.abs(u) + program.c + 1) ** extra, size_abs * (u_abs + program.c + 1) ** extra
     total = size_abs @ down + np.abs(wide.get("db", 0.0))
     eps, unit = EPS[program.dtype], EPS["float32"]
-    limit = 3e4 if program.dtype == "float16" else 1e37
-    peak = np.maximum(np.maximum(total.max(1), size_abs.max(1)), z_abs.max(1))
-    stored = 0.0 if program.dtype == "float32" else 8 * eps * np.sqrt((size**2) @ (down**2))
+    # A rounding more or less moves a neuron by half a unit, up or down; 8 of them is more than all outputs ever see.
+    stored = 0.0 if program.dtype == "float32" else 2 * eps * np.sqrt((size**2) @ (down**2))
     room = stored + unit * (8 + program.d**0.5 + program.width**0.5) * total
     flushed = TINY * (1 + np.abs(finite).sum() + down.max() * program.width + program.width + program.d)
-    return room + flushed * (1 + down.max()), ~(peak < limit)
+    return room + flushed * (1 + down.max())
 
 
 assert set(PLAIN) <= set(GATED)
