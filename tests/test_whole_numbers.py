@@ -117,7 +117,7 @@ def test_nothing_of_the_first_products_runs_on() -> None:
     step = hire.transform(jax.jit(gated(divided)), EXACT)
     step(block_params(), inputs(1))
     (decision,) = step.report().decisions
-    gate, limits = D * FF, 4 * FF
+    gate, limits = D * FF, 8 * FF
     assert decision.sparse_bytes <= gate + 0.75 * (decision.dense_bytes - gate) + limits
 
 
