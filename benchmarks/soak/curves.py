@@ -32,6 +32,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             memory = results[name]["memory_mb"]
             axis.plot(np.linspace(0, results[name][count], len(memory)), memory)
             axis.set(title="resident memory", xlabel=count, ylabel="MB", ylim=(0, 1.2 * max(memory)))
+    for axis in axes.flat:
+        axis.locator_params(axis="x", nbins=5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     pyplot.close(figure)
