@@ -26,7 +26,7 @@ from benchmarks.timing import interleaved, median_ms, print_table
 from examples.calibration import calibrate_head
 from examples.models import Model, load_model
 from examples.models.text import prompts
-from hire_compiler.passes.replacement import predictor_arrays
+from hire_compiler.passes.replace.preparing import predictor_arrays
 from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.target import target_for
 

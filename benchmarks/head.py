@@ -26,7 +26,7 @@ from benchmarks.hidden import heldout_states
 from benchmarks.timing import interleaved, median_ms, print_table
 from examples.calibration import calibrate_head
 from examples.models import load_model
-from hire_compiler.config import Predictor
+from hire_compiler.config.predictors import Predictor
 
 Run = Callable[[jax.Array], Any]
 CERTIFIED = "Quantized(8), certified strictly"

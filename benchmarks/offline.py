@@ -21,8 +21,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from hire_compiler.offline.tensor_files import TensorWriter
-from hire_compiler.offline.tensors import Spec
+from hire_compiler.offline.disk.tensor_files import TensorWriter
+from hire_compiler.offline.disk.tensors import TensorSpec
 
 VOCABULARY, D, HEADS, LENGTH = 128256, 2048, 16, 256
 RULES = """
@@ -73,7 +73,7 @@ def write_model(folder: Path, layers: int, dtype: str) -> int:
     (folder / "rules.toml").write_text(RULES)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     specs = {
-        ".".join(str(getattr(k, "key", getattr(k, "idx", ""))) for k in path): Spec(leaf.shape, dtype)
+        ".".join(str(getattr(k, "key", getattr(k, "idx", ""))) for k in path): TensorSpec(leaf.shape, dtype)
         for path, leaf in leaves
     }
     rng = np.random.default_rng(0)

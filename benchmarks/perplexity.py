@@ -21,7 +21,7 @@ from examples.calibration import calibrate_head
 from examples.models import Model, load_model
 from examples.models.score import head_losses, token_losses
 from examples.models.text import heldout_text
-from hire_compiler.config import Predictor
+from hire_compiler.config.predictors import Predictor
 
 PREDICTORS: dict[str, Predictor] = {
     "Quantized(8)": hire.Quantized(bits=8),

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 import hire_compiler as hire
 from hire_compiler import _mlir
-from hire_compiler.offline.source import read_source
+from hire_compiler.offline.source.source import read_source
 
 # Everything that an artifact needs to run: no line of this names hire_compiler.
 RUNNER = """

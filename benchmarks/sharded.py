@@ -4,7 +4,7 @@ python -m benchmarks.sharded          # bytes of collectives, from the HLO that 
 python -m benchmarks.sharded --tpu    # the same and an estimated time, compiled ahead of time for TPU v5e:2x2
 
 Nothing runs: programs are lowered at their shapes and compiled. Times are estimates by the TPU compiler, by the cost
-function of ``hire_compiler/hlo/cost.py``.
+function of ``hire_compiler/measuring/hlo/cost.py``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import hire_compiler as hire
 from benchmarks.timing import print_table
-from hire_compiler.estimate import Estimate, estimate
-from hire_compiler.hlo.communication import bytes_by_kind, collectives
-from hire_compiler.hlo.text import read_hlo
+from hire_compiler.measuring.estimate import Estimate, estimate
+from hire_compiler.measuring.hlo.communication import bytes_by_kind, collectives
+from hire_compiler.measuring.hlo.text import read_hlo
 
 D, WIDTH, VOCABULARY, LAYERS = 2048, 16384, 262144, 18  # feed-forward blocks and head in the shape of a 2B model
 CHIPS = 4

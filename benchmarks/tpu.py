@@ -3,8 +3,8 @@
 python -m benchmarks.tpu [ffn] [head] [model] [--json FILE]        (needs the extra "tpu")
 
 Every row stands against two dense programs: as written, and the best dense form the same compiler finds (a batch of
-one padded to eight rows, layers scanned or unrolled). Times follow the cost function of hire_compiler/hlo/cost.py;
-the HBM bytes beside them are the safer thing to compare.
+one padded to eight rows, layers scanned or unrolled). Times follow the cost function of
+hire_compiler/measuring/hlo/cost.py; the HBM bytes beside them are the safer thing to compare.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 import hire_compiler as hire
 from benchmarks.timing import print_table
-from hire_compiler.estimate import Estimate
+from hire_compiler.measuring.estimate import Estimate
 
 TPU = "v5e:2x2"
 HEADER = [

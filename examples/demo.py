@@ -27,8 +27,8 @@ from examples.models import MODEL_NAMES, MissingWheelError, Model, load_model
 from examples.models.generate import Step
 from examples.models.text import calibration_text
 from examples.side_by_side import Sides, side_by_side
-from hire_compiler.comparison import AS_WRITTEN, DENSE, REWRITTEN
-from hire_compiler.offline.progress import Progress, progress
+from hire_compiler.comparison.comparison import AS_WRITTEN, DENSE, REWRITTEN
+from hire_compiler.files.progress import Progress, progress
 
 DEFAULT_PROMPT = "The history of bread begins"
 NAMES = {"auto": "auto", "gemma3": "gemma3-270m", "smollm2": "smollm2-135m"} | {name: name for name in MODEL_NAMES}

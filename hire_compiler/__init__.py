@@ -5,8 +5,6 @@
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hire_compiler.errors import (
@@ -23,57 +21,58 @@ from hire_compiler.version import __version__
 
 if TYPE_CHECKING:
     from hire_compiler.api import inspect, transform
-    from hire_compiler.calibrate import calibrate
-    from hire_compiler.calibration import Calibration
-    from hire_compiler.comparing import compare
-    from hire_compiler.comparison import Comparison
-    from hire_compiler.config import Cascade, Config, Exact, LowRank, Quantized, Rule
-    from hire_compiler.estimate import Estimate, Estimates, estimate
-    from hire_compiler.group_topk import group_topk
-    from hire_compiler.offline.artifact import Artifact
-    from hire_compiler.offline.load import load
+    from hire_compiler.authors.group_topk import group_topk
+    from hire_compiler.authors.sampler import Sampling, with_sampler
+    from hire_compiler.calibration.calibrate import calibrate
+    from hire_compiler.calling.transformed import HireFunction
+    from hire_compiler.comparison.comparison import Comparison
+    from hire_compiler.config.predictors import Cascade, Exact, LowRank, Quantized
+    from hire_compiler.config.rules import Config, Rule
+    from hire_compiler.learned.calibration import Calibration
+    from hire_compiler.measuring.compare import compare
+    from hire_compiler.measuring.estimate import Estimate, Estimates, estimate
+    from hire_compiler.offline.artifact.artifact import Artifact
+    from hire_compiler.offline.artifact.load import load
     from hire_compiler.offline.rewrite import rewrite
-    from hire_compiler.picture import draw
-    from hire_compiler.report import Decision, Miss, Report, Site
-    from hire_compiler.sampler import Sampling, with_sampler
-    from hire_compiler.saved_plan import Plan
-    from hire_compiler.transformed import HireFunction
+    from hire_compiler.passes.plan.saved_plan import Plan
+    from hire_compiler.pictures.draw import draw
+    from hire_compiler.reports.report import Decision, Miss, Report, Site
     from hire_compiler.tuning.tune import tune
     from hire_compiler.tuning.tuned import Tuned
 
 # What a name is imported from when it is first asked for. So ``import hire_compiler`` does not import JAX, and the
 # command line can answer --help, typing errors and an interrupt at once.
 _LATER = {
-    "Artifact": "offline.artifact",
-    "Calibration": "calibration",
-    "Cascade": "config",
-    "Comparison": "comparison",
-    "Config": "config",
-    "Decision": "report",
-    "Estimate": "estimate",
-    "Estimates": "estimate",
-    "Exact": "config",
-    "HireFunction": "transformed",
-    "LowRank": "config",
-    "Miss": "report",
-    "Plan": "saved_plan",
-    "Quantized": "config",
-    "Report": "report",
-    "Rule": "config",
-    "Sampling": "sampler",
-    "Site": "report",
+    "Artifact": "offline.artifact.artifact",
+    "Calibration": "learned.calibration",
+    "Cascade": "config.predictors",
+    "Comparison": "comparison.comparison",
+    "Config": "config.rules",
+    "Decision": "reports.report",
+    "Estimate": "measuring.estimate",
+    "Estimates": "measuring.estimate",
+    "Exact": "config.predictors",
+    "HireFunction": "calling.transformed",
+    "LowRank": "config.predictors",
+    "Miss": "reports.report",
+    "Plan": "passes.plan.saved_plan",
+    "Quantized": "config.predictors",
+    "Report": "reports.report",
+    "Rule": "config.rules",
+    "Sampling": "authors.sampler",
+    "Site": "reports.report",
     "Tuned": "tuning.tuned",
-    "calibrate": "calibrate",
-    "compare": "comparing",
-    "draw": "picture",
-    "estimate": "estimate",
-    "group_topk": "group_topk",
+    "calibrate": "calibration.calibrate",
+    "compare": "measuring.compare",
+    "draw": "pictures.draw",
+    "estimate": "measuring.estimate",
+    "group_topk": "authors.group_topk",
     "inspect": "api",
-    "load": "offline.load",
+    "load": "offline.artifact.load",
     "rewrite": "offline.rewrite",
     "transform": "api",
     "tune": "tuning.tune",
-    "with_sampler": "sampler",
+    "with_sampler": "authors.sampler",
 }
 
 
@@ -93,16 +92,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted(__all__)
 
-
-class _Package(ModuleType):
-    """The package; where a function has the name of its module (``hire.calibrate``), the function is the attribute."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _LATER and isinstance(value, ModuleType)):  # what the import system does behind an import
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 __all__ = [
     "Artifact",

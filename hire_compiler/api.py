@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable as Function
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from hire_compiler.ahead import Stage
-from hire_compiler.calibration import Calibration
-from hire_compiler.callable import Callable
-from hire_compiler.config import Config, check_config
+from hire_compiler.calling.ahead import Stage
+from hire_compiler.calling.transformed import HireFunction
+from hire_compiler.capture.function import UserFunction
+from hire_compiler.capture.program import capture
+from hire_compiler.config.rules import Config, check_config
 from hire_compiler.errors import ConfigError, UnreadableTypesError
+from hire_compiler.learned.calibration import Calibration
 from hire_compiler.passes.pipeline import inspect_program
-from hire_compiler.program import capture
-from hire_compiler.report import Miss, Report
-from hire_compiler.transformed import HireFunction
+from hire_compiler.reports.report import Miss, Report
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
 
 def transform(
-    function: Function[..., Any],
+    function: Callable[..., Any],
     config: Config | None = None,
     *,
     calibration: Calibration | None = None,
@@ -65,13 +65,13 @@ def inspect(target: Any, *args: Any, **kwargs: Any) -> Report:
         return _inspect_export(target, *args, **kwargs)
     if isinstance(target, HireFunction):
         target = target.__wrapped__
-    function = Callable(target)
+    function = UserFunction(target)
     leaves, tree = function.flatten(args, kwargs)
     return inspect_program(capture(function, leaves, tree))
 
 
 def _inspect_export(target: Any, *, dims: dict[str, int] | None = None) -> Report:
-    from hire_compiler.offline.source import read_source
+    from hire_compiler.offline.source.source import read_source
 
     try:
         source = read_source(target, dims=dims)

@@ -8,9 +8,9 @@ from dataclasses import replace
 import compiled_once
 import numpy as np
 import pytest
-from diagonal import mark_the_rest_slow
 
 from hire_compiler.runtime.target import stand_in, target_for
+from tests.support.diagonal import mark_the_rest_slow
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Fresh random numbers for every test, the same ones in every run of it."""
-    return np.random.default_rng(list(request.node.nodeid.encode()))
+    name = request.node.nodeid.rpartition("/")[2]  # a test keeps its numbers when its file moves
+    return np.random.default_rng(list(f"tests/{name}".encode()))
 
 
 @pytest.fixture(autouse=True)

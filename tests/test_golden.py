@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
-from golden import FOLDER, PASSES, Malformed, Pass, Setting, parse, retell
-from golden_index import PAGE, first_sentence, index
-from golden_text import print_spliced
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo as hlo
 
 from hire_compiler import _mlir
-from hire_compiler.passes.normalize import normalize
+from hire_compiler.passes.normalize.normalize import normalize
+from tests.support import golden
+from tests.support.golden import FOLDER, PASSES, Malformed, Pass, Setting, parse, retell
+from tests.support.golden_index import PAGE, first_sentence, index
+from tests.support.golden_text import print_spliced
 
 # The interpreter of StableHLO has no devices to exchange with: it aborts the process.
 EVALUATED = [path for path in sorted((FOLDER / "normalize").glob("*.mlir")) if "all_reduce" not in path.read_text()]

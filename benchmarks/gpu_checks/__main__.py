@@ -5,8 +5,8 @@ python -m benchmarks.gpu_checks --quick                            # a few cases
 
 Four parts, in processes that share the card, each as long as it is given: heads and blocks (the fuzzer's programs
 against the author's own on the same card, and against float64), functions (errors of elementwise operations over all
-float32 numbers, in the units of hire_compiler/enclosure.py), products (errors of matrix products, random and hostile,
-against n·u·Σ|a||b|).
+float32 numbers, in the units of hire_compiler/proofs/enclosure.py), products (errors of matrix products, random and
+hostile, against n·u·Σ|a||b|).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How far the platform's elementwise functions are from the real numbers, over *all* numbers of a type.
 
-In units of 2⁻²³ of the result for float32, as in the table of hire_compiler/enclosure.py, and in units of the type's
-own epsilon for narrow types. The truth is the same function in float64 on the same device, itself compared with NumPy
-and SciPy on a sample. Results below the smallest normal number are looked at apart: whether they are flushed.
+In units of 2⁻²³ of the result for float32, as in the table of hire_compiler/proofs/enclosure.py, and in units of the
+type's own epsilon for narrow types. The truth is the same function in float64 on the same device, itself compared with
+NumPy and SciPy on a sample. Results below the smallest normal number are looked at apart: whether they are flushed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import scipy.special
 from jax import lax
 
-from hire_compiler.enclosure import CPU_UNITS
+from hire_compiler.proofs.enclosure import CPU_UNITS
 
 Fn = Callable[..., jax.Array]
 CHUNK = 1 << 26

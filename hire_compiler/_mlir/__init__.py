@@ -1,6 +1,6 @@
 """The only package that touches jaxlib's MLIR bindings and JAX's private names.
 
-Everything above works on the plain graph of ``graph.py``, on bytes, and on the few functions here, so
+Everything above works on the plain graph of ``graph/graph.py``, on bytes, and on the few functions here, so
 that an upgrade of JAX is repaired in one place. Facts behind it: the bindings that matter come
 inside jaxlib; ``lower().compiler_ir()`` is shared with JAX's lowering cache and must never be edited, so
 modules cross this border as bytecode and are parsed into a context of our own.

@@ -9,10 +9,10 @@ from itertools import zip_longest
 from textwrap import wrap
 
 from hire_compiler.cli.words import on_the_command_line
-from hire_compiler.offline.artifact import Artifact
+from hire_compiler.offline.artifact.artifact import Artifact
 from hire_compiler.offline.verify import Verification
-from hire_compiler.report import report_of
-from hire_compiler.report_text import report_text
+from hire_compiler.reports.report import report_of
+from hire_compiler.reports.text import report_text
 
 WIDTH, NARROW = 80, 12  # of a table, and of a column that is not made narrower
 

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-from hire_compiler.offline.patience import give_up_after
+from hire_compiler.offline.source.patience import give_up_after
 
 INTERRUPTED = 130
 PATIENCE = 10.0  # seconds that an interrupted command has to clean up, before it is stopped

@@ -15,19 +15,19 @@ import numpy as np
 import hire_compiler as hire
 from hire_compiler.cli.show import artifact_lines, show, table, verification_lines
 from hire_compiler.cli.words import on_the_command_line
+from hire_compiler.config.read_toml import RulesFile, read_rules
 from hire_compiler.errors import ConfigError
-from hire_compiler.offline.artifact import Artifact
-from hire_compiler.offline.atomic import check_destination, new_file
-from hire_compiler.offline.calibrate import calibrate_export, load_calibration, save_calibration
-from hire_compiler.offline.inputs import inputs_from, random_inputs
-from hire_compiler.offline.progress import Progress, progress
-from hire_compiler.offline.save import replacing
-from hire_compiler.offline.tensor_files import TensorWriter
-from hire_compiler.offline.tensors import open_tensors, spec_of
+from hire_compiler.files.atomic import check_destination, new_file
+from hire_compiler.files.progress import Progress, progress
+from hire_compiler.offline.artifact.artifact import Artifact
+from hire_compiler.offline.artifact.save import replacing
+from hire_compiler.offline.calibrate_export import calibrate_export, load_calibration, save_calibration
+from hire_compiler.offline.disk.tensor_files import TensorWriter
+from hire_compiler.offline.disk.tensors import open_tensors, spec_of
+from hire_compiler.offline.source.inputs import inputs_from, random_inputs
 from hire_compiler.offline.verify import export_original
 from hire_compiler.offline.verify import verify as verify_artifact
-from hire_compiler.report_text import report_text
-from hire_compiler.rules import RulesFile, read_rules
+from hire_compiler.reports.text import report_text
 from hire_compiler.tuning.budget import Budget
 from hire_compiler.tuning.export import tune_export
 

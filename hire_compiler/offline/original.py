@@ -12,14 +12,14 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.errors import ArtifactError, WeightError
-from hire_compiler.offline.artifact import Artifact
-from hire_compiler.offline.devices import devices_of
-from hire_compiler.offline.naming import assign
-from hire_compiler.offline.sampled import fold_sampler
-from hire_compiler.offline.source import Source, read_source
-from hire_compiler.offline.tensor_files import digest
-from hire_compiler.offline.tensors import Tensors, open_tensors
-from hire_compiler.offline.trees import nest
+from hire_compiler.offline.artifact.artifact import Artifact
+from hire_compiler.offline.disk.tensor_files import digest
+from hire_compiler.offline.disk.tensors import Tensors, open_tensors
+from hire_compiler.offline.source.devices import devices_of
+from hire_compiler.offline.source.naming import assign
+from hire_compiler.offline.source.sampled import fold_sampler
+from hire_compiler.offline.source.source import Source, read_source
+from hire_compiler.offline.source.trees import nest
 
 
 def source_of(artifact: Artifact, original: Any, dims: Mapping[str, int] | None) -> Source:

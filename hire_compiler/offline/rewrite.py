@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, check_config
+from hire_compiler.authors.sampler import Sampling
+from hire_compiler.capture.program import Program
+from hire_compiler.config.rules import Config, check_config
 from hire_compiler.errors import ConfigError, WeightError
-from hire_compiler.offline.artifact import Artifact
-from hire_compiler.offline.assemble import Built, assemble
-from hire_compiler.offline.devices import devices_of
-from hire_compiler.offline.naming import assign
-from hire_compiler.offline.progress import Progress, no_progress
-from hire_compiler.offline.sampled import fold_sampler
-from hire_compiler.offline.signature import choose_weights
-from hire_compiler.offline.source import Source, read_source
-from hire_compiler.offline.tensors import open_tensors
+from hire_compiler.files.progress import Progress, no_progress
+from hire_compiler.learned.calibration import Calibration
+from hire_compiler.offline.artifact.artifact import Artifact
+from hire_compiler.offline.artifact.assemble import Built, assemble
+from hire_compiler.offline.disk.tensors import open_tensors
+from hire_compiler.offline.source.devices import devices_of
+from hire_compiler.offline.source.naming import assign
+from hire_compiler.offline.source.sampled import fold_sampler
+from hire_compiler.offline.source.signature import choose_weights
+from hire_compiler.offline.source.source import Source, read_source
 from hire_compiler.passes.pipeline import rewrite_program
-from hire_compiler.passes.splice import Spliced
-from hire_compiler.program import Program
-from hire_compiler.report import Report
-from hire_compiler.sampler import Sampling
+from hire_compiler.passes.splice.splice import Spliced
+from hire_compiler.reports.report import Report
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 DEFAULT_PLATFORMS = ("cpu", "tpu")

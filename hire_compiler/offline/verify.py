@@ -15,15 +15,15 @@ import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from hire_compiler import _mlir
-from hire_compiler.comparison import Comparison
-from hire_compiler.offline.artifact import Artifact
-from hire_compiler.offline.devices import devices_of
-from hire_compiler.offline.difference import Difference, compare
-from hire_compiler.offline.inputs import inputs_from, random_inputs
+from hire_compiler.comparison.comparison import Comparison
+from hire_compiler.comparison.difference import Difference, add_differences
+from hire_compiler.files.progress import Progress, no_progress
+from hire_compiler.offline.artifact.artifact import Artifact
+from hire_compiler.offline.disk.promise import Promise
+from hire_compiler.offline.disk.tensors import Tensors, TensorSpec, open_tensors, spec_of
 from hire_compiler.offline.original import Original, source_of
-from hire_compiler.offline.progress import Progress, no_progress
-from hire_compiler.offline.promise import Promise
-from hire_compiler.offline.tensors import Spec, Tensors, open_tensors, spec_of
+from hire_compiler.offline.source.devices import devices_of
+from hire_compiler.offline.source.inputs import inputs_from, random_inputs
 from hire_compiler.offline.watch import Watch
 
 
@@ -94,7 +94,7 @@ def verify(
       trials: how many random inputs.
       seed: of the random inputs.
       tolerance: the largest error of a float result that is allowed, relative to its largest value; None for what was
-        planned (:class:`hire_compiler.offline.promise.Promise`).
+        planned (:class:`hire_compiler.offline.disk.promise.Promise`).
       agreement: the share of integers that has to agree; None for what was planned.
       time: also run both in turns on every input, on this machine, and say how long each takes.
       progress: called with (what, done, of how many).
@@ -124,7 +124,7 @@ def verify(
                 counts.update({(site, "proven"): int(proven), (site, "runs"): int(runs)})
         if not differences:
             differences = [Difference(name, str(spec)) for name, spec in _results(found)]
-        compare(differences, expected, jax.tree.leaves(found), widths)
+        add_differences(differences, expected, jax.tree.leaves(found), widths)
         progress("comparing", done, len(inputs) or trials)
         if watch is not None:
             watch.time(values, of=len(inputs) or trials)
@@ -158,7 +158,7 @@ def export_original(artifact: Artifact, original: Any, dims: Mapping[str, int] |
         return _mlir.run_module(program.module, program.out_avals, values)
 
     devices = devices_of(program, source.devices)
-    structs = [devices.argument(i, Spec(a.shape, a.dtype)) for i, a in enumerate(program.arguments)]
+    structs = [devices.argument(i, TensorSpec(a.shape, a.dtype)) for i, a in enumerate(program.arguments)]
     donated = [i for i, argument in enumerate(program.arguments) if argument.donated]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
@@ -175,5 +175,5 @@ def _trials(entries: Sequence[Any], files: Sequence[Any], trials: int, seed: int
         yield inputs_from(tensors, names, specs)
 
 
-def _results(tree: Any) -> list[tuple[str, Spec]]:
+def _results(tree: Any) -> list[tuple[str, TensorSpec]]:
     return [(keystr(path) or "result", spec_of(leaf)) for path, leaf in tree_flatten_with_path(tree)[0]]

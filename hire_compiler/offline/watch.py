@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hire_compiler.comparison import AS_WRITTEN, REWRITTEN, Comparison, Timing
-from hire_compiler.findings import split_seconds
-from hire_compiler.offline.artifact import Artifact
-from hire_compiler.offline.difference import Difference
+from hire_compiler.comparison.comparison import AS_WRITTEN, REWRITTEN, Comparison, Timing
+from hire_compiler.comparison.difference import Difference
+from hire_compiler.comparison.outputs import output_of
+from hire_compiler.comparison.turns import LEAST, MOST, SECONDS, Turn, Turns, machine
+from hire_compiler.offline.artifact.artifact import Artifact
 from hire_compiler.offline.original import Original
-from hire_compiler.outputs import output_of
-from hire_compiler.report import Certificate, bytes_read, report_of
-from hire_compiler.turns import LEAST, MOST, SECONDS, Turn, Turns, machine
+from hire_compiler.reports.findings import split_seconds
+from hire_compiler.reports.report import Certificate, bytes_read, report_of
 
 
 class Watch:

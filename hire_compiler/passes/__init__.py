@@ -1,1 +1,5 @@
-"""The stages between a captured program and the programs that run: one file a stage."""
+"""The stages between a captured program and the step that runs, a room a stage; ``pipeline.py`` calls them in order.
+
+normalize → detect → plan → replace → splice → verify. ``kinds`` says what each stage does with each kind of site,
+``mesh`` what changes when a program runs on several devices.
+"""

@@ -10,34 +10,34 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from hire_compiler import _mlir
-from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config
+from hire_compiler.capture.program import Program
+from hire_compiler.config.rules import Config
 from hire_compiler.errors import ConfigError
-from hire_compiler.fast_math import fast_math_reason
-from hire_compiler.graph import collection_paused
-from hire_compiler.passes.bodies import Inside, bodies, left_dense, on_devices
-from hire_compiler.passes.calibrated import calibration_notes, fit_calibration
-from hire_compiler.passes.choose_rule import check_rules, idle_rules
-from hire_compiler.passes.detect import detect
-from hire_compiler.passes.facts import site_facts
-from hire_compiler.passes.fold import folded_graph
-from hire_compiler.passes.kinds import kind_of
-from hire_compiler.passes.manual import rewrite_bodies
-from hire_compiler.passes.normalize import normalize
-from hire_compiler.passes.plan import plan
-from hire_compiler.passes.plan_shards import plan_on_mesh
-from hire_compiler.passes.replace_sharded import replace_sharded
-from hire_compiler.passes.replay import record_of, replay
-from hire_compiler.passes.shards import Placement
-from hire_compiler.passes.site_plan import LeftDense, SitePlan
-from hire_compiler.passes.splice import Spliced, splice
-from hire_compiler.passes.unused import drop_unused, output_names
-from hire_compiler.passes.verify import check_module
-from hire_compiler.program import Program
-from hire_compiler.report import Report, Site
+from hire_compiler.graph.graph import collection_paused
+from hire_compiler.learned.calibration import Calibration
+from hire_compiler.passes.detect.bodies import Inside, bodies, left_dense, on_devices
+from hire_compiler.passes.detect.detect import detect
+from hire_compiler.passes.detect.facts import site_facts
+from hire_compiler.passes.detect.fit_calibration import calibration_notes, fit_calibration
+from hire_compiler.passes.kinds.kinds import kind_of
+from hire_compiler.passes.mesh.replace_sharded import replace_sharded
+from hire_compiler.passes.mesh.rewrite_bodies import rewrite_bodies
+from hire_compiler.passes.mesh.site_layouts import Placement
+from hire_compiler.passes.normalize.fold import folded_graph
+from hire_compiler.passes.normalize.normalize import normalize
+from hire_compiler.passes.normalize.unused_outputs import drop_unused, output_names
+from hire_compiler.passes.plan.choose_rule import check_rules, idle_rules
+from hire_compiler.passes.plan.plan import plan
+from hire_compiler.passes.plan.plan_shards import plan_on_mesh
+from hire_compiler.passes.plan.replay import record_of, replay
+from hire_compiler.passes.plan.saved_plan import SiteRecord, plan_of
+from hire_compiler.passes.plan.site_plan import LeftDense, SitePlan
+from hire_compiler.passes.splice.splice import Spliced, splice
+from hire_compiler.passes.verify.verify import verify
+from hire_compiler.proofs.fast_math import fast_math_reason
+from hire_compiler.reports.report import Report, Site
 from hire_compiler.runtime.target import target_for
-from hire_compiler.saved_plan import SiteRecord, plan_of
-from hire_compiler.sharding import SiteLayout
+from hire_compiler.sharding.layout import SiteLayout
 
 T = TypeVar("T")
 NONE_GIVEN_UP: Mapping[str, str] = MappingProxyType({})
@@ -153,7 +153,7 @@ def rewrite_program(
             before = _mlir.to_bytecode(module)
             spliced, inner = clock.time("shard_map", lambda: rewrite_bodies(program, before, spliced, rewrite_body))
         if placement is not None and spliced is not None:
-            clock.time("verify", lambda: check_module(spliced.module))
+            clock.time("verify", lambda: verify(spliced.module))
         rewritable = [body for body in inside if devices > 1 and not body.why]
         inner = [on_devices(report, body) for report, body in zip(inner, rewritable, strict=True)]
         inner += [_left_dense(body) for body in inside if body not in rewritable]

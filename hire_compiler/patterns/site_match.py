@@ -1,7 +1,7 @@
 """What every kind of site answers about itself, whatever was captured of it.
 
 A kind of site is a frozen dataclass of captures in this folder that answers these questions, and a row of
-``passes/kinds.py`` that says what each stage does with it. No stage asks which kind it has before it.
+``passes/kinds/kinds.py`` that says what each stage does with it. No stage asks which kind it has before it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 
-from hire_compiler.graph import Op
-from hire_compiler.patterns.counters import Counters
-from hire_compiler.patterns.dots import WeightDot
-from hire_compiler.patterns.provenance import Origin
-from hire_compiler.report import Site
-from hire_compiler.weights import Weight
+from hire_compiler.graph.graph import Op
+from hire_compiler.graph.weight import Weight
+from hire_compiler.patterns.operations.loop_counters import LoopCounters
+from hire_compiler.patterns.region.dots import WeightDot
+from hire_compiler.patterns.weights.provenance import Origin
+from hire_compiler.reports.report import Site
 
 Vector = tuple[Origin, np.ndarray]  # a parameter with one entry a row, and the position of every row's entry
 
@@ -25,7 +25,7 @@ class SiteMatch(Protocol):
     """A site, captured.
 
     Attributes:
-      kind: its row of ``passes/kinds.py``.
+      kind: its row of ``passes/kinds/kinds.py``.
     """
 
     kind: ClassVar[str]
@@ -54,7 +54,7 @@ class SiteMatch(Protocol):
     def winner_key(self) -> str:
         """Under which name a calibration counts how often its rows win; '' if they cannot."""
 
-    def describe(self, site_id: str, counters: Counters) -> Site:
+    def describe(self, site_id: str, counters: LoopCounters) -> Site:
         """Its line of the report."""
 
 
@@ -83,7 +83,7 @@ def stack_of(match: SiteMatch) -> tuple[int, ...]:
     return () if layers is None else (layers,)
 
 
-def trips(dot: WeightDot, counters: Counters) -> int:
+def trips(dot: WeightDot, counters: LoopCounters) -> int:
     """How often a product runs in a loop over layers: the trips of its counter, else as often as there are layers."""
     layers = dot.weight.layers
     if dot.layer is None or layers is None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hire_compiler.errors import HireError
+from hire_compiler.graph.weight import itemsize
 from hire_compiler.pictures.style import COLOURS, INK, QUIET, WRITTEN, megabytes, plain_axes, scale, title
-from hire_compiler.report import Decision, Report, Site, answer_of, counted
-from hire_compiler.weights import itemsize
+from hire_compiler.reports.report import Decision, Report, Site, answer_of, counted
 
 MEANING = {
     "exact": "exact: only zeros are skipped",

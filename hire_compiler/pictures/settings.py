@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hire_compiler.errors import HireError
-from hire_compiler.findings import counted
 from hire_compiler.pictures.style import COLOURS, INK, QUIET, WRITTEN, plain_axes, title
+from hire_compiler.reports.findings import counted
 from hire_compiler.tuning.tuned import Tried, Tuned
 
 CURVES = ("#dd8b2d", "#7b5ea7", "#2f9e9e", "#b5485d", "#6b8e23", "#8a6d3b")  # of kinds of predictors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hire_compiler.comparison import AS_WRITTEN, DENSE, REWRITTEN, Comparison
+from hire_compiler.comparison.comparison import AS_WRITTEN, DENSE, REWRITTEN, Comparison
 from hire_compiler.pictures.style import COLOURS, INK, QUIET, WRITTEN, plain_axes, scale, title
 
 NAMES = {AS_WRITTEN: "as written", REWRITTEN: "rewritten", DENSE: "the dense form given"}

@@ -7,9 +7,9 @@ columns):
 
 With the rounding of the float32 sums on both sides added, and what flushing small numbers to zero may lose,
 ``z̃_i ± ε_i`` encloses every logit that the dense program could compute. The author's code between the logits and what
-is compared carries these bounds on (``enclosure.py``). The winners are proven when no excluded row reaches the last of
-them; that is *counted*, not read off the selection, so it holds for approximate forms of top-k too. The counts of
-shards add up.
+is compared carries these bounds on (``proofs/enclosure.py``). The winners are proven when no excluded row reaches the
+last of them; that is *counted*, not read off the selection, so it holds for approximate forms of top-k too. The counts
+of shards add up.
 
 Every comparison is written so that NaN fails the proof.
 """

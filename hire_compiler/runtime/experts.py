@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.runtime.blocks import chosen_columns_dot, chosen_rows_dot
+from hire_compiler.runtime.gathered import chosen_columns_dot, chosen_rows_dot
 from hire_compiler.runtime.target import Target, unfused
 
 OneExpert = Callable[[jax.Array, Callable[[int, jax.Array], jax.Array]], jax.Array]

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.runtime.blocks import Matrix, chosen_columns_dot, chosen_rows_dot
-from hire_compiler.runtime.narrow import NarrowRows
+from hire_compiler.runtime.gathered import Matrix, chosen_columns_dot, chosen_rows_dot
+from hire_compiler.runtime.narrow_rows import NarrowRows
 from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, take_rows, unfused
 from hire_compiler.runtime.topk import top_groups

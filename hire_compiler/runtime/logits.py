@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler.runtime.predictors import Arrays, is_cascade, predict, refine
-from hire_compiler.runtime.stored import StoredRows
+from hire_compiler.runtime.stored_rows import StoredRows
 from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import Compare, bucket_winners, compared_candidates
 

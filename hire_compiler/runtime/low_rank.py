@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.graph.weight import itemsize
 from hire_compiler.runtime.quantized import prepare_quantized
 from hire_compiler.runtime.record import Arrays, Record
 from hire_compiler.runtime.target import Target, columns_dot, dot_of_few
-from hire_compiler.weights import itemsize
 
 
 def prepare_low_rank(rows: jax.Array, rank: int, moment: jax.Array | None, dtype: str) -> Arrays:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.enclosure import Bounded, Unbounded
-from hire_compiler.expression import Instruction
-from hire_compiler.graph import Block, Op
-from hire_compiler.interval import Enclosure, compare, point
+from hire_compiler.graph.expression import Instruction
+from hire_compiler.graph.graph import Block, Op
+from hire_compiler.proofs.enclosure import Bounded, Unbounded
+from hire_compiler.proofs.interval import Enclosure, compare, point
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.values import Plain, Shadow, Wide, is_known, mapped, plain
 

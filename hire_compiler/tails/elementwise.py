@@ -9,9 +9,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hire_compiler.enclosure import NARROW, Arithmetic, Bounded, Steps, Unbounded
-from hire_compiler.expression import COMPARE, OPERATIONS, Instruction
-from hire_compiler.interval import Enclosure, known, point, widened
+from hire_compiler.graph.expression import COMPARE, OPERATIONS, Instruction
+from hire_compiler.proofs.enclosure import NARROW, Arithmetic, Bounded, Steps, Unbounded
+from hire_compiler.proofs.interval import Enclosure, known, point, widened
 from hire_compiler.tails.ranked import with_ranks
 from hire_compiler.tails.values import (
     Frame,

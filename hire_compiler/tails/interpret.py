@@ -9,12 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from hire_compiler import _mlir
-from hire_compiler.enclosure import Arithmetic, Bounded, Unbounded, as_input, computed_again
-from hire_compiler.expression import Instruction
-from hire_compiler.graph import Block, Op, Value
-from hire_compiler.interval import Enclosure, point
-from hire_compiler.patterns.reducers import is_argmax, reducer, sorts_down
-from hire_compiler.patterns.region import detail
+from hire_compiler.graph.expression import Instruction
+from hire_compiler.graph.graph import Block, Op, Value
+from hire_compiler.patterns.operations.reducers import is_argmax, reducer, sorts_down
+from hire_compiler.patterns.region.region import detail
+from hire_compiler.proofs.enclosure import Arithmetic, Bounded, Unbounded, as_input, computed_again
+from hire_compiler.proofs.interval import Enclosure, point
 from hire_compiler.tails.control import branch, loop
 from hire_compiler.tails.elementwise import ELEMENTWISE, Elementwise
 from hire_compiler.tails.joining import joined

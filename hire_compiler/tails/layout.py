@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from hire_compiler.enclosure import Bounded, Unbounded
-from hire_compiler.graph import Op
+from hire_compiler.graph.graph import Op
+from hire_compiler.proofs.enclosure import Bounded, Unbounded
 from hire_compiler.tails.values import Frame, Kth, Plain, Ranks, Rows, Shadow, Unknown, Wide, mapped
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.enclosure import Bounded, Unbounded
-from hire_compiler.interval import Enclosure
+from hire_compiler.proofs.enclosure import Bounded, Unbounded
+from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.reductions import Part, parts
 from hire_compiler.tails.values import Frame, Plain, Ranks, Rows, Wide, split

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler import _mlir
-from hire_compiler.enclosure import Bounded, Unbounded
-from hire_compiler.expression import Instruction
-from hire_compiler.graph import Op
-from hire_compiler.interval import Enclosure, point, widened
+from hire_compiler.graph.expression import Instruction
+from hire_compiler.graph.graph import Op
+from hire_compiler.proofs.enclosure import Bounded, Unbounded
+from hire_compiler.proofs.interval import Enclosure, point, widened
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.order import look_up
 from hire_compiler.tails.ranked import rank_of

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hire_compiler.enclosure import Arithmetic, Bounded, Unbounded, arithmetic_for
-from hire_compiler.graph import Block, Op, Value
-from hire_compiler.interval import Enclosure
+from hire_compiler.graph.graph import Block, Op, Value
+from hire_compiler.proofs.enclosure import Arithmetic, Bounded, Unbounded, arithmetic_for
+from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.runtime.target import target_for
 from hire_compiler.tails.interpret import Interpreter, outer_values
 from hire_compiler.tails.layout import Mixed

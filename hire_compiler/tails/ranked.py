@@ -11,8 +11,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hire_compiler.enclosure import Bounded
-from hire_compiler.interval import Enclosure
+from hire_compiler.proofs.enclosure import Bounded
+from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.tails.values import Kth, Plain, Rows, Shadow, Wide
 
 # Chains of these come out the same bit for bit wherever the compiler repeats them; a product in front of a sum may be

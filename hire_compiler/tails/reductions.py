@@ -7,8 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hire_compiler.enclosure import NARROW, Bounded, Unbounded
-from hire_compiler.interval import Enclosure
+from hire_compiler.proofs.enclosure import NARROW, Bounded, Unbounded
+from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.runtime.certify import reaches
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.values import Frame, Plain, Ranks, Wide, row_number

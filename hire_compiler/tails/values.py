@@ -15,8 +15,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hire_compiler.enclosure import Bounded, Unbounded
-from hire_compiler.interval import Enclosure, point, union
+from hire_compiler.proofs.enclosure import Bounded, Unbounded
+from hire_compiler.proofs.interval import Enclosure, point, union
 
 
 @dataclass(frozen=True, eq=False)

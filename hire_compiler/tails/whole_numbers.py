@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.interval import Enclosure, point
+from hire_compiler.proofs.interval import Enclosure, point
 
 KNOWN: dict[str, Callable[..., Any]] = {
     "shift_left": lax.shift_left,

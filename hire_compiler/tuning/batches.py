@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable as Function
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,15 +10,15 @@ import jax
 import numpy as np
 
 from hire_compiler import _mlir
-from hire_compiler.calibrate import STRONGEST, Learner, but_for, probe_avals
-from hire_compiler.calibration import Calibration
-from hire_compiler.callable import Callable
+from hire_compiler.calibration.calibrate import STRONGEST, Learner, but_for, probe_avals
+from hire_compiler.calibration.instrument import Instrumented
+from hire_compiler.calibration.instrument_program import instrument_program
+from hire_compiler.capture.function import UserFunction
+from hire_compiler.capture.program import Program, capture
 from hire_compiler.errors import CaptureError, ConfigError
-from hire_compiler.offline.progress import Progress
-from hire_compiler.passes.instrument import Instrumented
-from hire_compiler.passes.instrument_program import instrument_program
-from hire_compiler.passes.tuned_sites import show_inputs
-from hire_compiler.program import Program, capture
+from hire_compiler.files.progress import Progress
+from hire_compiler.learned.calibration import Calibration
+from hire_compiler.tuning.tuned_sites import show_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +36,13 @@ class Batch:
     origin: str
 
 
-def captured(function: Function[..., Any], batches: Sequence[Any]) -> list[Batch]:
+def captured(function: Callable[..., Any], batches: Sequence[Any]) -> list[Batch]:
     """Calls of a function, each with a tuple of arguments or a single one.
 
     Raises:
       CaptureError: the function cannot be rewritten.
     """
-    wrapped, programs, made = Callable(function), {}, []
+    wrapped, programs, made = UserFunction(function), {}, []
     for number, batch in enumerate(batches, start=1):
         leaves, tree = wrapped.flatten(batch if isinstance(batch, tuple) else (batch,), {})
         key = (tree, tuple(str(jax.typeof(leaf)) for leaf in leaves))
@@ -64,7 +63,7 @@ class Instruments:
       add: from a program to one with probes.
     """
 
-    add: Function[[Program], Instrumented]
+    add: Callable[[Program], Instrumented]
     known: dict[int, tuple[Instrumented, Any]] = field(default_factory=dict)
 
     def look(self, batch: Batch) -> tuple[Instrumented, list[Any]]:

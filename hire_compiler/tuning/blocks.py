@@ -10,19 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from hire_compiler.calibration import FEW_ROWS, Calibration, trial_key
-from hire_compiler.config import LowRank, Predictor, Quantized, Rule
+from hire_compiler.calibration.trials import Candidate, run_trials
+from hire_compiler.config.predictors import LowRank, Predictor, Quantized
+from hire_compiler.config.rules import Rule
 from hire_compiler.errors import CaptureError, ConfigError
-from hire_compiler.passes.defaults import exact_rule
-from hire_compiler.passes.neurons import chosen_group
-from hire_compiler.passes.trials import Candidate, run_trials
-from hire_compiler.passes.tuned_sites import Block
-from hire_compiler.runtime.activity import TOGETHER
+from hire_compiler.learned.calibration import FEW_ROWS, Calibration, trial_key
+from hire_compiler.learned.trial import SHARES, Trial
+from hire_compiler.passes.plan.exact_default import exact_rule
+from hire_compiler.passes.plan.neurons import chosen_group
+from hire_compiler.runtime.count_active import TOGETHER
 from hire_compiler.runtime.target import target_for
-from hire_compiler.trial import SHARES, Trial
 from hire_compiler.tuning.settings import label
 from hire_compiler.tuning.timed import DENSE
 from hire_compiler.tuning.tuned import DEFAULT, Tried
+from hire_compiler.tuning.tuned_sites import Block
 
 RANKS = (1 / 16, 1 / 8, 3 / 16, 1 / 4)  # of the width of the input
 EXACT = "exact, only zeros skipped"

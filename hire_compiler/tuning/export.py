@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hire_compiler.offline.calls import Calls
-from hire_compiler.offline.progress import Progress, no_progress
+from hire_compiler.files.progress import Progress, no_progress
+from hire_compiler.offline.source.calls import Calls
 from hire_compiler.tuning.batches import Batch, check_batches
 from hire_compiler.tuning.budget import Budget
 from hire_compiler.tuning.program import tune_program

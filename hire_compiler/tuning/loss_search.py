@@ -9,21 +9,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, LowRank, Predictor, Quantized, Rule
-from hire_compiler.offline.progress import Progress
-from hire_compiler.passes.simulate import Knob, Simulated
-from hire_compiler.passes.tuned_sites import Block, Head
+from hire_compiler.comparison.turns import machine
+from hire_compiler.config.predictors import LowRank, Predictor, Quantized
+from hire_compiler.config.rules import Config, Rule
+from hire_compiler.files.progress import Progress
+from hire_compiler.learned.calibration import Calibration
 from hire_compiler.tuning.batches import Batch
 from hire_compiler.tuning.blocks import exact_settings, left_alone, rows_of, tried_rule, untried, with_neurons
 from hire_compiler.tuning.choice import WORTH, choose
 from hire_compiler.tuning.losses import Losses, Rise
 from hire_compiler.tuning.search import exact_settings_of
 from hire_compiler.tuning.settings import label
+from hire_compiler.tuning.simulate import Knob, Simulated
 from hire_compiler.tuning.timed import time_settings
 from hire_compiler.tuning.timed_blocks import alike, time_blocks
 from hire_compiler.tuning.tuned import DEFAULT, Tried, Tuned
-from hire_compiler.turns import machine
+from hire_compiler.tuning.tuned_sites import Block, Head
 
 SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of the neurons, from what costs least
 RANKS = (1 / 8, 1 / 4)  # of the width of the input

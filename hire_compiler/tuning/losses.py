@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
-from hire_compiler.calibration import Calibration
+from hire_compiler.capture.program import Program
 from hire_compiler.errors import CaptureError, ConfigError
-from hire_compiler.passes.simulate import Knob, Simulated, Simulation, simulate
-from hire_compiler.program import Program
+from hire_compiler.learned.calibration import Calibration
 from hire_compiler.tuning.batches import Batch
+from hire_compiler.tuning.simulate import Knob, Simulated, Simulation, simulate
 
 ENOUGH = 4096  # tokens: more would only take longer
 LEAST = 128

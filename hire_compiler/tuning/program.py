@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 
+from hire_compiler.capture.program import Program
 from hire_compiler.errors import ConfigError
-from hire_compiler.offline.progress import Progress
-from hire_compiler.passes.tuned_sites import Block, Head, find_sites
-from hire_compiler.program import Program
-from hire_compiler.runtime.weights import materialize
+from hire_compiler.files.progress import Progress
+from hire_compiler.runtime.materialize import materialize
 from hire_compiler.tuning.batches import Batch, calibrated, rows_read
 from hire_compiler.tuning.budget import Budget
 from hire_compiler.tuning.loss_search import LossSearch
@@ -21,6 +20,7 @@ from hire_compiler.tuning.losses import enough_text
 from hire_compiler.tuning.search import Interrupted, Search
 from hire_compiler.tuning.timed_blocks import alike
 from hire_compiler.tuning.tuned import Tuned
+from hire_compiler.tuning.tuned_sites import Block, Head, find_sites
 
 
 def tune_program(

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, Predictor, Rule
+from hire_compiler.calibration.head_ranks import meets, ranks_of, winners_of
+from hire_compiler.comparison.turns import machine
+from hire_compiler.config.predictors import Predictor
+from hire_compiler.config.rules import Config, Rule
 from hire_compiler.errors import CaptureError, ConfigError
-from hire_compiler.offline.progress import Progress
-from hire_compiler.passes.defaults import exact_rule
-from hire_compiler.passes.head_ranks import meets, ranks_of, winners_of
-from hire_compiler.passes.tuned_sites import Block, Head
-from hire_compiler.trial import Trial, rows_needed
+from hire_compiler.files.progress import Progress
+from hire_compiler.learned.calibration import Calibration
+from hire_compiler.learned.trial import Trial, rows_needed
+from hire_compiler.passes.plan.exact_default import exact_rule
 from hire_compiler.tuning.blocks import (
     exact_settings,
     judged,
@@ -32,7 +33,7 @@ from hire_compiler.tuning.settings import Family, candidate_counts, families, la
 from hire_compiler.tuning.timed import DENSE, time_settings
 from hire_compiler.tuning.timed_blocks import time_blocks
 from hire_compiler.tuning.tuned import DEFAULT, Tried, Tuned
-from hire_compiler.turns import machine
+from hire_compiler.tuning.tuned_sites import Block, Head
 
 CERTIFIED = "certified, exact"
 ENOUGH = 2  # times the rows that a recall needs; more say the same, and take longer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hire_compiler.config import Cascade, LowRank, Predictor, Quantized
-from hire_compiler.passes.site_plan import SiteFacts
-from hire_compiler.report import Site
+from hire_compiler.config.predictors import Cascade, LowRank, Predictor, Quantized
+from hire_compiler.passes.plan.site_plan import SiteFacts
+from hire_compiler.reports.report import Site
 
 CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 RANKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)  # of the width of the input

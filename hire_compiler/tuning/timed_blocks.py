@@ -18,19 +18,19 @@ import numpy as np
 from jax import lax
 
 from hire_compiler import _mlir
-from hire_compiler.config import Config
-from hire_compiler.offline.progress import Progress
-from hire_compiler.passes.plan import plan
-from hire_compiler.passes.predictor_bytes import unpacks
-from hire_compiler.passes.replace_ffn import replace_ffn
-from hire_compiler.passes.replacement import written_input
-from hire_compiler.passes.site_plan import SitePlan
-from hire_compiler.passes.trials import vector_of
-from hire_compiler.passes.tuned_sites import Block
+from hire_compiler.calibration.trials import vector_of
+from hire_compiler.config.rules import Config
+from hire_compiler.files.progress import Progress
+from hire_compiler.passes.plan.plan import plan
+from hire_compiler.passes.plan.predictor_bytes import unpacks
+from hire_compiler.passes.plan.site_plan import SitePlan
+from hire_compiler.passes.replace.ffn import replace_ffn
+from hire_compiler.passes.replace.replacement import written_input
+from hire_compiler.runtime.materialize import materialize
 from hire_compiler.runtime.target import target_for
-from hire_compiler.runtime.weights import materialize
 from hire_compiler.tuning.timed import DOMINATED, in_turns
 from hire_compiler.tuning.tuned import Tried
+from hire_compiler.tuning.tuned_sites import Block
 
 MEMBERS = 8  # blocks alike that take turns; more would only take memory
 INPUTS = 8  # different inputs of each

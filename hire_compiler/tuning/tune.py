@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable as Function
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from hire_compiler.callable import Callable
-from hire_compiler.offline.progress import Progress, progress
-from hire_compiler.program import capture
+from hire_compiler.capture.function import UserFunction
+from hire_compiler.capture.program import capture
+from hire_compiler.files.progress import Progress, progress
 from hire_compiler.tuning.batches import captured, check_batches
 from hire_compiler.tuning.budget import Budget
 from hire_compiler.tuning.program import tune_program
@@ -17,9 +16,9 @@ from hire_compiler.tuning.tuned import Tuned
 
 
 def tune(
-    function: Function[..., Any],
+    function: Callable[..., Any],
     *args: Any,
-    forward: Function[..., Any],
+    forward: Callable[..., Any],
     batches: Iterable[Any],
     recall: float | None = None,
     loss: float | None = None,
@@ -67,7 +66,7 @@ def tune(
     given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
     check_batches(len(given))
     with _told(progress) as told:
-        wrapped = Callable(function)
+        wrapped = UserFunction(function)
         leaves, tree = wrapped.flatten(args, kwargs)
         program = capture(wrapped, leaves, tree)
         return tune_program(program, [*program.constants, *leaves], lambda: captured(forward, given), budget, told)

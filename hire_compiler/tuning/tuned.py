@@ -8,12 +8,13 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from hire_compiler.calibration import Calibration
-from hire_compiler.config import Config, Exact, Kind, Rule
+from hire_compiler.config.predictors import Exact
+from hire_compiler.config.read_toml import read_rules
+from hire_compiler.config.rules import Config, Kind, Rule
+from hire_compiler.config.write_toml import write_rules
 from hire_compiler.errors import ConfigError
-from hire_compiler.offline.calibrate import load_calibration, save_calibration
-from hire_compiler.rules import read_rules
-from hire_compiler.tuning.toml import write_rules
+from hire_compiler.learned.calibration import Calibration
+from hire_compiler.offline.calibrate_export import load_calibration, save_calibration
 
 DEFAULT = "the exact default"  # nothing is tried, and no rule is written
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hire_compiler.hlo.communication import Collective, collectives
-from hire_compiler.hlo.text import read_hlo
+from hire_compiler.measuring.hlo.communication import Collective, collectives
+from hire_compiler.measuring.hlo.text import read_hlo
 
 P = PartitionSpec
 

@@ -17,8 +17,8 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from safetensors.numpy import save_file
 
 import hire_compiler as hire
-from hire_compiler.hlo.communication import collectives
-from hire_compiler.hlo.text import read_hlo
+from hire_compiler.measuring.hlo.communication import collectives
+from hire_compiler.measuring.hlo.text import read_hlo
 from hire_compiler.offline.verify import verify
 from tests.sharded.programs import MESHES, P
 

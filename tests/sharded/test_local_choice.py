@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 import hire_compiler as hire
-from hire_compiler.sharding import expected_recall
+from hire_compiler.sharding.recall import expected_recall
 from tests.sharded.programs import MESHES, batch_axis, mesh_of, place, random, talk
 
 D, WIDTH, VOCABULARY, BATCH = 64, 512, 4096, 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
-from hire_compiler.sharding import deal
+from hire_compiler.sharding.dealing import deal
 from tests.sharded.programs import mesh_of, place, talk
 
 D, VOCABULARY, WIDTH, BATCH = 64, 4096, 512, 4

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
-from tests import engine_tails
 from tests.sharded.programs import batch_axis, mesh_of, place, talk
+from tests.support import engine_tails
 
 V, D, BATCH = 1024, 24, 4
 STRICT = hire.Config(

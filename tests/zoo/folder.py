@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from lowered import every_site
-from masked import largest_difference, masked_flat
 
 import hire_compiler as hire
 from hire_compiler import _mlir
+from hire_compiler.capture.program import Argument, Program
 from hire_compiler.passes.pipeline import rewrite_program
-from hire_compiler.program import Argument, Program
+from tests.support.masked import largest_difference, masked_flat
 
 
 def load(path: Path) -> Program:

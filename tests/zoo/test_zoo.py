@@ -18,9 +18,9 @@ import pytest
 import torch_models
 import tunix_models
 from lowered import Model, every_site
-from masked import largest_difference, masked
 
 import hire_compiler as hire
+from tests.support.masked import largest_difference, masked
 
 FAMILIES = (hf_flax, torch_models, keras_models, tunix_models, penzai_models)
 QUICK = {"HF_Flax-OPT", "HF_Flax-Llama"}

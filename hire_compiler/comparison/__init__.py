@@ -1,0 +1,1 @@
+"""Two programs beside each other: results that differ, milliseconds taken in turns, as plain data."""

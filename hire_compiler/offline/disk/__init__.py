@@ -1,0 +1,1 @@
+"""What lies in files: tensors, archives, manifests, and every check that keeps a bad file from being believed."""

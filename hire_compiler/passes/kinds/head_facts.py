@@ -1,0 +1,78 @@
+"""What is to be known of an LM head: by its plan, and by a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import partial
+
+import numpy as np
+
+from hire_compiler.passes.kinds.probes import Look, Probe, count_winners, moment_look, some_rows
+from hire_compiler.passes.plan.site_plan import SiteFacts, rounds
+from hire_compiler.passes.replace.preparing import lies_by_columns
+from hire_compiler.patterns.head.head import HeadMatch
+from hire_compiler.patterns.head.winners import Winner
+from hire_compiler.patterns.region.canonical import Region
+from hire_compiler.patterns.site_match import moment_key
+from hire_compiler.proofs.enclosure import why_unbounded
+from hire_compiler.runtime.target import Target
+
+ROWS = 2048  # of input that are kept to try predictors on
+
+
+def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
+    """What the heads of a program say of themselves."""
+    return [
+        SiteFacts(
+            target.costs,
+            logits=True,
+            provable=bool(match.winners) or match.tail is not None,
+            uncertifiable=_uncertifiable(match, target),
+            winners_only=bool(match.winners),
+            aligned=any(map(_is_aligned, match.winners)),
+            compared=0 if match.tail is None else match.tail.points,
+            blocked=match.blocked,
+            seldom="" if match.tail is None else match.tail.doubt,
+            top_k=max((winner.k for winner in match.winners), default=1 if match.tail is None else match.tail.most),
+            by_columns=lies_by_columns(match.dot),
+            drops=all(_keeps_minus_infinity(region) for region in match.compared),
+        )
+        for match in matches
+    ]
+
+
+def _uncertifiable(match: HeadMatch, target: Target) -> str:
+    """Why its winners cannot be proven; or ''."""
+    unknown = next(filter(None, (why_unbounded(winner.compared) for winner in match.winners)), "")
+    if unknown:
+        return f"no bounds are known of {unknown}, which stands between the logits and what is compared"
+    # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
+    narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
+    return "" if target.platform == "cpu" or match.dot.precise or narrow else rounds(target.platform)
+
+
+def _is_aligned(winner: Winner) -> bool:
+    """Whether something lies beside the rows that it compares, in their order."""
+    wide = any(entry.index.shape[1] > 1 for entry in winner.region.captured)
+    return wide or winner.noise is not None or winner.width != winner.region.products[0].rows
+
+
+def _keeps_minus_infinity(region: Region) -> bool:
+    below = [np.asarray(-np.inf), *(np.asarray(0.0) for _ in region.parameters)]
+    return bool(np.all(region.expression.evaluate(below) == -np.inf))
+
+
+def head_looks(match: HeadMatch, strongest: float, wanted: Collection[str]) -> list[Look]:
+    """The second moment of its input, how often each of its rows wins, and some rows to try a predictor on."""
+    dot = match.dot
+    if dot.weight.layers is not None:
+        return [moment_look(match)]
+    looks = [moment_look(match), Look(Probe("winners", match.winner_key, (dot.rows,), dot.batch), dot, count_winners)]
+    if moment_key(match) in wanted:
+        inputs = Probe("inputs", moment_key(match), (dot.batch, dot.d), dot.batch, kept=ROWS)
+        looks.append(Look(inputs, dot, partial(some_rows, count=dot.batch)))
+    return looks
+
+
+def no_trial(match: HeadMatch) -> None:
+    """Predictors are not tried on heads: what they miss is measured against dense winners."""

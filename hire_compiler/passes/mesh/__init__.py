@@ -1,0 +1,1 @@
+"""Programs on several devices: how sites lie on the mesh, shards that work by themselves, bodies of ``shard_map``."""

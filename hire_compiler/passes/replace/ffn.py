@@ -1,0 +1,255 @@
+"""Replace a feed-forward block: predict its groups of neurons, compute those alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hire_compiler.config.predictors import Exact
+from hire_compiler.graph.graph import Value
+from hire_compiler.passes.plan.neurons import common_order
+from hire_compiler.passes.plan.site_plan import SitePlan
+from hire_compiler.passes.replace.prepared_key import digest
+from hire_compiler.passes.replace.preparing import (
+    Proof,
+    argument_views,
+    held_matrices,
+    make_preparation,
+    predictor_arrays,
+)
+from hire_compiler.passes.replace.replacement import AuthorsCode, Replacement
+from hire_compiler.passes.replace.shapes import canonical_input, canonical_result, restore_result
+from hire_compiler.patterns.ffn.ffn import FfnMatch
+from hire_compiler.patterns.ffn.quantiser import Quantiser
+from hire_compiler.runtime.certify import prepare_bound
+from hire_compiler.runtime.ffn import CommonPath, Form, PerRow, select_groups, sparse_ffn
+from hire_compiler.runtime.predictors import Arrays
+from hire_compiler.runtime.skip_zeros import (
+    Skipped,
+    certified_ffn,
+    exact_ffn,
+    largest_entry,
+    ordinary,
+    row_limits,
+    trusted_bound,
+)
+from hire_compiler.runtime.target import Target
+
+
+def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool = False) -> Replacement:
+    """The replacement of a planned feed-forward block, of all devices or of one.
+
+    Args:
+      local: the match is restated in the sizes of one shard: the author's operations are not run inside its step.
+    """
+    activation, relevance, up = match.activation, match.relevance, match.products[0]
+    weights = match.weights
+    vectors = [(origin.weight, index) for origin, index in match.biases]
+    negative = match.negative_gate if plan.certify else None
+    order = _order(plan)
+    proof = _proof(match, plan) if plan.certify or isinstance(plan.predictor, Exact) else None
+    preparation = make_preparation(match, plan, match.predicted, vectors, target, order, proof=proof)
+    stacked = match.layer is not None
+    # Where the model chooses among its neurons, it chooses among the candidates now.
+    code = match.region.expression.on_part(match.down.d, plan.candidates)
+    # On several devices a product is summed as XLA splits it; a shard computes its own.
+    deciding = match.deciding_product if isinstance(plan.predictor, Exact) and not local else None
+    behind = () if match.quantiser is None else tuple(value for value, _ in match.quantiser.scales)
+
+    def step(
+        prepared: Arrays,
+        views: tuple[jax.Array, ...],
+        x: jax.Array,
+        *more: jax.Array,
+        run_author: Callable[[], list[jax.Array]] | None = None,
+    ) -> list[jax.Array]:
+        layer = more[0].reshape(()) if stacked else None
+        rows = canonical_input(x, up)
+        biases: list[jax.Array | PerRow] = [
+            PerRow(_given(value, index, order, layer))
+            for value, (_, index) in zip(more[stacked:][: len(match.givens)], match.givens, strict=True)
+        ]
+        biases += [prepared[f"vector{i}"] for i in range(len(vectors))]
+        *inputs, down = (
+            held_matrices(weights, prepared, views, target)
+            if order is None
+            else [prepared[f"rows{i}"] for i in range(len(weights))]
+        )
+        form = Form(
+            activation=lambda *values: code.evaluate(values, exact=True),
+            group=plan.group,
+            target=target,
+            layer=layer,
+            product_dtype=up.result.dtype,
+            precise=up.precise,
+            down_precise=match.down.precise,
+            quantise=None if match.quantiser is None else partial(_quantised, match.quantiser),
+        )
+        budget = (plan.candidates - plan.common) // plan.group
+        if isinstance(plan.predictor, Exact):
+            budgets = [size // plan.group for size in (*plan.budgets, plan.candidates)]
+            gate, stages = match.zero_gate, match.gate_stages
+            found = exact_ffn(
+                rows,
+                inputs,
+                down,
+                biases,
+                prepared,
+                gate,
+                budgets,
+                form,
+                stages,
+                product=None if deciding is None else canonical_result(more[-1], deciding),
+                or_all=run_author is not None,
+            )
+            return _or_author(found, match, run_author)
+        if negative is not None:
+            gate = activation.gate
+            found = certified_ffn(
+                rows, inputs, down, biases, prepared, gate, budget, form, negative, or_all=run_author is not None
+            )
+            return _or_author(found, match, run_author)
+        groups = select_groups(
+            rows,
+            predictor_arrays(prepared),
+            None if activation.gate_bias is None else _predicted_part(biases[activation.gate_bias], plan.common),
+            lambda z: relevance(z, [_beside(biases[i], plan.common, layer) for i in relevance.reads]),
+            plan.group,
+            budget,
+            target,
+            layer,
+            plan.score,
+            _row_scale(match, biases),
+        )
+        y, scales = sparse_ffn(rows, inputs, down, biases, groups, form, _common_path(prepared, plan, len(weights)))
+        return [restore_result(y, match.down), *_restored(scales, match)]
+
+    return Replacement(
+        preparation=preparation,
+        values=(
+            match.x,
+            *(() if match.layer is None else (match.layer,)),
+            *(value for value, _ in match.givens),
+            *(() if deciding is None else (deciding.result,)),
+        ),
+        views=argument_views(weights, target) if order is None else (),
+        step=step,
+        results=(match.down.result,),
+        behind=behind,
+        before=match.down.op,
+        signature=repr((
+            plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.score, plan.common,
+            activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
+            match.down.rows_first, len(vectors), up.precise, match.down.precise,
+            [(w.shape, w.layers, w.is_view) for w in weights],
+            [(value.shape, value.dtype, digest(index)) for value, index in match.givens], match.row_scales,
+            deciding is None,
+            match.quantiser and (match.quantiser.code, [code for _, code in match.quantiser.scales]),
+        )),
+        measure="" if proof is None else "proof",
+        author=None if proof is None else _authors_code(match, behind),
+    )  # fmt: skip
+
+
+def _authors_code(match: FfnMatch, behind: Sequence[Value]) -> AuthorsCode:
+    dots = (*match.products, match.down)
+    made = tuple(value.op for value in behind if value.op is not None)
+    products = tuple(dict.fromkeys(dot.start for dot in match.products))
+    return AuthorsCode(products, (match.down.op, *made), weights=tuple(dot.factor for dot in dots))
+
+
+def _or_author(found: Skipped, match: FfnMatch, run_author: Callable[[], list[jax.Array]] | None) -> list[jax.Array]:
+    """The block's results and for how many batch rows they skip; dense's own where an order of sums may decide.
+
+    Without ``run_author`` the whole program runs the author's code, for any row that is not counted.
+    """
+    results = [restore_result(found.y, match.down), *_restored(found.scales, match)]
+    right = found.ordinary & ordinary(results[0])
+    held = jnp.where(right & found.fits, match.down.batch, 0).astype(jnp.int32)
+    if run_author is not None:
+        results = jax.lax.cond(right, lambda: results, run_author)
+    return [*results, held]
+
+
+def _proof(match: FfnMatch, plan: SitePlan) -> Proof:
+    """Bounds of the gate's rows, if zeros are proven from them, and limits of the products that are skipped."""
+
+    def bound(rows: jax.Array, copy: Arrays) -> jax.Array:
+        return trusted_bound(rows, prepare_bound(rows, copy)["bound"])
+
+    def proof(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
+        made: Arrays = {}
+        if plan.certify:
+            copy = {name: prepared[name] for name in ("q", "scale")}
+            made["bound"] = (jax.vmap(bound) if rows.ndim == 3 else bound)(rows, copy)
+        down = matrix(len(match.weights) - 1)
+        limits = {f"limit{i}": row_limits(matrix(i), down) for i in range(len(match.products))}
+        return made | limits | {"largest": largest_entry(down)}
+
+    return proof
+
+
+def _quantised(quantiser: Quantiser, h: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """H as the last product reads it, and the numbers of its rows that are read behind that."""
+    return quantiser.code.evaluate([h], exact=True), tuple(
+        jnp.broadcast_to(code.evaluate([h], exact=True), (h.shape[0], 1)) for _, code in quantiser.scales
+    )
+
+
+def _restored(scales: Sequence[jax.Array], match: FfnMatch) -> list[jax.Array]:
+    values = () if match.quantiser is None else (value for value, _ in match.quantiser.scales)
+    return [
+        scale.astype(jnp.dtype(value.dtype)).reshape(value.shape) for scale, value in zip(scales, values, strict=True)
+    ]
+
+
+def _row_scale(match: FfnMatch, biases: Sequence[jax.Array | PerRow]) -> jax.Array | None:
+    """By what the predicted products of quantised inputs are multiplied."""
+    scale = None
+    for op, number in match.row_scales:
+        given = biases[number]
+        assert isinstance(given, PerRow)
+        wide = given.values.astype(jnp.float32)
+        factor = wide if op == "multiply" else 1 / wide
+        scale = factor if scale is None else scale * factor
+    return scale
+
+
+def _order(plan: SitePlan) -> np.ndarray | None:
+    """The order in which the rows are laid out; None for that of the model."""
+    if not plan.common:
+        return None
+    assert plan.learned.activity is not None, "a common path is planned from what a calibration knows"
+    return common_order(plan.learned.activity, plan.group, plan.common)
+
+
+def _given(value: jax.Array, index: np.ndarray, order: np.ndarray | None, layer: jax.Array | None) -> jax.Array:
+    """What an adapter adds to each neuron ``[b, m]``, in the order in which the rows are laid out."""
+    whole = np.array_equal(index, np.arange(value.size).reshape(index.shape)) if value.size == index.size else False
+    given = value.reshape(index.shape) if whole else value.reshape(-1)[index]
+    if order is None:
+        return given
+    return given[:, order] if order.ndim == 1 else jnp.take(given, jnp.asarray(order)[layer], axis=1)
+
+
+def _predicted_part(bias: jax.Array | PerRow, common: int) -> jax.Array | PerRow:
+    return PerRow(bias.values[:, common:]) if isinstance(bias, PerRow) else bias[..., common:]
+
+
+def _beside(vector: jax.Array | PerRow, common: int, layer: jax.Array | None) -> jax.Array:
+    """A vector of the neurons that are predicted, of one layer."""
+    if isinstance(vector, PerRow):
+        return vector.values[:, common:]
+    own = vector[..., common:]
+    return own if layer is None else jax.lax.dynamic_index_in_dim(own, layer, keepdims=False)
+
+
+def _common_path(prepared: Arrays, plan: SitePlan, matrices: int) -> CommonPath | None:
+    if not plan.common:
+        return None
+    *first, down = (prepared[f"common{i}"] for i in range(matrices))
+    return CommonPath(first, down)

@@ -1,0 +1,192 @@
+"""The rows of a head as the proof of its tail reads them: predictions, bounds and exact logits of the whole vocabulary.
+
+Where the vocabulary is split over devices, each function here runs on every shard by itself and says nothing to the
+others: a shard predicts, chooses and computes its own rows. What stands between is code on ``[batch, vocabulary]`` as
+the author's own is, split by XLA: so a tail means the same on one device and on many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hire_compiler.passes.replace.over_mesh import over_mesh
+from hire_compiler.passes.replace.preparing import predictor_arrays
+from hire_compiler.runtime.certify import finer_room, room, rounding_slack
+from hire_compiler.runtime.logits import exact_logits
+from hire_compiler.runtime.predictors import Arrays, predict
+from hire_compiler.runtime.stored_rows import StoredRows
+from hire_compiler.runtime.target import Target
+from hire_compiler.runtime.topk import top_candidates
+from hire_compiler.sharding.layout import Axes, MeshShape, Spec
+from hire_compiler.tails.values import Rows, entries_of
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How a head lies on a mesh.
+
+    Attributes:
+      rows, batch: the axes that split its rows, and the rows of its input.
+      prepared: how a prepared array is split, by name.
+      views: how each argument is split that is read as it is.
+    """
+
+    mesh: MeshShape
+    rows: Axes
+    batch: Axes
+    prepared: Callable[[str], Spec]
+    views: tuple[Spec, ...]
+
+
+@dataclass(frozen=True)
+class TailRows:
+    """A head's rows; arrays are ``[b, n]`` for all its rows, ids ``[b, c]`` count among all and ascend.
+
+    Attributes:
+      x: inputs of the batch rows that are read, ``[b, d]``.
+      hold: from prepared arrays and views to the rows of one device.
+      precise: the author asked for the platform's highest precision.
+      parts: how all this lies on a mesh; None on one device.
+    """
+
+    x: jax.Array
+    prepared: Arrays
+    views: tuple[jax.Array, ...]
+    hold: Callable[[Arrays, tuple[jax.Array, ...]], StoredRows]
+    target: Target
+    precise: bool
+    parts: Parts | None
+
+    def predicted(self) -> tuple[jax.Array, jax.Array]:
+        """Logits as the copy predicts them, and how far they may be off."""
+
+        def one(x: jax.Array, prepared: Arrays, views: Any) -> list[jax.Array]:
+            scores = predict(x, predictor_arrays(prepared), self.target, precise=True)
+            return [scores, room(prepared["bound"], x)]
+
+        scores, away = self._with_rows(one, 2)
+        return scores, away
+
+    def finer(self) -> jax.Array:
+        """How far the predictions may be off, by the better of two bounds."""
+
+        def one(x: jax.Array, prepared: Arrays, views: Any) -> list[jax.Array]:
+            return [finer_room({name: prepared[name] for name in ("bound", "norm", "blocks")}, x, self.target)]
+
+        return self._with_rows(one, 1)[0]
+
+    def settled(self, proven: jax.Array, scores: jax.Array, away: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits and how far they may be off, with whole products for batch rows that are not proven, bool ``[b]``.
+
+        For one of them or for half of the batch, whichever is enough; what is more stays as it was.
+        """
+
+        def one(
+            x: jax.Array, prepared: Arrays, views: Any, scores: jax.Array, away: jax.Array, proven: jax.Array
+        ) -> list[jax.Array]:
+            held, norm = self.hold(prepared, views), prepared["norm"]
+            order = jnp.argsort(proven[:, 0], stable=True)  # the unproven first
+
+            def products(size: int) -> list[jax.Array]:
+                at = order[:size]
+                whole, slack = held.products(x[at], precise=self.precise), 2 * rounding_slack(norm[None], x[at])
+                return [scores.at[at].set(whole), away.at[at].set(slack)]
+
+            half = max(len(x) // 2, 1)
+            if half == 1:
+                return products(1)
+            return lax.cond(jnp.sum(~proven) <= 1, lambda: products(1), lambda: products(half))
+
+        scores, away = self._with_rows(one, 2, scores, away, proven[:, None])
+        return scores, away
+
+    def choose(self, points: Sequence[jax.Array], count: int, width: int, *, shared: bool) -> Rows:
+        """Candidates that hold the best of everything that is compared: ``count`` of every shard, none twice.
+
+        Args:
+          points: what is compared, ``[b or 1, n or 1]`` each.
+          shared: all batch rows get the same ones, and points may be of fewer.
+        """
+
+        def one(*points: jax.Array) -> list[jax.Array]:
+            ids = choose(list(points), count, self.target)
+            chosen = jnp.zeros(points[0].shape, bool).at[jnp.arange(len(ids))[:, None], ids].set(True)
+            return [ids + self._first(points[0].shape[1]), chosen]
+
+        points = [row[None] for point in points for row in point] if shared else points
+        full = [jnp.broadcast_to(p, (1 if shared else self.x.shape[0], width)) for p in points]
+        ids, chosen = self._apart(one, full, 2)
+        return Rows(ids, chosen, width, width, pick=self._pick, shared=shared)
+
+    def exact(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        """Logits of the candidates, and how far those of dense may be off."""
+
+        def one(x: jax.Array, prepared: Arrays, views: Any, ids: jax.Array) -> list[jax.Array]:
+            held, norm = self.hold(prepared, views), prepared["norm"]
+            own = ids - self._first(len(norm))
+            # Two roundings lie between what is computed here and what dense computes: each side's own.
+            return [exact_logits(x, held, own, precise=self.precise), 2 * rounding_slack(norm[own], x)]
+
+        ids = jnp.broadcast_to(rows.ids, (self.x.shape[0], rows.ids.shape[1]))
+        exact, slack = self._with_rows(one, 2, ids)
+        return exact, slack
+
+    def _pick(self, array: jax.Array, ids: jax.Array) -> jax.Array:
+        def one(array: jax.Array, ids: jax.Array) -> list[jax.Array]:
+            return [entries_of(array, ids - self._first(array.shape[1]))]
+
+        return self._apart(one, [array, ids], 1)[0]
+
+    def _first(self, own: int) -> jax.Array | int:
+        """The number of a shard's first row, where it holds so many."""
+        if self.parts is None or not self.parts.rows:
+            return 0
+        return lax.axis_index(self.parts.rows).astype(jnp.int32) * own
+
+    def _apart(self, function: Callable[..., list[jax.Array]], arrays: list[jax.Array], results: int) -> Any:
+        """A function of arrays ``[b or 1, n]``, on every shard by itself."""
+        if self.parts is None:
+            return function(*arrays)
+        wide = [self._spec(array) for array in arrays]
+        out: list[Spec] = [(self.parts.batch, self.parts.rows)] * results
+        return over_mesh(function, self.parts.mesh, wide, out)(*arrays)
+
+    def _with_rows(self, function: Callable[..., list[jax.Array]], results: int, *wide: jax.Array) -> list[jax.Array]:
+        """A function of the inputs, the prepared arrays, the views, and arrays ``[b, n]``, on every shard by itself."""
+        names = sorted(self.prepared)
+
+        def flat(x: jax.Array, *given: jax.Array) -> list[jax.Array]:
+            prepared, rest = dict(zip(names, given[: len(names)])), given[len(names) :]
+            return function(x, prepared, rest[: len(self.views)], *rest[len(self.views) :])
+
+        arrays = [self.x, *(self.prepared[name] for name in names), *self.views, *wide]
+        if self.parts is None:
+            return flat(*arrays)
+        held = [*map(self.parts.prepared, names), *self.parts.views, *map(self._spec, wide)]
+        out: list[Spec] = [(self.parts.batch, self.parts.rows)] * results
+        made: list[jax.Array] = over_mesh(flat, self.parts.mesh, [(self.parts.batch,), *held], out)(*arrays)
+        return made
+
+    def _spec(self, array: jax.Array) -> Spec:
+        assert self.parts is not None
+        return (self.parts.batch if array.shape[0] > 1 else (), self.parts.rows if array.shape[1] > 1 else ())
+
+
+def choose(points: list[jax.Array], count: int, target: Target) -> jax.Array:
+    """The rows that hold the best of everything that is compared: int32 ``[b, count]``, ascending, none twice."""
+    if len(points) == 1:
+        return top_candidates(points[0], count, target)
+    share = count // len(points)
+    above = []
+    for point in points:
+        best = top_candidates(point, share, target)
+        last = jnp.min(jnp.take_along_axis(point, best, axis=1), axis=1, keepdims=True)
+        far = jnp.where(point > -jnp.inf, point, -jnp.inf)
+        above.append(jnp.where(jnp.isfinite(last), point - last, far))
+    return top_candidates(jnp.stack(above).max(axis=0), count, target)

@@ -1,0 +1,1 @@
+"""Layers of experts: what a router chooses, and the code that every expert runs."""

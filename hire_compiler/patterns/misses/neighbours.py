@@ -1,0 +1,79 @@
+"""What stands around a product: short walks from it, along and against the flow of values.
+
+Each walk visits a fixed number of operations at most, so that a long program is not walked from each of its products.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from hire_compiler.graph.graph import Op, Value
+from hire_compiler.patterns.operations.contractions import is_opaque, is_product
+from hire_compiler.patterns.operations.layout import LAYOUT
+from hire_compiler.patterns.operations.reducers import is_argmax
+
+_STEPS = 160
+_HANDED_ON = frozenset({*LAYOUT, "convert", "multiply", "divide", "select", "clamp"})
+
+
+def is_attended(op: Op, has_weight: Callable[[Op], bool]) -> bool:
+    """Whether the result of a product goes into a product of activations, or a kernel, with no weight before it."""
+    for reader in _readers(op):
+        if is_product(reader) and not has_weight(reader):
+            return True
+        if is_opaque(reader) and not has_weight(reader):
+            return True
+    return False
+
+
+def is_from_attention(op: Op, has_weight: Callable[[Op], bool]) -> bool:
+    """Whether an input of a product is, but for its layout and factors, the result of a product of activations."""
+    queue, seen = deque(v.op for v in op.operands), set[Op]()
+    while queue and len(seen) < _STEPS:
+        made = queue.popleft()
+        if made is None or made in seen:
+            continue
+        seen.add(made)
+        if (is_product(made) or is_opaque(made)) and not has_weight(made):
+            return True
+        if made.name in _HANDED_ON:
+            queue += [v.op for v in made.operands]
+    return False
+
+
+def is_chosen_among(op: Op) -> bool:
+    """Whether the program chooses among the results of a product: the best of them, some of them, in order."""
+    for reader in _readers(op):
+        if reader.name in ("chlo.top_k", "sort") or reader.name.startswith(("custom_call@ApproxTopK", "composite@")):
+            return True
+        if reader.name == "reduce" and len(reader.operands) == 4 and is_argmax(reader):
+            return True
+    return False
+
+
+def _readers(op: Op) -> list[Op]:
+    """What reads a value or what becomes of it, up to the next products, which are among them."""
+    queue, seen, found = deque([op.result]), {op}, list[Op]()
+    while queue and len(found) < _STEPS:
+        for reader, position in queue.popleft().uses:
+            for value in _onwards(reader, position):
+                queue.append(value)
+            if reader not in seen:
+                seen.add(reader)
+                found.append(reader)
+                queue += [] if is_product(reader) or is_opaque(reader) else reader.results
+    return found
+
+
+def _onwards(reader: Op, position: int) -> tuple[Value, ...]:
+    """Where a value goes that enters a loop's or a branch's body, or leaves it."""
+    if reader.name == "while":
+        return (reader.blocks[1].args[position],)
+    owner = reader.block.owner
+    if reader.name in ("return", "sdy.return") and owner is not None and position < len(owner.results):
+        return (owner.results[position],)
+    return ()
+
+
+__all__ = ["is_attended", "is_chosen_among", "is_from_attention"]
