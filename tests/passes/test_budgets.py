@@ -64,7 +64,7 @@ def test_a_relu_block_is_skipped_exactly_by_default_without_a_calibration(
 
 def test_the_smallest_budget_that_holds_is_the_one_that_runs() -> None:
     from hire_compiler.runtime.ffn import Form
-    from hire_compiler.runtime.skip_zeros import _sparse_or_dense
+    from hire_compiler.runtime.skip_zeros import _sparse_or_dense, largest_entry
     from hire_compiler.runtime.target import target_for
 
     sizes: list[int] = []
@@ -83,11 +83,13 @@ def test_the_smallest_budget_that_holds_is_the_one_that_runs() -> None:
     for count, wanted in ((0, 4), (4, 4), (5, 8), (8, 8), (9, 16), (16, 16), (17, 64), (64, 64)):
         needed = (jnp.arange(64) < count)[None]
         sizes.clear()
-        y, held, _ = _sparse_or_dense(needed, (4, 8, 16), down, form, sparse, dense)
+        block = _sparse_or_dense(
+            needed, (4, 8, 16), down, form, sparse, dense, {0: jnp.zeros(1)}, {"largest": largest_entry(down)}
+        )
         jax.effects_barrier()
         assert sizes == [wanted]
-        assert int(held) == (count <= 16)
-        np.testing.assert_allclose(y[0], np.asarray(down)[:count].sum(axis=0), atol=1e-4)
+        assert int(block.fits) == (count <= 16)
+        np.testing.assert_allclose(block.y[0], np.asarray(down)[:count].sum(axis=0), atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
