@@ -82,6 +82,8 @@ def main() -> None:
         for name, predictor in PREDICTORS.items()
     }
     sparse[DEFAULT] = hire.transform(written)
+    rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=options.candidates, certify=True)
+    sparse["certified, True"] = hire.transform(written, hire.Config(rules=(rule,)))
     ids = [model.tokenizer.encode(text, add_bos=True) for text in prompts()[: options.prompts]]
     if not options.speed:
         _agreement(model, ids, written, sparse, options)
