@@ -62,7 +62,8 @@ def _become_child(command: Callable[[], int], reading: int, writing: int, interr
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError as error:  # of the flush: nobody reads, or the disk is full
-        os.write(2, f"hire-compiler: the output cannot be written: {error.strerror}\n".encode())
+        if code != 2:  # else it said so already, of what it could not even print
+            os.write(2, f"hire-compiler: the output cannot be written: {error.strerror}\n".encode())
         code = code or 2
     except BaseException:
         traceback.print_exc()
