@@ -41,7 +41,7 @@ def rule(**fields: Any) -> Rule:
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: rule(kind="embedding"), "kind must be 'ffn' or 'head'"),
+        (lambda: rule(kind="embedding"), "kind must be one of 'ffn', 'head'"),
         (lambda: rule(path="layer_(0"), r"path is not a regular expression"),
         (lambda: rule(path=3), "path"),
         (lambda: rule(density=0), r"density is 0, must be in \(0, 1\]"),
