@@ -94,6 +94,12 @@ class Op:
         """The model's scope path of this operation."""
         return _mlir.scope(self.ir)
 
+    @property
+    def in_loop(self) -> bool:
+        """Whether it stands in the body of a ``while``, or in a branch inside one."""
+        owner = self.block.owner
+        return owner is not None and (owner.name == "while" or owner.in_loop)
+
     def constant(self) -> np.ndarray | None:
         """Value of a constant, folded ones too (splats as 0-d arrays), or None for anything else."""
         if self.folded is not None:

@@ -11,7 +11,6 @@ from typing import ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 
-from hire_compiler.graph.graph import Op
 from hire_compiler.graph.weight import Weight
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
 from hire_compiler.patterns.region.dots import WeightDot
@@ -91,9 +90,4 @@ def trips(dot: WeightDot, counters: LoopCounters) -> int:
     places = counters.values(dot.layer)
     if places is not None:
         return len(places)
-    return layers if _in_loop(dot.op) else 1  # outside of a loop, one layer picked by an argument
-
-
-def _in_loop(op: Op) -> bool:
-    owner = op.block.owner
-    return owner is not None and (owner.name == "while" or _in_loop(owner))
+    return layers if dot.op.in_loop else 1  # outside of a loop, one layer picked by an argument

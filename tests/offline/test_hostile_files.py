@@ -14,20 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hire_compiler as hire
 from hire_compiler.cli import main
 from hire_compiler.offline.disk.manifest import _hash
-from tests.support.exports import CERTIFIED, inputs, parameters, step, write_all
+from tests.support.exports import inputs, parameters, step
 from tests.support.hostile import refused
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hostile")
-    write_all(folder)
-    model, weights = folder / "model.jax_export", folder / "weights.safetensors"
-    hire.rewrite(model, CERTIFIED, weights=weights, platforms=("cpu",)).save(folder / "model.hire")
-    return folder
 
 
 def members_of(path: Path) -> dict[str, bytes]:

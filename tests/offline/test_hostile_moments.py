@@ -18,17 +18,7 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.files.atomic import new_directory, new_file
-from tests.support.exports import CERTIFIED, write_all
 from tests.support.hostile import refused
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hostile")
-    write_all(folder)
-    model, weights = folder / "model.jax_export", folder / "weights.safetensors"
-    hire.rewrite(model, CERTIFIED, weights=weights, platforms=("cpu",)).save(folder / "model.hire")
-    return folder
 
 
 @pytest.fixture(params=["pipe", "socket", "device", "directory"])
