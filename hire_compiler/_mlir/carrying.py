@@ -8,7 +8,7 @@ from jaxlib.mlir import ir
 
 from hire_compiler._mlir.attributes import make_tensor_type, tensor_type
 from hire_compiler._mlir.editing import rebuild_while
-from hire_compiler._mlir.functions import append_result, filled
+from hire_compiler._mlir.functions import append_result, emit, filled
 
 _BRANCHES = ("stablehlo.case", "stablehlo.if")
 
@@ -88,16 +88,12 @@ def _filled_in(block: Any, type_: Any, number: int) -> Any:
 def _together(total: Any, value: Any) -> Any:
     """A number is added; of two, the second is a maximum."""
     type_ = value.type
-    added = _emit("stablehlo.add", [total, value], type_)
+    added = emit("stablehlo.add", type_, [total, value])
     shape, _ = tensor_type(type_)
     if not shape:
         return added
-    largest = _emit("stablehlo.maximum", [total, value], type_)
+    largest = emit("stablehlo.maximum", type_, [total, value])
     mask = make_tensor_type(shape, "bool")
     chosen = ir.Attribute.parse(f"dense<[true, false]> : {mask}")
-    first = ir.Operation.create("stablehlo.constant", results=[mask], attributes={"value": chosen}).results[0]
-    return _emit("stablehlo.select", [first, added, largest], type_)
-
-
-def _emit(name: str, operands: list[Any], type_: Any) -> Any:
-    return ir.Operation.create(name, results=[type_], operands=operands).results[0]
+    first = emit("stablehlo.constant", mask, [], value=chosen)
+    return emit("stablehlo.select", type_, [first, added, largest])

@@ -8,7 +8,7 @@ from typing import Any
 from jaxlib.mlir import ir
 
 from hire_compiler._mlir.attributes import tensor_type
-from hire_compiler._mlir.functions import every_operation, filled, operations_named
+from hire_compiler._mlir.functions import every_operation, filled, holder, operations_named
 from hire_compiler._mlir.outline import copy_operation, read_by
 
 _BRANCHES = ("stablehlo.case", "stablehlo.if")
@@ -72,20 +72,14 @@ def _made_of_whole_numbers(inner: Iterable[Any], own: set[Any]) -> dict[Any, Any
 
 def _is_noise(value: Any, drawn: dict[Any, Any], block: Any) -> bool:
     """Whether a float that is drawn at random goes into something that is not."""
-    holders = (_holder(use.owner.operation, block) for use in value.uses)
-    if _element(value) not in _FLOATS or all(_is_drawn(holder, drawn) for holder in holders):
+    readers = (holder(use.owner.operation, block) for use in value.uses)
+    if _element(value) not in _FLOATS or all(_is_drawn(reader, drawn) for reader in readers):
         return False
     return any(op.name in _DRAWS for op in _leading_to([value], drawn))
 
 
 def _is_drawn(op: Any, drawn: dict[Any, Any]) -> bool:
     return len(op.results) > 0 and op.results[0] in drawn
-
-
-def _holder(op: Any, block: Any) -> Any:
-    while op.block != block:
-        op = op.block.owner.operation
-    return op
 
 
 def _leading_to(values: Iterable[Any], drawn: dict[Any, Any]) -> list[Any]:

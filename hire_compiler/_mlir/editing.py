@@ -11,6 +11,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo as hlo
 
 from hire_compiler._mlir.attributes import integer, integers, make_tensor_type, tensor_type
+from hire_compiler._mlir.functions import emit, holder
 
 
 def rebuild_while(loop: Any, keep: Sequence[int], added: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
@@ -66,7 +67,7 @@ class PointwiseWindow:
 
 def held(value: Any) -> Any:
     """A value that the compiler computes as it is written, at the current insertion point, whoever reads it."""
-    return ir.Operation.create("stablehlo.optimization_barrier", results=[value.type], operands=[value]).results[0]
+    return emit("stablehlo.optimization_barrier", value.type, [value])
 
 
 def widened_and_back(op: Any, position: int, dtype: str) -> Any:
@@ -74,23 +75,17 @@ def widened_and_back(op: Any, position: int, dtype: str) -> Any:
     value = op.operands[position]
     shape = ir.RankedTensorType(value.type).shape
     with ir.InsertionPoint(op), op.location:
-        wide = _convert(value, make_tensor_type(shape, dtype))
-        op.operands[position] = _convert(wide, value.type)
+        wide = emit("stablehlo.convert", make_tensor_type(shape, dtype), [value])
+        op.operands[position] = emit("stablehlo.convert", value.type, [wide])
     return wide
-
-
-def _convert(value: Any, type_: Any) -> Any:
-    return ir.Operation.create("stablehlo.convert", results=[type_], operands=[value]).results[0]
 
 
 def replace_uses_outside(old: Any, new: Any, operations: Sequence[Any]) -> None:
     """Let everything read another value, but for some operations and what stands in them."""
     block, left = old.owner.operation.block, {op.results[0] for op in operations if len(op.results)}
     for use in list(old.uses):
-        holder = use.owner.operation
-        while holder.block != block:
-            holder = holder.block.owner.operation
-        if not len(holder.results) or holder.results[0] not in left:
+        top = holder(use.owner.operation, block)
+        if not len(top.results) or top.results[0] not in left:
             use.owner.operands[use.operand_number] = new
 
 
@@ -138,9 +133,6 @@ def replace_by_dot(op: Any, left: Sequence[int], right: Sequence[int], order: Se
     attributes = {"dot_dimension_numbers": numbers}
     if "precision_config" in op.attributes:
         attributes["precision_config"] = op.attributes["precision_config"]
-
-    def emit(name: str, type_: Any, operands: list[Any], **more: Any) -> Any:
-        return ir.Operation.create(name, results=[type_], operands=operands, attributes=more).results[0]
 
     with ir.InsertionPoint(op), op.location:
         types = make_tensor_type([*product, *beside], dtype)

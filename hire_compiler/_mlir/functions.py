@@ -126,13 +126,24 @@ def call(name: str, function_type: Any, operands: Sequence[Any]) -> list[Any]:
     return list(func.CallOp(results, ir.FlatSymbolRefAttr.get(name), list(operands)).results)
 
 
+def emit(name: str, type_: Any, operands: Sequence[Any], **attributes: Any) -> Any:
+    """Emit an operation with one result at the current insertion point; the result."""
+    return ir.Operation.create(name, results=[type_], operands=list(operands), attributes=attributes).results[0]
+
+
+def holder(op: Any, block: Any) -> Any:
+    """The operation of a block that is, or holds, an operation inside it."""
+    while op.block != block:
+        op = op.block.owner.operation
+    return op
+
+
 def filled(type_: Any, number: float) -> Any:
     """Emit an array of one number, of a tensor type, at the current insertion point."""
     element = ir.RankedTensorType(type_).element_type
     is_integer = isinstance(element, ir.IntegerType)
     one = ir.IntegerAttr.get(element, int(number)) if is_integer else ir.FloatAttr.get(element, float(number))
-    dense = ir.DenseElementsAttr.get_splat(type_, one)
-    return ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": dense}).results[0]
+    return emit("stablehlo.constant", type_, [], value=ir.DenseElementsAttr.get_splat(type_, one))
 
 
 def erase_unread(block: Any, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func
 
-from hire_compiler._mlir.functions import call, every_operation
+from hire_compiler._mlir.functions import call, every_operation, filled
 
 # Copied although they do not follow from the start: cheap operations, which the author's compiler would fuse.
 _CHEAP = frozenset(
@@ -74,11 +74,8 @@ def outline(module: Any, name: str, results: Sequence[Any], following: Sequence[
 
 def scatter_into(op: Any, base: float, before: Any) -> Any:
     """What a scatter writes into an array of one number, computed in front of an operation."""
-    type_ = op.results[0].type
-    element = ir.RankedTensorType(type_).element_type
     with ir.InsertionPoint(before), op.location:
-        value = ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(element, base))
-        splat = ir.Operation.create("stablehlo.constant", results=[type_], attributes={"value": value}).results[0]
+        splat = filled(op.results[0].type, base)
         new = op.clone()
     new.operands[0] = splat
     return new.results[0]

@@ -94,6 +94,15 @@ class Op:
         """The model's scope path of this operation."""
         return _mlir.scope(self.ir)
 
+    def holder_in(self, block: Block) -> Op | None:
+        """The operation of a block that is, or holds, this one; None where it stands elsewhere."""
+        op = self
+        while op.block is not block:
+            if op.block.owner is None:
+                return None
+            op = op.block.owner
+        return op
+
     @property
     def in_loop(self) -> bool:
         """Whether it stands in the body of a ``while``, or in a branch inside one."""

@@ -119,20 +119,11 @@ def following_of(logits: Value) -> list[Op]:
     queue = [logits]
     while queue:
         for op, _ in queue.pop().uses:
-            top = _holder(op, block)
+            top = op.holder_in(block)
             if top is not None and id(top) not in found and top.position >= logits.op.position:
                 found[id(top)] = top
                 queue += top.results
     return sorted(found.values(), key=lambda op: op.position)
-
-
-def _holder(op: Op, block: Block) -> Op | None:
-    """The operation of a block that is, or holds, an operation."""
-    while op.block is not block:
-        if op.block.owner is None:
-            return None
-        op = op.block.owner
-    return op
 
 
 class _Finder:
@@ -222,9 +213,7 @@ class _Finder:
         inside = {id(op) for op in done}
         ends, read = [], []
         for op in sorted(done, key=lambda op: op.position):
-            going = [
-                value for value in op.results if any(id(_top(use, self._block)) not in inside for use, _ in value.uses)
-            ]
+            going = [value for value in op.results if any(not self._holds(use, inside) for use, _ in value.uses)]
             if not going:
                 continue
             for value in going:
@@ -238,7 +227,7 @@ class _Finder:
         last = max(op.position for op in ends)
         for value in read:
             for use, _ in value.uses:
-                if id(_top(use, self._block)) not in inside and _position(use, self._block) <= last:
+                if not self._holds(use, inside) and _position(use, self._block) <= last:
                     raise NoTail("a token is read before the last of several is known")
         doubt = next(iter(self._interpreter.doubts), "")
         return Tail(
@@ -262,7 +251,7 @@ class _Finder:
                 for op in done
                 for value in op.results
                 for use, _ in value.uses
-                if not self._holds(use, inside) and (top := _top(use, self._block)) and top.position <= last
+                if not self._holds(use, inside) and (top := use.holder_in(self._block)) and top.position <= last
             ]
             if not early:
                 return
@@ -274,7 +263,7 @@ class _Finder:
                     return
 
     def _holds(self, op: Op, inside: set[int]) -> bool:
-        return id(_top(op, self._block)) in inside
+        return id(op.holder_in(self._block)) in inside
 
     def _check_end(self, value: Value) -> None:
         known = self._interpreter.known[id(value)]
@@ -322,12 +311,8 @@ def outputs_of(value: Value, outputs: Callable[[int], str]) -> list[str]:
     return sorted(set(found))[:4]
 
 
-def _top(op: Op, block: Block) -> Op | None:
-    return _holder(op, block)
-
-
 def _position(op: Op, block: Block) -> int:
-    top = _holder(op, block)
+    top = op.holder_in(block)
     return -1 if top is None else top.position
 
 

@@ -206,11 +206,8 @@ def _call_replacement(
 
 def _stands_behind(op: Op, before: Op) -> bool:
     """Whether an operation, or one that holds it, follows another in its block."""
-    while op.block is not before.block:
-        if op.block.owner is None:
-            return False
-        op = op.block.owner
-    return op.position > before.position
+    top = op.holder_in(before.block)
+    return top is not None and top.position > before.position
 
 
 def _captured(entry: Outside, before: Op) -> Any:
