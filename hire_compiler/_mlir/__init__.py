@@ -37,6 +37,7 @@ from hire_compiler._mlir.editing import (
 )
 from hire_compiler._mlir.folding import evaluate, module_of
 from hire_compiler._mlir.functions import (
+    add_argument,
     append_result,
     argument_attribute,
     argument_names,
@@ -109,6 +110,7 @@ __all__ = [
     "Mesh",
     "Outlined",
     "PointwiseWindow",
+    "add_argument",
     "append_result",
     "argument_attribute",
     "argument_names",

@@ -11,6 +11,7 @@ from jaxlib.mlir._mlir_libs import _jax_mlir_ext
 from jaxlib.mlir.dialects import func
 from jaxlib.mlir.dialects import stablehlo as hlo
 
+from hire_compiler._mlir.attributes import make_tensor_type
 from hire_compiler._mlir.modules import run_passes
 from hire_compiler.errors import HireError
 
@@ -156,6 +157,11 @@ def erase_unread(block: Any, name: str) -> None:
         for region in op.regions:
             for inner in region.blocks:
                 erase_unread(inner, name)
+
+
+def add_argument(block: Any, shape: Sequence[int], dtype: str) -> Any:
+    """Let a function, whose only block this is, take one more array; its signature is set apart."""
+    return block.add_argument(make_tensor_type(shape, dtype), ir.Location.unknown())
 
 
 def append_result(block: Any, result: Any) -> None:

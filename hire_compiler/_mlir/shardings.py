@@ -10,8 +10,8 @@ import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
-from hire_compiler._mlir.attributes import make_tensor_type
 from hire_compiler._mlir.functions import (
+    add_argument,
     call,
     every_operation,
     main_function,
@@ -221,7 +221,7 @@ def replace_body(
     function = main_function(module)
     block = function.operation.regions[0].blocks[0]
     for shape, dtype in new_arguments:
-        block.add_argument(make_tensor_type(shape, dtype), ir.Location.unknown())
+        add_argument(block, shape, dtype)
     operands = [old.operands[i] for i in keep] + [block.arguments[i] for i, *_ in entering]
     shardings = list(sdy.TensorShardingPerValueAttr(old.attributes["in_shardings"]).shardings)
     mesh = sdy.TensorShardingAttr([*shardings, *_out_shardings(old)][0]).mesh_or_ref

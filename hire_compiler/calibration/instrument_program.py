@@ -8,10 +8,8 @@ from hire_compiler.calibration.instrument import Instrumented, instrument
 from hire_compiler.calibration.trials import Candidate, candidates_for_trial
 from hire_compiler.capture.program import Program
 from hire_compiler.config.rules import Config
-from hire_compiler.passes.detect.detect import detect
 from hire_compiler.passes.detect.facts import site_facts
-from hire_compiler.passes.normalize.fold import folded_graph
-from hire_compiler.passes.normalize.normalize import normalize
+from hire_compiler.passes.detect.search import search
 from hire_compiler.runtime.target import target_for
 
 
@@ -20,9 +18,7 @@ def instrument_program(
 ) -> Instrumented:
     """The program with probes at its sites (of one kind, or all); see :func:`hire_compiler.calibrate`."""
     with _mlir.own_settings(), _mlir.fresh_context():
-        module = _mlir.parse(program.module)
-        normalize(module)
-        found = detect(folded_graph(module), program.arguments)
+        module, _, found = search(program)
         target, wanted = target_for(platform), [kind in (None, site.kind) for site in found.sites]
         matches = [match for match, probed in zip(found.matches, wanted, strict=True) if probed]
         facts = site_facts(found.matches, None, target, 1)

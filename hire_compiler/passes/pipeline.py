@@ -19,6 +19,7 @@ from hire_compiler.passes.detect.bodies import Inside, bodies, left_dense, on_de
 from hire_compiler.passes.detect.detect import detect
 from hire_compiler.passes.detect.facts import site_facts
 from hire_compiler.passes.detect.fit_calibration import calibration_notes, fit_calibration
+from hire_compiler.passes.detect.search import search
 from hire_compiler.passes.kinds.kinds import kind_of
 from hire_compiler.passes.mesh.replace_sharded import replace_sharded
 from hire_compiler.passes.mesh.rewrite_bodies import rewrite_bodies
@@ -64,10 +65,7 @@ def inspect_program(program: Program) -> Report:
     if program.refusal:
         return Report(notes=(f"{program.name} cannot be rewritten: {program.refusal}",))
     with _mlir.own_settings(), _mlir.fresh_context(), collection_paused():
-        module = _mlir.parse(program.module)
-        normalize(module)
-        graph = folded_graph(module)
-        found = detect(graph, program.arguments)
+        module, graph, found = search(program)
         inside = bodies(graph, module, program)
     report = Report(sites=found.sites, misses=found.misses)
     return _with_bodies(report, [on_devices(inspect_program(body.program), body) for body in inside])
@@ -176,11 +174,9 @@ def rewrite_program(
 
 def _left_dense(body: Inside) -> Report:
     """The report of a ``shard_map`` that is read and not rewritten."""
-    module = _mlir.parse(body.program.module)
-    normalize(module)
-    graph = folded_graph(module)
+    module, graph, found = search(body.program)
     why = body.why or f"it runs on {body.devices} devices, and the arguments lie on one: place them on its mesh"
-    report = left_dense(detect(graph, body.program.arguments), why)
+    report = left_dense(found, why)
     report = _with_bodies(report, [_left_dense(inner) for inner in bodies(graph, module, body.program)])
     return on_devices(replace(report, notes=(f"{why[0].upper()}{why[1:]}",) if body.why else ()), body)
 

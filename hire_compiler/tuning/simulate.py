@@ -21,9 +21,7 @@ from hire_compiler.calibration.trials import vector_of
 from hire_compiler.capture.program import Program
 from hire_compiler.config.rules import Rule
 from hire_compiler.learned.calibration import Calibration
-from hire_compiler.passes.detect.detect import detect
-from hire_compiler.passes.normalize.fold import folded_graph
-from hire_compiler.passes.normalize.normalize import normalize
+from hire_compiler.passes.detect.search import search
 from hire_compiler.passes.replace.replacement import written_input
 from hire_compiler.passes.replace.shapes import canonical_input
 from hire_compiler.passes.splice.splice import merge_jax_function
@@ -85,29 +83,23 @@ def simulate(
     """
     target = target_for(platform)
     with _mlir.own_settings(), _mlir.fresh_context():
-        module = _mlir.parse(program.module)
-        normalize(module)
-        found = of_kind(detect(folded_graph(module), program.arguments).matches, FfnMatch)
-        matches = [match for match in found if match.neuron_key in blocks]
+        module, _, found = search(program)
+        matches = [match for match in of_kind(found.matches, FfnMatch) if match.neuron_key in blocks]
         prepared = {match.neuron_key: _arrays(match, blocks, values, calibration, target) for match in matches}
         function = _mlir.main_function(module)
         block = function.operation.regions[0].blocks[0]
         arrays = [(key, name, array) for key, some in prepared.items() for name, array in some.items()]
         added: dict[tuple[str, str], Any] = {}
         for key, name, array in arrays:
-            added[key, name] = _argument(block, array.shape, str(array.dtype))
+            added[key, name] = _mlir.add_argument(block, array.shape, str(array.dtype))
         for key in prepared:
-            added |= {(key, name): _argument(block, (), "int32") for name in ("setting", "kept")}
+            added |= {(key, name): _mlir.add_argument(block, (), "int32") for name in ("setting", "kept")}
         for match in matches:
             _mask(module, match, blocks[match.neuron_key], prepared[match.neuron_key], added, target)
         _mlir.set_main_signature(function)
         if not module.operation.verify():
             raise AssertionError("the simulated module does not verify")
         return Simulation(_mlir.to_bytecode(module), tuple(prepared), tuple(array for _, _, array in arrays))
-
-
-def _argument(block: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    return block.add_argument(_mlir.make_tensor_type(shape, dtype), _mlir.ir.Location.unknown())
 
 
 def _arrays(

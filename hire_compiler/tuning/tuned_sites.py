@@ -14,12 +14,10 @@ from hire_compiler.calibration.instrument import Instrumented, instrument
 from hire_compiler.capture.program import Program
 from hire_compiler.graph.narrow import NarrowWeight
 from hire_compiler.learned.calibration import Calibration
-from hire_compiler.passes.detect.detect import detect
 from hire_compiler.passes.detect.facts import learned, site_facts
+from hire_compiler.passes.detect.search import search
 from hire_compiler.passes.kinds.kinds import kind_of
 from hire_compiler.passes.kinds.probes import Look, Probe, some_rows
-from hire_compiler.passes.normalize.fold import folded_graph
-from hire_compiler.passes.normalize.normalize import normalize
 from hire_compiler.passes.plan.site_plan import SiteFacts
 from hire_compiler.patterns.ffn.ffn import FfnMatch
 from hire_compiler.patterns.head.head import HeadMatch
@@ -69,9 +67,7 @@ def find_sites(program: Program, platform: str) -> tuple[tuple[Head, ...], tuple
     alone predictors can be tried.
     """
     with _mlir.own_settings(), _mlir.fresh_context():
-        module = _mlir.parse(program.module)
-        normalize(module)
-        found = detect(folded_graph(module), program.arguments)
+        _, _, found = search(program)
         facts = site_facts(found.matches, None, target_for(platform), 1)
     known = {match: (site, fact) for site, match, fact in zip(found.sites, found.matches, facts, strict=True)}
     heads = [match for match in of_kind(found.matches, HeadMatch) if _is_plain(match)]
@@ -89,10 +85,8 @@ def _is_plain(match: HeadMatch) -> bool:
 def show_inputs(program: Program, platform: str) -> Instrumented:
     """The program, made to return also the rows that its sites read: of heads all, of blocks some."""
     with _mlir.own_settings(), _mlir.fresh_context():
-        module = _mlir.parse(program.module)
-        normalize(module)
-        matches = detect(folded_graph(module), program.arguments).matches
-        return instrument(module, matches, target_for(platform), 0.1, looks=_inputs)
+        module, _, found = search(program)
+        return instrument(module, found.matches, target_for(platform), 0.1, looks=_inputs)
 
 
 def _inputs(match: SiteMatch) -> Sequence[Look]:

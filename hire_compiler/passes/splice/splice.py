@@ -95,7 +95,7 @@ def splice(
         for key, built in shapes.items()
         for name in sorted(built)
     ]
-    added = {(entry.preparation, entry.name): _add_argument(block, entry) for entry in order}
+    added = {(entry.preparation, entry.name): _mlir.add_argument(block, entry.shape, entry.dtype) for entry in order}
     lowered: dict[str, tuple[str, Any]] = {}
     counts = []
     for site, replacement in planned:
@@ -146,10 +146,6 @@ def _prepared_shapes(
 
 def _struct(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype))
-
-
-def _add_argument(block: Any, array: PreparedArray) -> Any:
-    return block.add_argument(_mlir.make_tensor_type(array.shape, array.dtype), _mlir.ir.Location.unknown())
 
 
 def _call_replacement(
