@@ -22,6 +22,7 @@ from hire_compiler.version import __version__
 if TYPE_CHECKING:
     from hire_compiler.api import inspect, transform
     from hire_compiler.authors.group_topk import group_topk
+    from hire_compiler.authors.join import join
     from hire_compiler.authors.sampler import Sampling, with_sampler
     from hire_compiler.calibration.calibrate import calibrate
     from hire_compiler.calling.transformed import HireFunction
@@ -68,6 +69,7 @@ _LATER = {
     "estimate": "measuring.estimate",
     "group_topk": "authors.group_topk",
     "inspect": "api",
+    "join": "authors.join",
     "load": "offline.artifact.load",
     "rewrite": "offline.rewrite",
     "transform": "api",
@@ -128,6 +130,7 @@ __all__ = [
     "estimate",
     "group_topk",
     "inspect",
+    "join",
     "load",
     "rewrite",
     "transform",

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler import _mlir
-from hire_compiler.errors import CaptureError, ConfigError
+from hire_compiler.authors.wrapped import function_of, place_of_logits
+from hire_compiler.errors import ConfigError
 
 Sampler = Literal["greedy", "top_k", "gumbel"]
 
@@ -84,7 +85,7 @@ def with_sampler(
       CaptureError: ``step`` is of a kind that cannot be wrapped.
     """
     _check(sampler, k, temperature)
-    function = _function_of(step)
+    function = function_of(step, "with_sampler")
     options, function = _mlir.jit_options(function), _mlir.without_compiler_options(function)
 
     def sample(scores: jax.Array, key: Any, heat: Any) -> Any:
@@ -108,7 +109,7 @@ def with_sampler(
         heat = _take(kwargs, "temperature", True) if sampler == "gumbel" and temperature is None else temperature
         results = function(*args, **kwargs)
         paths, tree = jax.tree_util.tree_flatten_with_path(results)
-        place = _place_of_logits(paths, logits, sampled.__name__)
+        place = place_of_logits(paths, logits, sampled.__name__)
         leaves = [sample(leaf, key, heat) if i == place else leaf for i, (_, leaf) in enumerate(paths)]
         return jax.tree.unflatten(tree, leaves)
 
@@ -136,55 +137,7 @@ def _check(sampler: str, k: int | None, temperature: float | None) -> None:
         raise ConfigError(f"temperature is {temperature!r}, must be a number of at least 0 (0 is greedy)")
 
 
-def _function_of(step: Any) -> Callable[..., Any]:
-    if hasattr(step, "mlir_module_serialized"):
-        call, name = step.call, str(step.fun_name)
-
-        def exported(*args: Any, **kwargs: Any) -> Any:
-            return call(*args, **kwargs)
-
-        exported.__name__ = name
-        return exported
-    if not callable(step):
-        raise CaptureError(f"with_sampler takes a function or a jax.export.Exported, not {type(step).__name__}")
-    if hasattr(step, "report") and hasattr(step, "prepare"):
-        raise CaptureError("with_sampler comes first: hire.transform(hire.with_sampler(step, …)), not the other way")
-    home = type(step).__module__.partition(".")[0]
-    if home in ("equinox", "flax"):
-        raise CaptureError(
-            f"with_sampler cannot wrap a {home} transform: give it the function inside, or sample in that function"
-        )
-    return step  # type: ignore[no-any-return]
-
-
 def _take(kwargs: dict[str, Any], name: str, needed: bool) -> Any:
     if needed and name not in kwargs:
         raise ConfigError(f"this sampler needs {name}=… in every call")
     return kwargs.pop(name) if needed else None
-
-
-def _place_of_logits(paths: list[tuple[Any, Any]], wanted: str | None, name: str) -> int:
-    """Which leaf of the results holds the logits."""
-    described = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-    listing = ", ".join(
-        f"{path or 'the result itself'} {leaf.dtype}{list(leaf.shape)}" for path, leaf in described.items()
-    )
-    if wanted is not None:
-        if wanted not in described:
-            raise ConfigError(f"{name} has no result {wanted!r}; it returns {listing}")
-        found = list(described).index(wanted)
-        if not _could_be_logits(paths[found][1]):
-            raise ConfigError(f"the result {wanted!r} of {name} is no floating-point array of logits: {listing}")
-        return found
-    widest = max((leaf.shape[-1] for _, leaf in paths if _could_be_logits(leaf)), default=0)
-    able = [i for i, (_, leaf) in enumerate(paths) if _could_be_logits(leaf) and leaf.shape[-1] == widest]
-    if len(able) != 1:
-        raise ConfigError(
-            f"which result of {name} holds the logits? {len(able) or 'None'} of them could; it returns {listing}. "
-            'Say logits="…" with one of these paths'
-        )
-    return able[0]
-
-
-def _could_be_logits(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.floating)) and leaf.ndim >= 1
