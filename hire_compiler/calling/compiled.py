@@ -18,6 +18,7 @@ from hire_compiler.calling.prepared import Arrays
 from hire_compiler.capture.placement import abstract, aval_of, mesh_of, on_automatic_axes, placement_of
 from hire_compiler.capture.program import Program
 from hire_compiler.errors import WeightError
+from hire_compiler.graph.weight import Weight
 from hire_compiler.passes.plan.saved_plan import Plan
 from hire_compiler.passes.replace.prepared_key import PreparedKey
 from hire_compiler.passes.splice.splice import PreparedArray, Spliced
@@ -133,6 +134,12 @@ class CompiledStep:
         preparations = self.spliced.preparations.values() if self.spliced is not None else ()
         return frozenset(argument - hidden for p in preparations for _, argument in p.bits)
 
+    @property
+    def halved(self) -> frozenset[Weight]:
+        """Float32 weights that it keeps as bfloat16."""
+        preparations = self.spliced.preparations.values() if self.spliced is not None else ()
+        return frozenset(weight for preparation in preparations for weight in preparation.halved)
+
     def current_report(self) -> Report:
         """The report, with what the certificates have shown so far."""
         seen: dict[str, Any] = {"certificates": self.measured.certificates(), "tails": self.measured.tails()}
@@ -211,6 +218,11 @@ class CompiledStep:
             for entry, array in zip(self.spliced.prepared, flat, strict=True):
                 nested.setdefault(str(entry.preparation), {})[entry.name] = array
         return nested
+
+    def takes(self, prepared: Prepared) -> bool:
+        """Whether prepared arrays that a caller hands in are named as its own are."""
+        own = self.spliced.prepared if self.spliced is not None else ()
+        return bool(own) and all(entry.name in prepared.get(str(entry.preparation), ()) for entry in own)
 
     def check_prepared(self, prepared: Prepared) -> Flat:
         """The flat prepared arrays out of what the caller handed in.

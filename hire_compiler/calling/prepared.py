@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
+from hire_compiler.calling.halves import NotHalvesError, holds_halves
 from hire_compiler.capture.placement import on_automatic_axes, traced_on_automatic_axes
 from hire_compiler.errors import WeightError, warn
 from hire_compiler.graph.weight import Weight
@@ -57,11 +58,13 @@ class PreparedCache:
         Raises:
           WeightError: a weight was donated (deleted).
           UnrankedError: a matrix holds NaN or Inf.
+          NotHalvesError: a matrix that is to be kept as bfloat16 does not fit, or is traced.
         """
         for array, name in zip(arrays, names, strict=True):
             if isinstance(array, jax.Array) and not _mlir.is_tracer(array) and array.is_deleted():
                 raise WeightError(f"{name} has been donated or deleted: a weight must stay alive while it is used")
         if any(_mlir.is_tracer(array) for array in arrays):
+            check_halves(preparation, arrays, names)
             return traced_on_automatic_axes(preparation.traced, arrays)
         cacheable = all(nobody_can_write(array) for array in arrays)
         with self._lock:
@@ -118,9 +121,24 @@ class PreparedCache:
                     check_finite(array, name)
             for weight in preparation.computed:
                 _check_computed(weight, dict(zip(preparation.arguments, arrays, strict=True)))
+        check_halves(preparation, arrays, names)
         given = dict(zip(preparation.arguments, arrays, strict=True))
         bits = {name: _alias_bits(given[argument]) for name, argument in preparation.bits}
         return dict(self._builder(preparation)(*arrays)) | bits
+
+
+def check_halves(preparation: Preparation, arrays: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuse weights that cannot be kept as bfloat16.
+
+    Raises:
+      NotHalvesError: names the first.
+    """
+    given, named = (dict(zip(preparation.arguments, what, strict=True)) for what in (arrays, names))
+    for weight in preparation.halved:
+        if any(_mlir.is_tracer(array) for array in arrays):
+            raise NotHalvesError(f"{named[weight.argument]} is not known here")
+        if not holds_halves(weight, given):
+            raise NotHalvesError(f"{named[weight.argument]} holds numbers that bfloat16 lacks")
 
 
 def nobody_can_write(array: Any) -> bool:

@@ -84,7 +84,9 @@ class Replanner:
         self, step: CompiledStep, tree: Any, types: list[Any], known: dict[Any, Any], lost: dict[str, str]
     ) -> CompiledStep:
         platform = jax.default_backend()
-        outcome = rewrite_program(step.program, self._config, self._calibration, platform, given_up=lost)
+        outcome = rewrite_program(
+            step.program, self._config, self._calibration, platform, given_up=lost, fits=step.halved.__contains__
+        )
         seconds = {**step.report.seconds, "planning anew": sum(outcome.report.seconds.values())}
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})
         made = CompiledStep(step.avals, step.program, outcome.spliced, report, types)

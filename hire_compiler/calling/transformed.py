@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,8 +15,10 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.calling.ahead import StaticArguments, Traced, check_signature
 from hire_compiler.calling.compiled import DENSE, CompiledStep, Flat, Prepared
+from hire_compiler.calling.halves import NotHalvesError, holds_halves
 from hire_compiler.calling.prepared import PreparedCache, UnrankedError
 from hire_compiler.calling.replanner import Replanner
+from hire_compiler.calling.steps import Steps
 from hire_compiler.capture.function import UserFunction
 from hire_compiler.capture.placement import abstract, aval_of, device_count
 from hire_compiler.capture.program import capture
@@ -55,9 +56,7 @@ class HireFunction:
         self._calibration = calibration
         self._platform = platform
         self._cache = PreparedCache()
-        self._lock = threading.RLock()
-        self._steps: dict[Any, list[CompiledStep]] = {}
-        self._last: CompiledStep | None = None
+        self._steps = Steps()
         self._replanner = Replanner(self._function, config, calibration, self._put, self._unchanged)
         functools.update_wrapper(self, function, updated=())
         self.__wrapped__ = function
@@ -83,30 +82,47 @@ class HireFunction:
         call = _Call(args, kwargs, *self._function.flatten(args, kwargs))
         step, current = self._find(call.leaves, call.tree)
         if prepared is not None and step.compiled is not None:
+            step = self._steps.holding(step, call.leaves, call.tree, prepared)
             current = step.check_prepared(prepared)
+        elif step.compiled is not None and current is None:
+            step, current = self._prepared_or_dense(step, call)
         results = self._run(step, call, current)
         if step.watched and prepared is None:
             self._replanner.look(step, call.tree, call.leaves)
         return results
 
     def _run(self, step: CompiledStep, call: _Call, current: Flat | None, program: Any = None) -> Any:
-        """Run a step (or its program compiled ahead of time) with these prepared arrays, or those that it needs."""
-        if step.compiled is not None and current is None:
-            current = self._prepared_or_dense(step, call.leaves)
+        """Run a step (or its program compiled ahead of time) with these prepared arrays."""
         if step.compiled is None or current is None or current is DENSE:
             return self._run_as_written(step, call)
         if _mlir.debugging_values():
             return self._run_checked(step, call, current, program)
         return jax.tree.unflatten(step.program.out_tree, step.run(call.leaves, current, program))
 
-    def _prepared_or_dense(self, step: CompiledStep, leaves: list[Any]) -> Flat:
+    def _prepared_or_dense(self, step: CompiledStep, call: _Call) -> tuple[CompiledStep, Flat]:
         try:
-            return self._prepare(step, leaves)
+            return self._ready(step, call.leaves, call.tree)
         except UnrankedError as error:
             step.unranked = str(error)
-            step.remember(leaves, DENSE)
+            step.remember(call.leaves, DENSE)
             warn(f"{self._function.name} runs as it was written: {error}")
-            return DENSE
+            return step, DENSE
+
+    def _ready(self, step: CompiledStep, leaves: list[Any], tree: Any) -> tuple[CompiledStep, Flat]:
+        """A step and its prepared arrays; another step where these weights cannot be kept as the first keeps them."""
+        try:
+            return step, self._prepare(step, leaves)
+        except NotHalvesError as no:
+            said = f"its weights were kept as bfloat16, but {no}: it is compiled anew, and keeps them as they are"
+
+            def make() -> CompiledStep:
+                wide = self._make_step(leaves, tree, step.avals, halve=False)
+                wide.say(said)
+                warn(f"{self._function.name}: {said}")
+                return wide
+
+            wide = self._steps.widened(step, leaves, tree, make)
+            return wide, self._prepare(wide, leaves)
 
     def _run_as_written(self, step: CompiledStep, call: _Call) -> Any:
         """The author's program, compiled as a whole whether the author did so or not."""
@@ -140,9 +156,9 @@ class HireFunction:
         """What was found and done: for the signature of the last call, or for the arguments given."""
         if args or kwargs:
             return self._step(*self._function.flatten(args, kwargs)).current_report()
-        if self._last is None:
+        if self._steps.last is None:
             return Report(notes=("not called yet: call the function once, or give report() the arguments",))
-        return self._last.current_report()
+        return self._steps.last.current_report()
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What is decided for a call with these arguments, to be carried out again by ``hire.Config(plan=…)``."""
@@ -154,8 +170,8 @@ class HireFunction:
         This is the way inside an outer ``jax.jit``, where a call would otherwise prepare on every step.
         """
         leaves, tree = self._function.flatten(args, kwargs)
-        step = self._step(leaves, tree)
-        return step.nest(self._prepare(step, leaves))
+        step, flat = self._ready(self._step(leaves, tree), leaves, tree)
+        return step.nest(flat)
 
     def split(self, *args: Any, donate: bool = False) -> tuple[Prepared, tuple[Any, ...]]:
         """Prepare the weights, and let go of those that the step no longer reads.
@@ -169,8 +185,7 @@ class HireFunction:
           ``jax.ShapeDtypeStruct`` in the place of every weight that only preparing reads.
         """
         leaves, tree = self._function.flatten(args, {})
-        step = self._step(leaves, tree)
-        flat = self._prepare(step, leaves)
+        step, flat = self._ready(self._step(leaves, tree), leaves, tree)
         rest = list(leaves)
         for index in step.replaced_leaves:
             rest[index] = abstract(leaves[index], step.avals[index])
@@ -214,7 +229,16 @@ class HireFunction:
             check_signature(self._function.name, (tree, step.avals), called)
             if step.compiled is None:
                 return executable(*call.leaves)
-            current = step.current(call.leaves) if prepared is None else step.check_prepared(prepared)
+            if prepared is not None:
+                return self._run(step, call, step.check_prepared(prepared), executable)
+            ready, current = step, step.current(call.leaves)
+            if current is None:
+                ready, current = self._prepared_or_dense(step, call)
+            if ready is not step:
+                raise WeightError(
+                    f"{self._function.name} was lowered for weights that are kept as bfloat16, and these hold other "
+                    "numbers: lower it again with them, or with Config(halve=False)"
+                )
             return self._run(step, call, current, executable)
 
         types = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in step.program.out_avals]
@@ -265,32 +289,17 @@ class HireFunction:
     def _step(self, leaves: list[Any], tree: Any) -> CompiledStep:
         return self._find(leaves, tree)[0]
 
-    def _find(self, leaves: list[Any], tree: Any) -> tuple[CompiledStep, tuple[Any, ...] | None]:
-        """The step of these arguments, and its prepared arrays if the weights are those of the last call."""
-        avals, key = [aval_of(leaf) for leaf in leaves], (tree, _mlir.caller_settings())
-        for known in self._steps.get(key, ()):
-            if known.avals == avals:
-                current = known.current(leaves)
-                if current is not None or known.fits(leaves):
-                    self._last = known
-                    return known, current
-        with self._lock:
-            for known in self._steps.get(key, ()):
-                if known.avals == avals and known.fits(leaves):
-                    return known, None
-            made = self._make_step(leaves, tree, avals)
-            self._steps.setdefault(key, []).append(made)
-            self._last = made
-            return made, None
+    def _find(self, leaves: list[Any], tree: Any) -> tuple[CompiledStep, Flat | None]:
+        return self._steps.find(leaves, tree, lambda avals: self._make_step(leaves, tree, avals))
 
-    def _make_step(self, leaves: list[Any], tree: Any, avals: list[Any]) -> CompiledStep:
+    def _make_step(self, leaves: list[Any], tree: Any, avals: list[Any], *, halve: bool = True) -> CompiledStep:
         start = time.perf_counter()
         platform = self._platform or jax.default_backend()
         program = capture(self._function, leaves, tree, platform=self._platform and lowering_platform(self._platform))
         captured = time.perf_counter() - start
-        outcome = rewrite_program(
-            program, self._config, self._calibration, platform, device_count((*program.constants, *leaves))
-        )
+        values = (*program.constants, *leaves)
+        fits = (lambda weight: holds_halves(weight, values)) if halve and self._platform is None else None
+        outcome = rewrite_program(program, self._config, self._calibration, platform, device_count(values), fits=fits)
         seconds = {"capture": captured, **outcome.report.seconds}
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})
         step = CompiledStep(avals, program, outcome.spliced, report, leaves)
@@ -300,12 +309,7 @@ class HireFunction:
 
     def _put(self, old: CompiledStep, new: CompiledStep) -> None:
         """Let a step take the place of another, and let go of what only that one had prepared."""
-        with self._lock:
-            for steps in self._steps.values():
-                steps[:] = [new if step is old else step for step in steps]
-            self._last = new if self._last is old else self._last
-            kept = [step.spliced for steps in self._steps.values() for step in steps if step.spliced is not None]
-            self._cache.keep_only({key for spliced in kept for key in spliced.preparations})
+        self._cache.keep_only(self._steps.put(old, new))
 
     def _prepare(self, step: CompiledStep, leaves: list[Any]) -> tuple[Any, ...]:
         if step.spliced is None:

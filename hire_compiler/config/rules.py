@@ -160,6 +160,9 @@ class Config:
         share of the rule's candidates is expected among them.
       adapt: what the exact default rewrote is counted, and left dense where its proofs hold too rarely to pay: planned
         and compiled anew once, in the background, after 64 calls. Answers do not change; the report says it.
+      halve: a float32 weight of a rewritten site whose every entry is a bfloat16 number (a checkpoint that was widened)
+        is kept and read as bfloat16 where that pays: half the bytes, the same numbers. Each new set of weights is
+        checked entry by entry; where one does not fit, the step is compiled anew and keeps them wide.
       unused: outputs that the caller does not read, by regular expressions searched for in their paths as
         ``jax.tree_util.keystr`` prints them (``"['logits']"``; ``result`` where there is one). Where something is
         rewritten they come back filled with NaN, and what only they needed is not computed.
@@ -172,6 +175,7 @@ class Config:
     sharded: Literal["local", "vanilla"] = "local"
     shard_recall: float = 0.99
     adapt: bool = True
+    halve: bool = True
     unused: tuple[str, ...] = ()
     plan: Any = None
 
@@ -184,7 +188,7 @@ class Config:
             isinstance(self.shard_recall, (int, float)) and 0 < self.shard_recall < 1,
             f"Config.shard_recall is {self.shard_recall!r}: give a share between 0 and 1, such as 0.99",
         )
-        for name in ("exact", "check_weights", "adapt"):
+        for name in ("exact", "check_weights", "adapt", "halve"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"Config.{name} is {value!r}, must be true or false")
         require(

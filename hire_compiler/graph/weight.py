@@ -83,6 +83,10 @@ class Weight:
             steps = (*steps, Step("transpose", combined))
         return replace(self, steps=steps)
 
+    def halved(self) -> Weight:
+        """The matrix as bfloat16, for one in float32 whose every entry is such a number."""
+        return self.then(Step("convert", ("bfloat16",)), self.shape, "bfloat16")
+
     def take_rows(self, rows: np.ndarray) -> Weight | None:
         """The matrix of some rows: all, at a constant stride, or in equal blocks at a constant distance.
 

@@ -17,7 +17,7 @@ from hire_compiler.graph.graph import collection_paused
 from hire_compiler.learned.calibration import Calibration
 from hire_compiler.passes.detect.bodies import Inside, bodies, left_dense, on_devices
 from hire_compiler.passes.detect.detect import detect
-from hire_compiler.passes.detect.facts import site_facts
+from hire_compiler.passes.detect.facts import Fits, halved_facts, site_facts
 from hire_compiler.passes.detect.fit_calibration import calibration_notes, fit_calibration
 from hire_compiler.passes.detect.search import search
 from hire_compiler.passes.kinds.kinds import kind_of
@@ -32,7 +32,7 @@ from hire_compiler.passes.plan.plan import plan
 from hire_compiler.passes.plan.plan_shards import plan_on_mesh
 from hire_compiler.passes.plan.replay import record_of, replay
 from hire_compiler.passes.plan.saved_plan import SiteRecord, plan_of
-from hire_compiler.passes.plan.site_plan import LeftDense, SitePlan
+from hire_compiler.passes.plan.site_plan import LeftDense, SiteFacts, SitePlan
 from hire_compiler.passes.splice.splice import Spliced, splice
 from hire_compiler.passes.verify.verify import verify
 from hire_compiler.proofs.fast_math import fast_math_reason
@@ -81,6 +81,7 @@ def rewrite_program(
     storable: bool = False,
     body: bool = False,
     given_up: Mapping[str, str] = NONE_GIVEN_UP,
+    fits: Fits | None = None,
 ) -> Rewritten:
     """Run every stage.
 
@@ -92,6 +93,7 @@ def rewrite_program(
       body: it is the body of a ``shard_map``, whose weights are parts of those that a calibration may know: what does
         not fit is then left out, with a note.
       given_up: by id, why the exact default is not tried on a site again.
+      fits: whether every entry of a float32 weight is a bfloat16 number; None where no weights are at hand.
       storable: keep prepared arrays in types that files of weights can hold, which 4-bit numbers are not.
     """
     if program.refusal:
@@ -121,12 +123,19 @@ def rewrite_program(
             placement = Placement(module, program.arguments)
             layouts = clock.time("place", lambda: placement.layouts(module, found.matches))
         kept = plan_of(config)
-        if kept is not None and not body:
-            plans = replay(kept, platform, found.sites, facts, layouts)
-        elif placement is not None:
-            plans = plan_on_mesh(found.sites, facts, layouts, config)
-        else:
-            plans = plan(found.sites, facts, config)
+
+        def planned(facts: Sequence[SiteFacts]) -> tuple[SitePlan, ...]:
+            if kept is not None and not body:
+                return replay(kept, platform, found.sites, facts, layouts)
+            if placement is not None:
+                return plan_on_mesh(found.sites, facts, layouts, config)
+            return plan(found.sites, facts, config)
+
+        plans = planned(facts)
+        records = tuple(map(record_of, plans, found.sites))  # of any weights
+        if fits is not None and devices == 1 and config.halve:
+            halved = clock.time("halve", lambda: halved_facts(facts, plans, found.matches, fits))
+            plans = planned(halved) if halved != facts else plans
         doubts = (*fitted.misfits, *calibration_notes(plans, found.matches, calibration))
         chosen = [i for i, p in enumerate(plans) if p.predictor is not None]
         spliced = None
@@ -168,7 +177,6 @@ def rewrite_program(
         ),
         seconds=clock.seconds,
     )
-    records = tuple(map(record_of, plans, found.sites))
     return Rewritten(_with_bodies(report, inner), spliced, plans, records)
 
 

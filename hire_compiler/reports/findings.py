@@ -84,6 +84,7 @@ class Decision:
       tail: of a head whose full logits are consumed, else ''.
       dense_bytes, sparse_bytes: weight bytes read in one call, before and after (per trip of a loop).
       added_bytes: memory that the predictor and re-laid-out rows add.
+      kept: the type in which rows of float32 are kept and read, where every entry is such a number; else ''.
       exactness: ``"exact"``, or how the answer may differ.
       shards: into how many parts the rows are split, each choosing by itself; candidates are those of all shards,
         bytes those of one device.
@@ -104,6 +105,7 @@ class Decision:
     dense_bytes: int = 0
     sparse_bytes: int = 0
     added_bytes: int = 0
+    kept: str = ""
     exactness: str = "exact"
     shards: int = 1
     shard_recall: float = 1.0

@@ -130,7 +130,10 @@ class Form:
 
     def down_product(self, h: jax.Array, stack: Matrix) -> jax.Array:
         """The last product with all rows: ``[b, d_out]`` float32."""
-        if isinstance(stack, NarrowRows):  # piece by piece: nothing makes all of it
+        if isinstance(stack, NarrowRows) or (
+            self.target.rows_one_by_one and h.shape[0] == 1 and stack.dtype.itemsize == 2
+        ):
+            # Row by row, as chosen ones are: else XLA:CPU widens all of it first, in ten times the time.
             return self.chosen_down_product(h, stack, self._all_groups(stack))
         return columns_dot(h, self.whole(stack, 2), precise=self.down_precise, target=self.target)
 

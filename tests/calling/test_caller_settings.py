@@ -95,7 +95,7 @@ def test_a_flag_changed_between_calls_is_another_program(rng: np.random.Generato
     with flags(jax_enable_x64=True):
         assert step(w, x).dtype == jnp.int64
     assert step(w, x).dtype == jnp.int32
-    assert len(step._steps) == 2
+    assert len(step._steps._steps) == 2
 
 
 def test_under_x64_weights_of_64_bits_stay_dense(rng: np.random.Generator) -> None:

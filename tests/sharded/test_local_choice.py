@@ -217,7 +217,7 @@ def test_preparing_moves_nothing_between_devices(rng: np.random.Generator, predi
     config = hire.Config(rules=(hire.Rule(kind="head", predictor=predictor, candidates=64),))
     step = hire.transform(jax.jit(best_eight), config)
     prepared = step.prepare(params, x)
-    ((compiled,),) = step._steps.values()
+    ((compiled,),) = step._steps._steps.values()
     for preparation in compiled.spliced.preparations.values():
         found = talk(jax.jit(preparation.build), *(jax.tree.leaves(params)[i] for i in preparation.arguments))
         assert found == ()
@@ -230,7 +230,7 @@ def test_a_head_split_over_d_is_turned_without_being_gathered(rng: np.random.Gen
     params, x = head_arguments(rng, mesh_of("4"), by="d")
     step = hire.transform(jax.jit(best_eight), rules("head", candidates=64))
     step(params, x)
-    ((compiled,),) = step._steps.values()
+    ((compiled,),) = step._steps._steps.values()
     (preparation,) = compiled.spliced.preparations.values()
     whole = VOCABULARY * D * 4
     for one in talk(jax.jit(preparation.build), params["embed"]):

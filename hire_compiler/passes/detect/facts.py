@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
+from hire_compiler.graph.weight import Weight
 from hire_compiler.learned.calibration import Calibration
 from hire_compiler.passes.kinds.kinds import KINDS
-from hire_compiler.passes.plan.site_plan import NOTHING, Learned, SiteFacts
+from hire_compiler.passes.plan.site_plan import NOTHING, Learned, SiteFacts, SitePlan
 from hire_compiler.passes.replace.preparing import copied_bytes
 from hire_compiler.patterns.site_match import SiteMatch, computed_type, moment_key
 from hire_compiler.runtime.target import Target
+
+Fits = Callable[[Weight], bool]
 
 
 def site_facts(
@@ -41,6 +44,33 @@ def site_facts(
         )
         for match in matches
     ]
+
+
+def halved_facts(
+    facts: Sequence[SiteFacts], plans: Sequence[SitePlan], matches: Sequence[SiteMatch], fits: Fits
+) -> list[SiteFacts]:
+    """The facts of planned sites, with those halved whose float32 matrices hold bfloat16 numbers only.
+
+    Args:
+      fits: whether every entry of a float32 weight is one; asked only where that would pay.
+    """
+    return [
+        replace(fact, halved=True)
+        if _may_halve(plan, fact, match) and all(fits(weight) for weight in match.weights)
+        else fact
+        for fact, plan, match in zip(facts, plans, matches, strict=True)
+    ]
+
+
+def _may_halve(plan: SitePlan, facts: SiteFacts, match: SiteMatch) -> bool:
+    """Whether a site reads float32 matrices that its step needs in no other form."""
+    if plan.predictor is None or plan.common or plan.certify == "strict" or not facts.halvable:
+        return False
+    return all(type(w) is Weight and w.dtype == w.stored == "float32" and not _converted(w) for w in match.weights)
+
+
+def _converted(weight: Weight) -> bool:
+    return any(step.op == "convert" for step in weight.steps)
 
 
 def _too_narrow(match: SiteMatch) -> str:

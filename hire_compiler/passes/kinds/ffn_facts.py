@@ -32,6 +32,8 @@ def ffn_facts(matches: Sequence[FfnMatch], target: Target) -> list[SiteFacts]:
             exact_zeros=skips_exactly(match),
             unproven_zeros=gives_zeros(match) and not skips_exactly(match),
             choice=_choice(match),
+            # Narrow rows are converted on the way to a matrix-vector product, and to no other.
+            halvable=all(dot.batch == 1 and dot.d < target.fused_vector for dot in match.products),
         )
         for match in matches
     ]

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from hire_compiler.graph.graph import Value
 from hire_compiler.passes.kinds.probes import Look, Probe, count_winners, moment_look, some_rows
 from hire_compiler.passes.plan.site_plan import SiteFacts, rounds
 from hire_compiler.passes.replace.preparing import lies_by_columns
@@ -35,6 +36,8 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
             seldom="" if match.tail is None else match.tail.doubt,
             top_k=max((winner.k for winner in match.winners), default=1 if match.tail is None else match.tail.most),
             by_columns=lies_by_columns(match.dot),
+            # A few rows are read: what is gained is the memory of the wide ones, where nothing else needs them.
+            halvable=target.bf16_as_bits and _read_alone(match.dot.factor),
             drops=all(_keeps_minus_infinity(region) for region in match.compared),
         )
         for match in matches
@@ -49,6 +52,13 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
     # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
     narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
     return "" if target.platform == "cpu" or match.dot.precise or narrow else rounds(target.platform)
+
+
+def _read_alone(value: Value) -> bool:
+    """Whether nothing else is computed from the argument behind a product's operand."""
+    while len(value.uses) == 1 and value.op is not None:
+        value = value.op.operands[0]
+    return len(value.uses) == 1
 
 
 def _is_aligned(winner: Winner) -> bool:

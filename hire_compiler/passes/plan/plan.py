@@ -74,6 +74,7 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
         dense_bytes=dense_bytes,
         sparse_bytes=sparse_bytes,
         added_bytes=added_bytes,
+        kept="bfloat16" if facts.halved else "",
         exactness=_exactness(site, candidates, facts, rule),
     )
     return _carried_out(decision, settled, site, facts)
@@ -185,6 +186,9 @@ def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int
 def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: int, where: str) -> tuple[int, int]:
     """Bytes that a rewritten site reads in a call, and bytes that it keeps beside the weights."""
     assert rule.predictor is not None
+    if facts.halved:
+        halves = tuple(wide // 2 for wide in facts.weight_bytes)
+        facts = replace(facts, weight_bytes=halves, copied_bytes=sum(halves) * site.repeat)
     dense = sum(facts.weight_bytes)
     if facts.experts:
         return dense * candidates // site.width, facts.copied_bytes

@@ -94,12 +94,15 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
     shard = replace(site, width=site.width // record.decision.shards, batch=site.batch // record.parts)
     if rule.spread:
         check_spread(rule, site, facts, record.decision.shards)
-    candidates, common, *_ = weigh(rule, rule, shard, own, named)
+    candidates, common, sparse_bytes, added_bytes = weigh(rule, rule, shard, own, named)
+    decision = record.decision
+    if facts.halved:  # that is of these weights, not of the plan
+        decision = replace(decision, kept="bfloat16", sparse_bytes=sparse_bytes, added_bytes=added_bytes)
     if any(n % (rule.group or 1) or not 0 < n < candidates for n in record.budgets):
         raise ConfigError(f"{named} has budgets {list(record.budgets)} that are no part of {candidates} candidates")
     return SitePlan(
         shard,
-        record.decision,
+        decision,
         rule.predictor,
         candidates,
         rule.group or 1,

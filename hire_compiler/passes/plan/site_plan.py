@@ -99,6 +99,8 @@ class SiteFacts:
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
       narrow: its weights are stored narrow, and read as they are stored.
+      halvable: a float32 matrix would be read sooner, or kept in less memory, were it kept as bfloat16.
+      halved: every entry of its float32 matrices is a bfloat16 number: they are kept and read as such.
       given_up: why the exact default is not tried again here, or ''.
       devices: over how many devices the program's arguments are spread.
       shards: into how many parts the rows are split, each choosing by itself.
@@ -121,6 +123,8 @@ class SiteFacts:
     top_k: int = 1
     uncertifiable: str = ""
     narrow: bool = False
+    halvable: bool = False
+    halved: bool = False
     given_up: str = ""
     devices: int = 1
     exact_zeros: bool = False
@@ -174,6 +178,11 @@ class SitePlan:
     budgets: tuple[int, ...] = ()
     score: str = "max"
     learned: Learned = field(default=NOTHING, compare=False, repr=False)
+
+    @property
+    def halved(self) -> bool:
+        """Whether its float32 matrices are kept as bfloat16."""
+        return bool(self.decision.kept)
 
     @property
     def survivors(self) -> int:

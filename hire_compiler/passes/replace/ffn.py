@@ -18,6 +18,7 @@ from hire_compiler.passes.replace.preparing import (
     Proof,
     argument_views,
     held_matrices,
+    kept_weights,
     make_preparation,
     predictor_arrays,
 )
@@ -47,7 +48,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
       local: the match is restated in the sizes of one shard: the author's operations are not run inside its step.
     """
     activation, relevance, up = match.activation, match.relevance, match.products[0]
-    weights = match.weights
+    weights = kept_weights(match, plan)
     vectors = [(origin.weight, index) for origin, index in match.biases]
     negative = match.negative_gate if plan.certify else None
     order = _order(plan)

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.passes.plan.site_plan import SitePlan
-from hire_compiler.passes.replace.preparing import argument_views, held_matrices, make_preparation, predictor_arrays
+from hire_compiler.passes.replace.preparing import (
+    argument_views,
+    held_matrices,
+    kept_weights,
+    make_preparation,
+    predictor_arrays,
+)
 from hire_compiler.passes.replace.replacement import Replacement
 from hire_compiler.passes.replace.shapes import canonical_input, take_batch_rows
 from hire_compiler.passes.replace.tail import replace_tail
@@ -35,7 +41,7 @@ def replace_head(match: HeadMatch, plan: SitePlan, target: Target, *, local: boo
     if plan.certify and match.tail is not None:
         return replace_tail(match, plan, target)
     dot = match.dot
-    weights = match.weights
+    weights = kept_weights(match, plan)
     vectors = [(origin.weight, index) for region in match.compared for origin, index in region.parameters]
     preparation = make_preparation(match, plan, dot.weight, vectors, target)
     owners = np.cumsum([0, *(len(region.parameters) for region in match.compared)])

@@ -28,6 +28,11 @@ def copied_bytes(match: SiteMatch) -> int:
     return sum(leaf.nbytes * (leaf.layers or 1) for leaf in leaves if not leaf.is_view)
 
 
+def kept_weights(match: SiteMatch, plan: SitePlan) -> tuple[Weight, ...]:
+    """The matrices of a site, in the type in which the step reads them."""
+    return tuple(weight.halved() for weight in match.weights) if plan.halved else match.weights
+
+
 def lies_by_columns(dot: WeightDot) -> bool:
     """Whether an argument holds a head's matrix as ``[d, n]``, so that a copy by rows would be one more."""
     moved = any(step.op in ("deal", "turn") for step in dot.weight.steps) or isinstance(dot.weight, NarrowWeight)
@@ -84,7 +89,7 @@ def make_preparation(
     """
     predictor, common = plan.predictor, plan.common
     assert predictor is not None
-    matrices = match.weights if matrices is None else matrices
+    matrices = kept_weights(match, plan) if matrices is None else matrices
     held = {argument for w in (predicted, *matrices) for argument in w.arguments}
     used = sorted(held | {v.argument for v, _ in vectors})
     moment = plan.learned.moment
@@ -118,7 +123,8 @@ def make_preparation(
     read = _leaves(matrices) if order is None else []
     bits = tuple((name, leaf.argument) for name, leaf in read if _as_bits(leaf, target, looped))
     computed = tuple(dict.fromkeys(w for w in (predicted, *matrices) if isinstance(w, NarrowWeight)))
-    return Preparation(key, tuple(used), build, bits, vectors=frozenset(used) - held, computed=computed)
+    halved = match.weights if plan.halved else ()
+    return Preparation(key, tuple(used), build, bits, vectors=frozenset(used) - held, computed=computed, halved=halved)
 
 
 def in_order(rows: jax.Array, order: np.ndarray | None) -> jax.Array:

@@ -53,6 +53,7 @@ class Preparation:
       bits: named arrays that are an argument itself, its bytes read as unsigned integers: no copy.
       spread: how the arrays lie on a mesh, if every shard has its own.
       vectors: those of the arguments that are biases or masks alone: any number is right there, −inf too.
+      halved: float32 weights that are kept as bfloat16: every entry has to be such a number.
       computed: weights of which finite arguments do not say that they are finite: a scale may be zero, or divide.
     """
 
@@ -63,6 +64,7 @@ class Preparation:
     spread: Spread | None = None
     vectors: frozenset[int] = frozenset()
     computed: tuple[Weight, ...] = ()
+    halved: tuple[Weight, ...] = ()
 
     def spec(self, name: str) -> Spec | None:
         """On a mesh, the axes that split the first dimensions of an array."""

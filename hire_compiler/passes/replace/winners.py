@@ -10,7 +10,13 @@ import numpy as np
 
 from hire_compiler.graph.weight import Weight
 from hire_compiler.passes.plan.site_plan import SitePlan
-from hire_compiler.passes.replace.preparing import argument_views, held_matrices, lies_by_columns, make_preparation
+from hire_compiler.passes.replace.preparing import (
+    argument_views,
+    held_matrices,
+    kept_weights,
+    lies_by_columns,
+    make_preparation,
+)
 from hire_compiler.passes.replace.prove_winners import HeadAtWork, prove
 from hire_compiler.passes.replace.replacement import AuthorsCode, Replacement, in_place
 from hire_compiler.passes.replace.shapes import canonical_input
@@ -34,7 +40,7 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
     firsts = [group[0] for group in groups]
     strict = plan.certify == "strict"
     by_columns = strict and lies_by_columns(dot)
-    weights = () if by_columns else (dot.weight,)
+    weights = () if by_columns else kept_weights(match, plan)
     vectors = [(origin.weight, index) for first in firsts for origin, index in first.region.parameters]
     # Vectors are small, and may be another request's in the next call: they are read from their arguments.
     held_vectors = vectors if local else []
