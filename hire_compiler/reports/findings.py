@@ -83,6 +83,7 @@ class Decision:
       union: by size of group, the share of all groups that calibration saw one call touch.
       tail: of a head whose full logits are consumed, else ''.
       dense_bytes, sparse_bytes: weight bytes read in one call, before and after (per trip of a loop).
+      failed_bytes: those read in a call whose proof or budget fails.
       added_bytes: memory that the predictor and re-laid-out rows add.
       kept: the type in which rows of float32 are kept and read, where every entry is such a number; else ''.
       exactness: ``"exact"``, or how the answer may differ.
@@ -104,6 +105,7 @@ class Decision:
     tail: str = ""
     dense_bytes: int = 0
     sparse_bytes: int = 0
+    failed_bytes: int = 0
     added_bytes: int = 0
     kept: str = ""
     exactness: str = "exact"
@@ -218,8 +220,13 @@ def bytes_read(found: Findings, proofs: Sequence[Certificate] = ()) -> tuple[int
     repeats = {site.id: site.repeat for site in found.sites}
     failed = {proof.site: 1 - proof.proven / max(proof.rows, 1) for proof in proofs if proof.rows}
     dense = sum(d.dense_bytes * repeats[d.site] for d in found.decisions)
-    extra = sum(failed.get(d.site, 0.0) * d.dense_bytes * repeats[d.site] for d in found.rewritten)
+    extra = sum(failed.get(d.site, 0.0) * _more(d) * repeats[d.site] for d in found.rewritten)
     return dense, round(sum(d.sparse_bytes * repeats[d.site] for d in found.decisions) + extra)
+
+
+def _more(decision: Decision) -> int:
+    """Bytes that a failed proof costs; earlier versions did not know that a block has read a part of them already."""
+    return decision.failed_bytes - decision.sparse_bytes if decision.failed_bytes else decision.dense_bytes
 
 
 def split_seconds(seconds: dict[str, float]) -> tuple[tuple[str, float], ...]:

@@ -92,7 +92,9 @@ def _headline(found: Findings) -> str:
         return "hire_compiler: off for these weights"
     dense, read = bytes_read(found, found.certificates)
     done = f"{len(found.rewritten)} of {_sites(found)} rewritten"
-    return f"hire_compiler: on, {done}, {megabytes(dense)} → {megabytes(read)} read a call"
+    planned = bytes_read(found)[1]
+    beside = f" ({megabytes(planned)} planned)" if megabytes(planned) != megabytes(read) else ""
+    return f"hire_compiler: on, {done}, {megabytes(dense)} → {megabytes(read)} read a call{beside}"
 
 
 def _sites(found: Findings) -> str:

@@ -73,6 +73,7 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
         tail=rule.tail if facts.logits and not (facts.winners_only or (facts.compared and rule.certify)) else "",
         dense_bytes=dense_bytes,
         sparse_bytes=sparse_bytes,
+        failed_bytes=failed_bytes(rule, site, facts, candidates, sparse_bytes),
         added_bytes=added_bytes,
         kept="bfloat16" if facts.halved else "",
         exactness=_exactness(site, candidates, facts, rule),
@@ -186,9 +187,7 @@ def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int
 def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: int, where: str) -> tuple[int, int]:
     """Bytes that a rewritten site reads in a call, and bytes that it keeps beside the weights."""
     assert rule.predictor is not None
-    if facts.halved:
-        halves = tuple(wide // 2 for wide in facts.weight_bytes)
-        facts = replace(facts, weight_bytes=halves, copied_bytes=sum(halves) * site.repeat)
+    facts = _as_kept(facts, site)
     dense = sum(facts.weight_bytes)
     if facts.experts:
         return dense * candidates // site.width, facts.copied_bytes
@@ -206,6 +205,23 @@ def _bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, common: in
     if rule.certify == "strict" and facts.by_columns:
         copied = 0  # read where it lies: the author's own product needs it there anyway
     return read + dense * candidates // site.width + facts.running_bytes, stored * site.repeat + copied
+
+
+def _as_kept(facts: SiteFacts, site: Site) -> SiteFacts:
+    """The facts, with the sizes of the matrices as the step reads them."""
+    if not facts.halved:
+        return facts
+    halves = tuple(wide // 2 for wide in facts.weight_bytes)
+    return replace(facts, weight_bytes=halves, copied_bytes=sum(halves) * site.repeat)
+
+
+def failed_bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, sparse_bytes: int) -> int:
+    """Bytes that a call reads whose proof or budget fails: of a head, all rows as well; else those that are left."""
+    own = _as_kept(facts, site).weight_bytes
+    if facts.logits:
+        return sparse_bytes + sum(own)
+    skipped = sum(own[1:] if isinstance(rule.predictor, Exact) and facts.neurons else own)
+    return sparse_bytes + skipped - skipped * candidates // site.width
 
 
 def _check_choice(choice: Choice, site: Site, rule: Rule, group: int, candidates: int, where: str) -> None:

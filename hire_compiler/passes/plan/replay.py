@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from hire_compiler.config.rules import Rule
 from hire_compiler.errors import ConfigError
-from hire_compiler.passes.plan.plan import weigh
+from hire_compiler.passes.plan.plan import failed_bytes, weigh
 from hire_compiler.passes.plan.plan_shards import check_spread, facts_of_one_shard
 from hire_compiler.passes.plan.predictor_bytes import learns
 from hire_compiler.passes.plan.saved_plan import Plan, SiteRecord
@@ -97,7 +97,13 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
     candidates, common, sparse_bytes, added_bytes = weigh(rule, rule, shard, own, named)
     decision = record.decision
     if facts.halved:  # that is of these weights, not of the plan
-        decision = replace(decision, kept="bfloat16", sparse_bytes=sparse_bytes, added_bytes=added_bytes)
+        decision = replace(
+            decision,
+            kept="bfloat16",
+            sparse_bytes=sparse_bytes,
+            failed_bytes=failed_bytes(rule, shard, own, candidates, sparse_bytes),
+            added_bytes=added_bytes,
+        )
     if any(n % (rule.group or 1) or not 0 < n < candidates for n in record.budgets):
         raise ConfigError(f"{named} has budgets {list(record.budgets)} that are no part of {candidates} candidates")
     return SitePlan(
