@@ -1,8 +1,12 @@
-"""Calibrate the head of an example model on the calibration prose."""
+"""Calibrate the head of an example model, or tune it, on the calibration prose.
+
+The decode step sees one position a call; a forward pass over whole passages sees hundreds. It takes the same
+``params`` under the same name, and that is what ties what it learns to the decode step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,22 +16,38 @@ import hire_compiler as hire
 from examples.models import Model
 from examples.models.text import calibration_text
 
+Forward = Callable[[Any, jax.Array, Any], jax.Array]
 
-def calibrate_head(model: Model, length: int = 256) -> hire.Calibration:
-    """Second moment of the head's input over the calibration text.
 
-    The decode step sees one position a call; a forward pass over whole passages sees hundreds. It takes the same
-    ``params`` under the same name, and that is what ties what it learns to the decode step.
-    """
+def all_winners(model: Model) -> Forward:
+    """A forward pass ``(params, tokens [B, T], cache)`` to the token that follows each: int32 ``[B, T]``."""
 
-    def all_logits(params: Any, tokens: jax.Array, cache: Any) -> jax.Array:
+    def forward(params: Any, tokens: jax.Array, cache: Any) -> jax.Array:
         x, _ = model.hidden_states(params, tokens, cache)
         return jnp.argmax(model.logits(params, x), axis=-1)
 
-    def batches() -> Iterator[tuple[Any, ...]]:
-        ids = model.tokenizer.encode(calibration_text(), add_bos=True)
-        for start in range(0, len(ids) - length + 1, length):
-            tokens = jnp.asarray([ids[start : start + length]], jnp.int32)
-            yield model.params, tokens, model.init_cache(1, length)
+    return forward
 
-    return hire.calibrate(all_logits, batches(), kind="head")
+
+def all_logits(model: Model) -> Forward:
+    """A forward pass ``(params, tokens [B, T], cache)`` to logits ``[B, T, V]``."""
+
+    def forward(params: Any, tokens: jax.Array, cache: Any) -> jax.Array:
+        x, _ = model.hidden_states(params, tokens, cache)
+        return model.logits(params, x)
+
+    return forward
+
+
+def passages(model: Model, length: int = 256) -> list[tuple[Any, ...]]:
+    """Arguments of a forward pass over each passage of the calibration text."""
+    ids = model.tokenizer.encode(calibration_text(), add_bos=True)
+    return [
+        (model.params, jnp.asarray([ids[start : start + length]], jnp.int32), model.init_cache(1, length))
+        for start in range(0, len(ids) - length + 1, length)
+    ]
+
+
+def calibrate_head(model: Model, length: int = 256) -> hire.Calibration:
+    """Second moment of the head's input over the calibration text."""
+    return hire.calibrate(all_winners(model), passages(model, length), kind="head")

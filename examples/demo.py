@@ -23,9 +23,9 @@ import numpy as np
 import hire_compiler as hire
 from benchmarks.best_dense import dense_heads, dense_steps
 from benchmarks.timing import print_table
+from examples.calibration import all_winners, passages
 from examples.models import MODEL_NAMES, MissingWheelError, Model, load_model
 from examples.models.generate import Step
-from examples.models.text import calibration_text
 from examples.side_by_side import Sides, side_by_side
 from hire_compiler.comparison.comparison import AS_WRITTEN, DENSE, REWRITTEN
 from hire_compiler.files.progress import Progress, progress
@@ -33,7 +33,6 @@ from hire_compiler.files.progress import Progress, progress
 DEFAULT_PROMPT = "The history of bread begins"
 NAMES = {"auto": "auto", "gemma3": "gemma3-270m", "smollm2": "smollm2-135m"} | {name: name for name in MODEL_NAMES}
 PICTURE = Path("demo.svg")
-WINDOW = 256  # tokens of a passage that tuning reads at once
 CALLS = 48  # of each program that are timed
 
 
@@ -160,16 +159,7 @@ def _best_dense(model: Model, tell: Progress) -> tuple[str, Any]:
 
 
 def _tuned(model: Model, args: tuple[Any, ...]) -> hire.Tuned:
-    def all_winners(params: Any, tokens: jax.Array, cache: Any) -> jax.Array:
-        x, _ = model.hidden_states(params, tokens, cache)
-        return jnp.argmax(model.logits(params, x), axis=-1)
-
-    ids = model.tokenizer.encode(calibration_text(), add_bos=True)
-    batches = [
-        (model.params, jnp.asarray([ids[start : start + WINDOW]], jnp.int32), model.init_cache(1, WINDOW))
-        for start in range(0, len(ids) - WINDOW + 1, WINDOW)
-    ]
-    return hire.tune(model.greedy_step, *args, forward=all_winners, batches=batches, recall=0.999)
+    return hire.tune(model.greedy_step, *args, forward=all_winners(model), batches=passages(model), recall=0.999)
 
 
 def _draw(report: hire.Report) -> None:
