@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +16,10 @@ from hire_compiler.calibration.instrument import Instrumented
 from hire_compiler.calibration.instrument_program import instrument_program
 from hire_compiler.capture.function import UserFunction
 from hire_compiler.capture.program import Program, capture
-from hire_compiler.errors import CaptureError, ConfigError
+from hire_compiler.errors import CaptureError, ConfigError, HireError, WeightError
 from hire_compiler.files.progress import Progress
 from hire_compiler.learned.calibration import Calibration
-from hire_compiler.tuning.tuned_sites import show_inputs
+from hire_compiler.tuning.tuned_sites import Block, Head, show_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +41,38 @@ def captured(function: Callable[..., Any], batches: Sequence[Any]) -> list[Batch
     """Calls of a function, each with a tuple of arguments or a single one.
 
     Raises:
-      CaptureError: the function cannot be rewritten.
+      CaptureError: the function cannot be rewritten, or does not take a batch.
     """
     wrapped, programs, made = UserFunction(function), {}, []
     for number, batch in enumerate(batches, start=1):
-        leaves, tree = wrapped.flatten(batch if isinstance(batch, tuple) else (batch,), {})
-        key = (tree, tuple(str(jax.typeof(leaf)) for leaf in leaves))
-        if key not in programs:
-            programs[key] = capture(wrapped, leaves, tree)
-            if programs[key].refusal:
-                raise CaptureError(f"{programs[key].name} cannot be calibrated: {programs[key].refusal}")
+        args = batch if isinstance(batch, tuple) else (batch,)
+        with _fitting(wrapped.name, number):
+            leaves, tree = wrapped.flatten(args, {})
+            if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+                raise CaptureError(f"batch {number} holds types: {wrapped.name} runs on it, so give arrays")
+            key = (tree, tuple(str(jax.typeof(leaf)) for leaf in leaves))
+            if key not in programs:
+                programs[key] = capture(wrapped, leaves, tree)
         program = programs[key]
+        if program.refusal:
+            raise CaptureError(f"{program.name} cannot be calibrated: {program.refusal}")
         made.append(Batch(program, [*program.constants, *leaves], f"batch {number}"))
     return made
+
+
+@contextlib.contextmanager
+def _fitting(name: str, number: int) -> Iterator[None]:
+    """What a function says to arguments that it does not take, with the batch they came from."""
+    try:
+        yield
+    except HireError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
+        raise CaptureError(
+            f"{name} does not take batch {number} ({type(error).__name__}: {said}): give the arguments of one call of "
+            "it, a tuple for each batch"
+        ) from error
 
 
 @dataclass
@@ -99,15 +119,38 @@ def calibrated(batches: Sequence[Batch], kind: str | None, told: Progress) -> Ca
 
 
 def rows_read(batches: Sequence[Batch], told: Progress) -> dict[str, np.ndarray]:
-    """The rows that sites read, by the site's key: float32 ``[N, d]``, or stacked ``[layers, N, d]``."""
+    """The rows that sites read, by the site's key: float32 ``[N, d]``, or stacked ``[layers, N, d]``.
+
+    Raises:
+      WeightError: one of them is NaN or Inf.
+    """
     instruments = Instruments(lambda program: show_inputs(program, jax.default_backend()))
     rows: dict[str, list[np.ndarray]] = {}
     for done, batch in enumerate(batches):
         told("running held-out batches", done, len(batches))
         made, seen = instruments.look(batch)
-        for probe, values in zip(made.probes, seen, strict=True):
-            rows.setdefault(probe.key, []).append(np.asarray(values))
+        for probe, found in zip(made.probes, map(np.asarray, seen), strict=True):
+            if not np.isfinite(found).all():
+                raise WeightError(f"{batch.origin}: the input of {probe.key} holds NaN or Inf, nothing can be measured")
+            rows.setdefault(probe.key, []).append(found)
     return {key: np.concatenate(parts, axis=-2) for key, parts in rows.items()}
+
+
+def check_weights(step: Program, batches: Sequence[Batch], sites: Iterable[Head | Block]) -> None:
+    """Refuse a forward pass that reads weights of another size under the names of the step's.
+
+    Raises:
+      ConfigError: names the weight, and both shapes.
+    """
+    passes = {id(batch.program): batch.program for batch in batches}.values()
+    read = {at for site in sites for weight in site.match.weights for at in weight.arguments}
+    for own in (step.arguments[at] for at in sorted(read)):
+        for other in (a for program in passes for a in program.arguments if a.name == own.name):
+            if other.shape != own.shape:
+                raise ConfigError(
+                    f"{own.name} is {list(other.shape)} in the batches and {list(own.shape)} in the step: give both "
+                    "the same weights"
+                )
 
 
 def check_batches(count: int) -> None:

@@ -110,9 +110,9 @@ def trial_of(
 
 
 def with_neurons(block: Block, rule: Rule, share: float) -> Rule:
-    """The rule with a share of the neurons, in whole groups."""
-    group = rule.group or 1
-    neurons = min(ceil(ceil(share * block.site.width) / group) * group, block.site.width)
+    """The rule with a share of the neurons, in whole groups: no fewer than the author keeps."""
+    group, kept = rule.group or 1, 0 if block.facts.choice is None else block.facts.choice.kept
+    neurons = min(ceil(max(ceil(share * block.site.width), kept) / group) * group, block.site.width)
     return replace(rule, density=None, candidates=neurons)
 
 

@@ -193,8 +193,7 @@ def _settings(block: Block, rules: Sequence[Rule]) -> Iterator[Tried]:
     for rule in rules:
         assert rule.predictor is not None
         name = label(rule.predictor)
-        for share in SHARES:
-            own = with_neurons(block, rule, share)
+        for own in dict.fromkeys(with_neurons(block, rule, share) for share in SHARES):
             yield Tried(site=block.site.id, name=name, family=name, rule=own, candidates=own.candidates or 0)
 
 

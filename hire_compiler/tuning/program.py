@@ -13,7 +13,7 @@ from hire_compiler.capture.program import Program
 from hire_compiler.errors import ConfigError
 from hire_compiler.files.progress import Progress
 from hire_compiler.runtime.materialize import materialize
-from hire_compiler.tuning.batches import Batch, calibrated, rows_read
+from hire_compiler.tuning.batches import Batch, calibrated, check_weights, rows_read
 from hire_compiler.tuning.budget import Budget
 from hire_compiler.tuning.loss_search import LossSearch
 from hire_compiler.tuning.losses import enough_text
@@ -39,6 +39,7 @@ def tune_program(
     batches = passes()
     half = len(batches) // 2
     held_out = batches[half:]
+    check_weights(program, batches, [*heads, *blocks])
     if budget.loss is not None:
         enough_text(held_out)  # refuses what cannot be measured before anything takes long
     calibration = calibrated(batches[:half], None if blocks else "head", told)

@@ -162,8 +162,10 @@ class Search:
         enough = next((k for k in counts if meets(missed[k], len(ranks), self._recall)), None)
         k = enough or counts[-1]
         rule = Rule(kind="head", path=f"^{head.site.id}$", predictor=predictor, candidates=k)
-        short = "" if enough else f"its recall falls short with {k} candidates"
         recall = 1 - missed[k] / len(ranks)
+        short = "" if enough else f"its recall falls short with {k} candidates"
+        if short and recall >= self._recall:
+            short = f"{missed[k]:.2g} missed of {len(ranks)} do not show a recall of {self._recall:g}; more rows could"
         return Tried(
             site=head.site.id, name=label(predictor), family=family, rule=rule, candidates=k, recall=recall, why=short
         )
@@ -180,8 +182,17 @@ class Search:
             recall=self._recall,
             rows=self._rows,
             machine=machine(),
-            notes=tuple(self._notes),
+            notes=(*self._notes, *self._unmet()),
         )
+
+    def _unmet(self) -> Iterator[str]:
+        """What is to be said of sites of which no approximation meets the recall."""
+        tried = [t for t in self._table if not t.lossless and t.recall is not None]
+        for site in dict.fromkeys(t.site for t in tried):
+            own = [t for t in tried if t.site == site]
+            if not any(t.recall is not None and t.recall >= self._recall for t in own):
+                best = f"the best that was tried: {max(t.recall or 0.0 for t in own):.4f}"
+                yield f"no approximation of {site} meets the recall ({best}), so it stays exact"
 
 
 def exact_settings_of(head: Head) -> Iterator[Tried]:

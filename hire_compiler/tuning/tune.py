@@ -8,6 +8,7 @@ from typing import Any
 
 from hire_compiler.capture.function import UserFunction
 from hire_compiler.capture.program import capture
+from hire_compiler.errors import ConfigError
 from hire_compiler.files.progress import Progress, progress
 from hire_compiler.tuning.batches import captured, check_batches
 from hire_compiler.tuning.budget import Budget
@@ -57,13 +58,16 @@ def tune(
     Raises:
       ConfigError: the budget is none, there are too few rows to measure it, nothing can be tuned, or ``forward``
         returns no logits where a loss is asked for.
-      CaptureError: ``forward`` does not read a weight that a site of the step reads.
+      CaptureError: ``forward`` does not take a batch, or does not read a weight that a site of the step reads.
+      WeightError: what a site reads of a batch is NaN or Inf.
 
     >>> tuned = hire.tune(step, *args, forward=forward, batches=batches, recall=0.999)   # doctest: +SKIP
     >>> fast = hire.transform(step, tuned.config, calibration=tuned.calibration)          # doctest: +SKIP
     """
     budget = Budget(recall, loss, memory)
-    given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+    if not isinstance(batches, Iterable):
+        raise ConfigError(f"batches is {batches!r}: give the arguments of one call of forward, a tuple for each batch")
+    given = list(batches)
     check_batches(len(given))
     with _told(progress) as told:
         wrapped = UserFunction(function)

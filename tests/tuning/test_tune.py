@@ -22,6 +22,7 @@ from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.predictors import kept_for, prepare_copies
 from hire_compiler.runtime.target import target_for
 from hire_compiler.tuning.choice import choose
+from hire_compiler.tuning.settings import Family
 from hire_compiler.tuning.tuned import Tried
 
 D, N = 64, 2048
@@ -207,6 +208,7 @@ def test_the_fastest_that_meets_everything_is_taken(others: list[Tried], wanted:
         ({"recall": "much"}, "recall is 'much'"),
         ({"memory": -1}, "memory is -1"),
         ({"batches": []}, "tune got 0 batches"),
+        ({"batches": 5}, "batches is 5: give the arguments of one call of forward, a tuple for each batch"),
         ({"recall": 0.9999}, "1024 held-out rows cannot show a recall of 0.9999: it takes 9999.*19998 rows or more"),
     ],
 )
@@ -219,6 +221,54 @@ def test_a_forward_with_other_weights_is_refused(rng: np.random.Generator) -> No
     other: Callable[..., Any] = lambda weights, xs: jnp.argmax(xs @ weights["embed"].T, axis=-1)  # noqa: E731
     with pytest.raises(hire.CaptureError, match=r"forward has no head that reads params\['embed'\], as head/0"):
         tuned(rng, forward=other)
+
+
+def rows(*shape: int) -> jax.Array:
+    return jnp.ones(shape, jnp.float32)
+
+
+W = {"embed": jnp.ones((N, D), jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            (W, rows(4, D + 1)),
+            r"forward does not take batch 2 \(TypeError: dot_general.*give the arguments of one call",
+        ),
+        ((W,), r"forward does not take batch 2 \(TypeError: .*missing 1 required positional argument: 'xs'\)"),
+        (rows(4, D), r"forward does not take batch 2 .*a tuple for each batch"),
+        (({"other": rows(N, D)}, rows(4, D)), r"forward does not take batch 2 \(KeyError: 'embed'\)"),
+        ((W, "text"), r"forward does not take batch 2 .*'text' of type"),
+        ((W, jax.ShapeDtypeStruct((4, D), jnp.float32)), "batch 2 holds types: forward runs on it, so give arrays"),
+        (
+            ({"embed": rows(N // 2, D)}, rows(4, D)),
+            r"embed'\] is \[1024, 64\] in the batches and \[2048, 64\] in the step",
+        ),
+    ],
+    ids=["width", "arguments", "no tuple", "names", "text", "types", "weights"],
+)
+def test_batches_that_do_not_fit_are_a_sentence(batch: Any, message: str) -> None:
+    with pytest.raises((hire.CaptureError, hire.ConfigError), match=message):
+        hire.tune(step, W, rows(1, D), forward=forward, batches=[(W, rows(4, D)), batch], recall=0.5)
+
+
+def test_held_out_rows_without_a_number_are_refused(rng: np.random.Generator) -> None:
+    batches = [(W, jnp.asarray(inputs(rng, 64))), (W, jnp.full((64, D), jnp.nan))]
+    with pytest.raises(hire.WeightError, match=r"batch 2: the input of .* holds NaN or Inf, nothing can be measured"):
+        hire.tune(step, W, rows(1, D), forward=forward, batches=batches, recall=0.5)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_recall_that_nothing_meets_is_said(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hire_compiler.tuning.search.families", lambda *_: {"low": Family((hire.LowRank(8),))})
+    params = {"embed": jnp.asarray(table(rng))}
+    batches = [(params, jnp.asarray(rng.standard_normal((64, D)), jnp.float32)) for _ in range(2)]
+    found = hire.tune(jax.jit(step), params, rows(1, D), forward=forward, batches=batches, recall=0.95)
+    assert [tried.lossless for tried in found.chosen] == [True]
+    (note,) = [note for note in found.notes if "no approximation of head/0 meets the recall" in note]
+    assert note.endswith("so it stays exact")
 
 
 def test_a_step_without_a_site_is_refused(rng: np.random.Generator) -> None:

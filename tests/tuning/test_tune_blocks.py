@@ -268,3 +268,17 @@ def test_a_loss_needs_logits_and_tokens(passed: Any, length: int, message: str, 
     batches = [(p, text(rng, length)) for _ in range(4)]
     with pytest.raises(hire.ConfigError, match=message):
         hire.tune(jax.jit(step), p, jnp.zeros(1, jnp.int32), forward=passed, batches=batches, loss=0.1)
+
+
+# --------------------------------------------------------------------------- the author's own choice
+
+
+def test_no_fewer_neurons_are_tried_than_the_author_keeps(rng: np.random.Generator) -> None:
+    def kept(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return hire.group_topk(jax.nn.relu(x @ p["gelu"]), 128, 8) @ p["back"]
+
+    wrapped = UserFunction(kept)
+    program = capture(wrapped, *wrapped.flatten((weights(rng), jnp.zeros((1, D))), {}))
+    (block,) = find_sites(program, "cpu")[1]
+    rule = tried_rule(block, hire.Quantized(8))
+    assert [with_neurons(block, rule, share).candidates for share in (1 / 2, 1 / 4, 1 / 8)] == [256, 128, 128]
