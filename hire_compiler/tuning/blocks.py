@@ -29,17 +29,24 @@ RANKS = (1 / 16, 1 / 8, 3 / 16, 1 / 4)  # of the width of the input
 EXACT = "exact, only zeros skipped"
 
 
-def left_alone(block: Block, *, by_recall: bool) -> str:
-    """Why nothing is tried on a block, which keeps the exact default; or ''."""
+def never_tried(block: Block, *, by_recall: bool) -> str:
+    """Why nothing is tried on a block, whatever calibration would say; or ''."""
     most = Rule(kind="ffn", dense=True).max_batch
     if block.facts.narrow or block.match.quantiser is not None:
         return "blocks stored in few bits are not tuned yet"
     if block.site.batch > most:
         return f"a call gives it {block.site.batch} rows, more than the {most} that are worth a choice"
+    if by_recall and not (block.facts.exact_zeros or block.facts.unproven_zeros):
+        return "no neuron is exactly zero, so all of them are read; what fewer cost is a matter of tune(loss=…)"
+    return ""
+
+
+def left_alone(block: Block, *, by_recall: bool) -> str:
+    """Why nothing is tried on a block, which keeps the exact default; or ''."""
+    if why := never_tried(block, by_recall=by_recall):
+        return why
     if block.facts.activity is None:
         return f"calibration did not look at it: {block.facts.learned.skipped or 'forward does not reach it'}"
-    if by_recall and block.facts.activity.strongest is not None:
-        return "no neuron is exactly zero, so all of them are read; what fewer cost is a matter of tune(loss=…)"
     return ""
 
 

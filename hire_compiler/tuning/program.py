@@ -14,6 +14,7 @@ from hire_compiler.errors import ConfigError
 from hire_compiler.files.progress import Progress
 from hire_compiler.runtime.materialize import materialize
 from hire_compiler.tuning.batches import Batch, calibrated, check_weights, rows_read
+from hire_compiler.tuning.blocks import never_tried
 from hire_compiler.tuning.budget import Budget
 from hire_compiler.tuning.loss_search import LossSearch
 from hire_compiler.tuning.losses import enough_text
@@ -42,7 +43,8 @@ def tune_program(
     check_weights(program, batches, [*heads, *blocks])
     if budget.loss is not None:
         enough_text(held_out)  # refuses what cannot be measured before anything takes long
-    calibration = calibrated(batches[:half], None if blocks else "head", told)
+    looked_at = [block for block in blocks if not never_tried(block, by_recall=budget.recall is not None)]
+    calibration = calibrated(batches[:half], "head" if heads and not looked_at else None, told)
     inputs = rows_read(held_out, told)
     if budget.loss is not None:
         costly = LossSearch(budget.loss, budget.memory, calibration, told)

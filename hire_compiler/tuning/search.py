@@ -18,6 +18,7 @@ from hire_compiler.files.progress import Progress
 from hire_compiler.learned.calibration import Calibration
 from hire_compiler.learned.trial import Trial, rows_needed
 from hire_compiler.passes.plan.exact_default import exact_rule
+from hire_compiler.passes.plan.predictor_bytes import read_bytes
 from hire_compiler.tuning.blocks import (
     exact_settings,
     judged,
@@ -29,7 +30,7 @@ from hire_compiler.tuning.blocks import (
     untried,
 )
 from hire_compiler.tuning.choice import choose
-from hire_compiler.tuning.settings import Family, candidate_counts, families, label
+from hire_compiler.tuning.settings import DOMINATED, candidate_counts, families, label
 from hire_compiler.tuning.timed import DENSE, time_settings
 from hire_compiler.tuning.timed_blocks import time_blocks
 from hire_compiler.tuning.tuned import DEFAULT, Tried, Tuned
@@ -136,24 +137,29 @@ class Search:
         self._told(f"{head.site.id}: dense winners", 0, len(tried))
         winners = winners_of(weight, rows, top)
         least: dict[str, int] = {}  # of each family, how many predictors from the cheapest on fall short
+        met: list[Tried] = []
         for done, (name, family) in enumerate(tried.items()):
-            most = least.get(family.beside, len(family.predictors))
+            some = family.predictors[: least.get(family.beside)]
+            cheap = _not_dominated(head, some, counts[0], met)
+            if len(cheap) < len(some):
+                yield _untried(head, name, some[len(cheap)], counts[0])
             judged: dict[int, Tried] = {}
 
-            def judge(i: int, name: str = name, family: Family = family, done: int = done) -> Tried:
-                predictor = family.predictors[i]
-                self._told(f"{head.site.id}: {label(predictor)}", done, len(tried))
-                ranks = ranks_of(weight, predictor, moment, rows, winners)
-                return self._judged(head, name, predictor, ranks, counts)
+            def judge(i: int, name: str = name, cheap: Sequence[Predictor] = cheap, done: int = done) -> Tried:
+                self._told(f"{head.site.id}: {label(cheap[i])}", done, len(tried))
+                ranks = ranks_of(weight, cheap[i], moment, rows, winners)
+                found = self._judged(head, name, cheap[i], ranks, counts)
+                met.extend([] if found.why else [found])
+                return found
 
-            low, high = 0, most
+            low, high = 0, len(cheap)
             while low < high:  # they find more the larger they are
                 middle = (low + high) // 2
                 judged[middle] = judge(middle)
                 yield judged[middle]
                 low, high = (middle + 1, high) if judged[middle].why else (low, middle)
             least[name] = low
-            if low + 1 < most and low + 1 not in judged:  # with fewer candidates the next one may be faster
+            if low + 1 < len(cheap) and low + 1 not in judged:  # with fewer candidates the next one may be faster
                 yield judge(low + 1)
 
     def _judged(self, head: Head, family: str, predictor: Predictor, ranks: np.ndarray, counts: Sequence[int]) -> Tried:
@@ -202,6 +208,24 @@ def exact_settings_of(head: Head) -> Iterator[Tried]:
     if rule is not None:
         own = replace(rule, path=f"^{head.site.id}$")
         yield Tried(site=head.site.id, name=CERTIFIED, rule=own, candidates=rule.candidates or 0)
+
+
+def _not_dominated(head: Head, some: Sequence[Predictor], candidates: int, met: Sequence[Tried]) -> Sequence[Predictor]:
+    """Those of ascending predictors that do not read far more than what is known to meet the recall."""
+    least = min((_bytes(head, t.rule.predictor, t.candidates) for t in met if t.rule and t.rule.predictor), default=0)
+    return [p for p in some if not least or _bytes(head, p, candidates) <= DOMINATED * least]
+
+
+def _untried(head: Head, family: str, predictor: Predictor, candidates: int) -> Tried:
+    why = f"not tried: it reads more than {DOMINATED:g} times as much as another that meets the recall"
+    rule = Rule(kind="head", path=f"^{head.site.id}$", predictor=predictor, candidates=candidates)
+    return Tried(site=head.site.id, name=label(predictor), family=family, rule=rule, why=why)
+
+
+def _bytes(head: Head, predictor: Predictor, candidates: int) -> int:
+    """What a call reads of a head with this predictor and so many candidates."""
+    exact = sum(head.facts.weight_bytes) * candidates // head.site.width
+    return read_bytes(predictor, candidates, head.site, head.site.id) + exact
 
 
 def rows_of_head(head: Head, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -11,6 +11,9 @@ from hire_compiler.reports.report import Site
 CANDIDATES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 RANKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)  # of the width of the input
 SURVIVORS = 8192
+DOMINATED = (
+    1.5  # what reads so many times the bytes of another setting that meets the budget is not tried, or not timed
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Family:
 
     Attributes:
       predictors: ascending in rank.
-      beside: pays only at a smaller rank than this other family needs, since it reads twice the bytes; or ''.
+      beside: pays only at a smaller rank than this other family needs, since it reads more at the same; or ''.
     """
 
     predictors: tuple[Predictor, ...]
@@ -37,7 +40,7 @@ def families(site: Site, facts: SiteFacts, certified: bool) -> dict[str, Family]
     if site.width >= 4 * SURVIVORS:
         fine, low = Quantized(8), [rank for rank in ranks if rank <= 0.4 * site.d]
         tried["Cascade"] = Family(
-            tuple(Cascade(LowRank(rank, dtype="int8"), fine, survivors=SURVIVORS) for rank in low)
+            tuple(Cascade(LowRank(rank, dtype="int8"), fine, survivors=SURVIVORS) for rank in low), beside=INT8
         )
     tried["LowRank, bfloat16"] = Family(tuple(LowRank(rank) for rank in ranks), beside=INT8)
     most = facts.costs.unpacked_rows

@@ -17,11 +17,11 @@ from hire_compiler.calling.transformed import HireFunction
 from hire_compiler.comparison.turns import MOST, Run, Turn, Turns
 from hire_compiler.config.rules import Config
 from hire_compiler.learned.calibration import Calibration, Moment
+from hire_compiler.tuning.settings import DOMINATED
 from hire_compiler.tuning.tuned import Tried
 from hire_compiler.tuning.tuned_sites import Head
 
 INPUTS = 32  # different inputs that are run in turn, so that proofs hold as often as they do
-DOMINATED = 2.0  # a setting that reads so many times the bytes of another is not timed
 SECONDS = 0.6  # of timing, for each setting
 DENSE = "dense"
 

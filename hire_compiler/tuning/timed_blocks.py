@@ -28,7 +28,8 @@ from hire_compiler.passes.replace.ffn import replace_ffn
 from hire_compiler.passes.replace.replacement import written_input
 from hire_compiler.runtime.materialize import materialize
 from hire_compiler.runtime.target import target_for
-from hire_compiler.tuning.timed import DOMINATED, in_turns
+from hire_compiler.tuning.settings import DOMINATED
+from hire_compiler.tuning.timed import in_turns
 from hire_compiler.tuning.tuned import Tried
 from hire_compiler.tuning.tuned_sites import Block
 

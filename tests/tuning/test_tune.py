@@ -135,12 +135,18 @@ def test_what_is_chosen_meets_the_recall_on_other_rows_and_can_be_saved(
 
 
 @pytest.mark.usefixtures("quick")
-def test_memory_is_a_limit(rng: np.random.Generator) -> None:
+def test_memory_is_a_limit_and_what_reads_far_more_is_not_tried(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, dear = Family((hire.LowRank(32, dtype="int8"),)), Family((hire.LowRank(60),))
+    monkeypatch.setattr("hire_compiler.tuning.search.families", lambda *_: {"low": low, "dear": dear})
     found = tuned(rng, memory=0)
     (chosen,) = found.chosen
     assert chosen.name == "dense"
     assert found.config.rules == (hire.Rule(kind="head", path="^head/0$", dense=True),)
-    assert any("more than the 0 allowed" in tried.why for tried in found.table)
+    why = {tried.name: tried.why for tried in found.table}
+    assert "more than the 0 allowed" in why["LowRank(32, int8)"]
+    assert why["LowRank(60, bfloat16)"].startswith("not tried: it reads more than 1.5 times as much")
 
 
 @pytest.mark.usefixtures("quick")
