@@ -2,10 +2,12 @@
 
     python -m benchmarks.decode [--model gemma3-270m] [--prompts 10] [--tokens 64]
     python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals]
+    python -m benchmarks.decode --beside-compare 5
 
 Prints, for every predictor: tokens equal to dense (teacher-forced, the dense tokens are fed to all), time a
 step against both dense baselines (interleaved medians), and recall on text that calibration never saw. With
 ``--speed`` the times alone; ``--rivals`` adds llama.cpp's step with its own 4-bit weights, where it is installed.
+``--beside-compare`` holds ``hire.compare`` to what this file measures: so many turns of each, and their ratios.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1", help="numbers of sequences, of --speed; 1,2,4,8,16 for instance")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--beside-compare", type=int, metavar="TURNS", help="only ratios, by this file and by compare")
     options = parser.parse_args()
     batches = [int(batch) for batch in options.batches.split(",")]
     if max(batches) > 1 and not options.speed:
@@ -85,6 +88,9 @@ def main() -> None:
     rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=options.candidates, certify=True)
     sparse["certified, True"] = hire.transform(written, hire.Config(rules=(rule,)))
     ids = [model.tokenizer.encode(text, add_bos=True) for text in prompts()[: options.prompts]]
+    if options.beside_compare:
+        _beside_compare(model, ids[0], written, sparse, options)
+        return
     if not options.speed:
         _agreement(model, ids, written, sparse, options)
     for batch in batches:
@@ -130,23 +136,54 @@ def _count(counts: Agreement, model: Model, dense: int, other: int, tokens: Any,
         counts.different += 1
 
 
+def _beside_compare(
+    model: Model, prompt: list[int], written: Step, sparse: dict[str, Any], options: argparse.Namespace
+) -> None:
+    """How many times as fast as written two steps are, by this file and by ``hire.compare``, in turns."""
+    prefix, token = jnp.asarray([prompt], jnp.int32), jnp.asarray([prompt[-1:]], jnp.int32)
+    rows = []
+    for name in (DEFAULT, "LowRank(320) int8"):
+        _, cache = written(model.params, prefix, model.init_cache(1, options.cache))
+        here, by_compare = [], []
+        for _ in range(options.beside_compare):
+            ms = _step_ms(model, {"dense": written, name: sparse[name]}, prefix, token, options)
+            here.append(ms["dense"] / ms[name])
+            by_compare.append(
+                hire.compare(sparse[name], model.params, token, cache, rounds=_rounds(prefix, options)).ratio
+            )
+            print(f"{name}: {here[-1]:.3f} here, {by_compare[-1]:.3f} by compare", flush=True)
+        ours, theirs = (float(np.median(ratios)) for ratios in (here, by_compare))
+        rows.append([name, f"{ours:.3f}×", f"{theirs:.3f}×", f"{theirs / ours - 1:+.1%}"])
+    header = ["step", "over as written, by this file", "by compare", "difference"]
+    print_table(f"Medians of {options.beside_compare} turns", header, rows)
+
+
+def _rounds(prefix: jax.Array, options: argparse.Namespace) -> int:
+    return min(60, int(options.cache - prefix.shape[1] - 4) // 2)
+
+
+def _step_ms(
+    model: Model, steps: dict[str, Any], prefix: jax.Array, token: jax.Array, options: argparse.Namespace
+) -> dict[str, float]:
+    """Median milliseconds of every step behind the same prefix, each on a cache of its own, in turns."""
+    caches = {}
+    for name, step in steps.items():
+        _, caches[name] = step(model.params, prefix, model.init_cache(len(prefix), options.cache))
+
+    def run(name: str, step: Step) -> Any:
+        result, caches[name] = step(model.params, token, caches[name])
+        return result
+
+    runs = {name: (lambda n=name, s=step: run(n, s)) for name, step in steps.items()}
+    return {name: median_ms(taken) for name, taken in interleaved(runs, _rounds(prefix, options)).items()}
+
+
 def _speed(
     model: Model, prompt: list[int], written: Step, sparse: dict[str, Any], batch: int, options: argparse.Namespace
 ) -> None:
     steps = {"dense, as written": written, **dense_steps(model, batch), **sparse}
-    tokens = jnp.asarray([prompt[-1:]] * batch, jnp.int32)
-    caches = {}
-    for name, step in steps.items():
-        prefix = jnp.asarray([prompt] * batch, jnp.int32)
-        _, caches[name] = step(model.params, prefix, model.init_cache(batch, options.cache))
-
-    def run(name: str, step: Step) -> Any:
-        result, caches[name] = step(model.params, tokens, caches[name])
-        return result
-
-    rounds = min(60, (options.cache - len(prompt) - 4) // 2)
-    runs = {name: (lambda n=name, s=step: run(n, s)) for name, step in steps.items()}
-    ms = {name: median_ms(taken) for name, taken in interleaved(runs, rounds).items()}
+    prefix, tokens = (jnp.asarray([some] * batch, jnp.int32) for some in (prompt, prompt[-1:]))
+    ms = _step_ms(model, steps, prefix, tokens, options)
     best = min(ms[name] for name in ms if name.startswith("dense"))
     rows = [[n, f"{t:.2f}", f"{ms['dense, as written'] / t:.2f}×", f"{best / t:.2f}×"] for n, t in ms.items()]
     if options.rivals and batch == 1:

@@ -100,7 +100,7 @@ class LossSearch:
                     self._put(replace(tried, why="not weighed: more neurons cost too much already"))
                     continue
                 knob = number, tried.candidates // (rule.group or 1)
-                rise = losses.rise({block.key: knob})
+                rise = losses.rise({block.key: knob}, self._limit)
                 dear = not rise.within(self._limit)
                 weighed = replace(tried, loss=rise.mean, why=rise.why_not(self._limit) if dear else "")
                 self._put(weighed)
@@ -149,7 +149,7 @@ class LossSearch:
         added = sum(tried.added_bytes for tried in (*settings, *(move.tried for move in wanted.values())))
         if self._memory is not None and added > self._memory:
             return f"with the others it adds {added} bytes, more than the {self._memory} allowed"
-        rise = losses.rise({move.key: move.knob for move in wanted.values()})
+        rise = losses.rise({move.key: move.knob for move in wanted.values()}, self._limit)
         return "" if rise.within(self._limit) else f"with the others {rise.why_not(self._limit)}"
 
     def tuned(self) -> Tuned:

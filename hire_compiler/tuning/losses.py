@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
@@ -41,6 +41,10 @@ class Rise:
         """Whether it surely is no more."""
         return self.mean + SURE * self.error <= limit
 
+    def beyond(self, limit: float) -> bool:
+        """Whether it surely is more."""
+        return self.mean - SURE * self.error > limit
+
     def why_not(self, limit: float) -> str:
         """Why it is not within a limit."""
         if self.mean > limit:
@@ -76,23 +80,35 @@ class Losses:
         """The loss of the program as written, in nats a token."""
         return float(self._dense.mean())
 
-    def rise(self, knobs: Mapping[str, Knob]) -> Rise:
-        """What blocks cost that are set like this; the others are as written."""
-        more = (self._each(knobs) - self._dense) / max(self.dense, 1e-9)
-        return Rise(float(more.mean()), float(more.std() / len(more) ** 0.5), len(more))
+    def rise(self, knobs: Mapping[str, Knob], limit: float = float("inf")) -> Rise:
+        """What blocks cost that are set like this; the others are as written.
+
+        No more batches are run than it takes to see that it is beyond the limit.
+        """
+        found: list[np.ndarray] = []
+        for losses in self._of_batches(knobs):
+            found.append(losses)
+            seen = np.concatenate(found)
+            more = (seen - self._dense[: len(seen)]) / max(self.dense, 1e-9)
+            rise = Rise(float(more.mean()), float(more.std() / len(more) ** 0.5), len(more))
+            if len(seen) >= LEAST and rise.beyond(limit):
+                break
+        return rise
 
     def _each(self, knobs: Mapping[str, Knob]) -> np.ndarray:
         """The loss of every held-out token: float64 ``[tokens]``."""
-        found = []
+        return np.concatenate([*self._of_batches(knobs)])
+
+    def _of_batches(self, knobs: Mapping[str, Knob]) -> Iterator[np.ndarray]:
+        """The losses of one batch after the other."""
         for batch in self._batches:
             made, run = self._made[id(batch.program)]
-            found.append(np.asarray(run(*batch.values, *made.arrays, *made.knobs(knobs)), np.float64).reshape(-1))
-        losses = np.concatenate(found)
-        if not np.isfinite(losses).all():
-            raise ConfigError(
-                "the loss of forward is NaN or infinite on the held-out batches: there is nothing to weigh"
-            )
-        return losses
+            losses = np.asarray(run(*batch.values, *made.arrays, *made.knobs(knobs)), np.float64).reshape(-1)
+            if not np.isfinite(losses).all():
+                raise ConfigError(
+                    "the loss of forward is NaN or infinite on the held-out batches: there is nothing to weigh"
+                )
+            yield losses
 
 
 def enough_text(batches: Sequence[Batch]) -> tuple[list[Batch], int]:

@@ -179,6 +179,17 @@ def test_a_simulated_block_leaves_out_what_a_rewritten_one_does(found: Any) -> N
     assert np.abs(losses._dense.reshape(4, -1)[:1, :7] - wanted).max() > 1e-2
 
 
+def test_no_more_text_is_run_than_shows_that_a_setting_is_too_dear(found: Any) -> None:
+    blocks, _, (batch, *_), learned, _ = found
+    relu = blocks[0]
+    losses = Losses([batch] * 3, {relu.key: Simulated((tried_rule(relu, hire.Quantized(8)),), 1)}, learned)
+    nothing_kept = {relu.key: (0, 0)}
+    whole = losses.rise(nothing_kept)
+    assert whole.tokens == losses.tokens == 3 * 4 * 39
+    assert losses.rise(nothing_kept, -1.0).tokens == 4 * 39  # surely more than that
+    assert losses.rise(nothing_kept, whole.mean * 2).tokens == losses.tokens
+
+
 def tuned_for(loss: float, rng: np.random.Generator) -> hire.Tuned:
     p = weights(np.random.default_rng(0))
     batches = [(p, text(rng)) for _ in range(4)]
