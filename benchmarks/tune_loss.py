@@ -58,9 +58,8 @@ def main() -> None:
     judged = np.asarray(cut(held_out[half:], JUDGED))
     fast = hire.transform(step, tuned.config, calibration=tuned.calibration)
     dense, sparse = (train_sparse.evaluate(run, params, judged) for run in (step, fast))
-    print(
-        f"\ndecoded, {judged[:, 1:].size} tokens of another text: {dense:.4f} → {sparse:.4f} nats, {sparse / dense - 1:+.2%}"
-    )
+    more = f"{dense:.4f} → {sparse:.4f} nats, {sparse / dense - 1:+.2%}"
+    print(f"\ndecoded, {judged[:, 1:].size} tokens of another text: {more}", flush=True)
     print(hire.compare(fast, *args))
 
 
@@ -70,7 +69,7 @@ def whole_passages(params: Any, tokens: jax.Array, kept: int) -> jax.Array:
 
 
 def cut(data: np.ndarray, count: int) -> jax.Array:
-    """So many passages of ``CONTEXT`` tokens and the one that follows, evenly spread: int32 ``[count, CONTEXT + 1]``."""
+    """So many passages of ``CONTEXT`` tokens and the one that follows: int32 ``[count, CONTEXT + 1]``."""
     starts = np.linspace(0, len(data) - CONTEXT - 2, count).astype(int)
     return jnp.asarray(np.stack([data[s : s + CONTEXT + 1] for s in starts]))
 
