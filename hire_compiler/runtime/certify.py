@@ -63,30 +63,53 @@ def _rounding(norm: jax.Array, error: jax.Array, d: int) -> jax.Array:
     return (2 * gamma(d) + 8 * float(jnp.finfo(jnp.float32).eps)) * (norm + error)
 
 
-def room(bound: jax.Array, x: jax.Array) -> jax.Array:
-    """ε_i of every row by its norm: ``[b, n]`` float32, from x ``[b, d]``; infinite where nothing is known."""
-    return _times_length(bound, x)
+def room(bounds: Arrays, x: jax.Array, terms: float = 0.0) -> jax.Array:
+    """ε_i of every row by its norm: ``[b, n]`` float32, from x ``[b, d]``; infinite where nothing is known.
+
+    Args:
+      bounds: what ``prepare_bound`` made.
+      terms: relative rounding of each a·b in the dense product (:func:`rounded_terms`).
+    """
+    return _times_length(bounds["bound"] + terms * bounds["norm"] if terms else bounds["bound"], x)
 
 
 def upper_bounds(scores: jax.Array, bound: jax.Array, x: jax.Array) -> jax.Array:
     """``u_i`` of every row by its norm: ``[b, n]`` float32, from scores ``[b, n]`` and x ``[b, d]``."""
-    return scores + room(bound, x)
+    return scores + _times_length(bound, x)
 
 
-def finer_room(bounds: Arrays, x: jax.Array, target: Target) -> jax.Array:
+def finer_room(bounds: Arrays, x: jax.Array, target: Target, terms: float = 0.0) -> jax.Array:
     """ε_i of every row by the better of both bounds; reads ``blocks`` too."""
     batch, d = x.shape
     parts = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, -d % BLOCK))).reshape(batch, -1, BLOCK)
     lengths = _norm(parts, axis=2) * (1 + gamma(d))
     by_blocks = dot_of_few(lengths, bounds["blocks"], target)
-    by_blocks += _times_length(_rounding(bounds["norm"], bounds["bound"], d), x)
-    by_norms = _times_length(bounds["bound"], x)
+    by_blocks += _times_length(_rounding(bounds["norm"], bounds["bound"], d) + terms * bounds["norm"], x)
+    by_norms = room(bounds, x, terms)
     return jnp.where(by_blocks < by_norms, by_blocks, by_norms)
 
 
-def rounding_slack(norm: jax.Array, x: jax.Array) -> jax.Array:
-    """How far a float32 logit can be from the real number, γ_d ‖w‖ ‖x‖: ``[b, k]`` from norms ``[b, k]``."""
-    return _times_length(gamma(x.shape[1]) * norm + _SMALL, x)
+def between(norm: jax.Array, x: jax.Array, terms: float = 0.0) -> jax.Array:
+    """How far the same logit can be apart here and in dense: ``[b, k]`` from norms ``[b, k]``.
+
+    Each side is a float32 sum, off by γ_d ‖w‖ ‖x‖; dense may round its terms too.
+    """
+    return _times_length((2 * gamma(x.shape[1]) + terms) * norm + 2 * _SMALL, x)
+
+
+def rounded_terms(rows: int, result: str, target: Target) -> float:
+    """By how much, relatively, dense may round each a·b before it sums them: 0 where it never does.
+
+    Measured on an H100 (``benchmarks.gpu_checks``): a product of one row with a narrow result is multiplied in that
+    type, term by term, and summed in float32. Of a TPU nothing is known.
+
+    Args:
+      rows: of the input, that are read.
+      result: type of the product.
+    """
+    if rows > 1 or result not in ("bfloat16", "float16") or not target.rounds_terms:
+        return 0.0
+    return float(jnp.finfo(result).eps) / 2 * (1 + 2.0**-10)
 
 
 def _times_length(bound: jax.Array, x: jax.Array) -> jax.Array:

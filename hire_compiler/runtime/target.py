@@ -44,6 +44,8 @@ class Target:
         and above 32 MiB costs ten times as much.
       elementwise_error: how much larger the errors of elementwise float32 operations are taken to be than those
         measured on a CPU. An H100's are no larger: 2 is for other cards. Nothing was measured on a TPU: 8 is assumed.
+      rounds_terms: a product of one row with a narrow result may be multiplied in that type, each term rounded.
+      picks_kernels: the compiler chooses how a product is summed by timing it, so another program may sum it otherwise.
       keeps_rounding: where the author reads a bfloat16 value as such, it has been rounded; False: nobody knows.
       costs: what the plan weighs.
     """
@@ -61,6 +63,8 @@ class Target:
     fused_vector: int
     gathered_rows: int | None
     elementwise_error: int
+    rounds_terms: bool
+    picks_kernels: bool
     keeps_rounding: bool
     costs: Costs
 
@@ -80,6 +84,8 @@ _TARGETS = {
         fused_vector=4096,
         gathered_rows=256,
         elementwise_error=1,
+        rounds_terms=False,
+        picks_kernels=False,
         keeps_rounding=True,
         costs=CPU_COSTS,
     ),
@@ -97,6 +103,8 @@ _TARGETS = {
         fused_vector=0,
         gathered_rows=None,
         elementwise_error=2,
+        rounds_terms=True,
+        picks_kernels=True,
         keeps_rounding=False,
         costs=GPU_COSTS,
     ),
@@ -114,6 +122,8 @@ _TARGETS = {
         fused_vector=0,
         gathered_rows=None,
         elementwise_error=8,
+        rounds_terms=True,
+        picks_kernels=False,
         keeps_rounding=False,
         costs=TPU_COSTS,
     ),

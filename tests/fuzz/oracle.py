@@ -92,6 +92,8 @@ def _answer(program: Head, p: dict[str, Array], x: Array, q: dict[str, Array], s
     flushed = TINY * (np.abs(x).sum(1) + gain * matrix.length + 2 * program.d + 2)
     top = np.where(np.isfinite(z), np.abs(z), 0).max(1)
     slack = 2 * unit / (1 - unit) * norms * length + store * top + flushed
+    if store and len(x) == 1 and jax.default_backend() != "cpu":
+        slack = slack + eps / 2 * norms * length  # a GPU rounds each term of such a product
     if store and program.dtype == "float16":
         slack = slack + 2.0**-24  # what is smaller is stored as zero
     limit = values.largest("float16") if program.dtype == "float16" and not wide_result else TOP
@@ -126,7 +128,8 @@ class _State:
         self.z, self.room, self.factor, self.store, self.limit = z, room, factor, store, limit
 
     def round(self, eps: float, ulps: float = 1.0) -> None:
-        self.room = self.room + ulps * eps * np.where(np.isfinite(self.z), np.abs(self.z), 0).max(1) + TINY
+        least = 2.0**-25 if self.store == EPS["float16"] else TINY  # half a step between the smallest numbers
+        self.room = self.room + ulps * (eps * np.where(np.isfinite(self.z), np.abs(self.z), 0).max(1) + least)
 
     def scale(self, by: Array | float) -> None:
         self.room, self.factor = self.room * np.abs(by), self.factor * np.abs(by)

@@ -46,6 +46,14 @@ def pair(rng: np.random.Generator, dtype: Any = jnp.float32) -> tuple[jax.Array,
 # --------------------------------------------------------------------------- arguments
 
 
+def test_a_site_that_reads_another_reads_its_replacement(rng: np.random.Generator) -> None:
+    """Nothing stands between the two blocks, so the second has captured the very value that the first replaces."""
+    (up, down), (up2, down2) = pair(rng), pair(rng)
+    twice = lambda x, up, down, up2, down2: ffn(ffn(x, up, down), up2, down2)  # noqa: E731
+    _, kept = splice(twice, array(rng, 1, D), up, down, up2, down2)
+    assert kept == ["x", "down", "down2"]  # nothing of the first block's dense products is left
+
+
 def test_a_weight_that_nothing_reads_any_more_is_no_argument(rng: np.random.Generator) -> None:
     up, down = pair(rng)
     spliced, kept = splice(ffn, array(rng, 2, D), up, down)

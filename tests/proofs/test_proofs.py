@@ -16,11 +16,12 @@ from hire_compiler.passes.plan.predictor_bytes import BLOCK as COUNTED_BLOCK
 from hire_compiler.runtime.certify import (
     BLOCK,
     best_candidates,
+    between,
     excluded_that_reach,
     finer_room,
     prepare_bound,
     room,
-    rounding_slack,
+    rounded_terms,
 )
 from hire_compiler.runtime.predictors import predict
 from hire_compiler.runtime.quantized import prepare_quantized
@@ -56,7 +57,7 @@ def test_every_logit_lies_below_its_bounds(name: str, dtype: str, rng: np.random
     bounds = {key: store(value, CPU) for key, value in prepare_bound(rows, made).items()}
     x = array(rng, 3, D) * jnp.asarray(np.geomspace(1, 1e-3, D), jnp.float32)
     scores, exact = predict(x, made, CPU), wide(x) @ wide(rows).T
-    plain, finer = scores + room(bounds["bound"], x), scores + finer_room(bounds, x, CPU)
+    plain, finer = scores + room(bounds, x), scores + finer_room(bounds, x, CPU)
     assert (exact <= wide(plain)).all()
     assert (exact <= wide(finer)).all()
     assert (finer <= plain).all()
@@ -67,7 +68,28 @@ def test_blocks_of_columns_tighten_the_bound_where_the_input_is_uneven(rng: np.r
     rows, x = array(rng, N, D), array(rng, 2, D).at[:, BLOCK:].multiply(0.01)
     made = prepare_quantized(rows)
     bounds = prepare_bound(rows, made)
-    assert float(jnp.median(finer_room(bounds, x, CPU) / room(bounds["bound"], x))) < 0.8
+    assert float(jnp.median(finer_room(bounds, x, CPU) / room(bounds, x))) < 0.8
+
+
+def test_a_product_of_one_row_whose_terms_are_rounded_lies_between_its_bounds(rng: np.random.Generator) -> None:
+    """As a GPU multiplies a row in bfloat16: each term rounded, then summed in float32."""
+    gpu = target_for("gpu")
+    rows = jnp.asarray(rng.normal(size=(N, 1)) * np.ones(D) + rng.normal(size=(N, D)) * 1e-3, jnp.bfloat16)
+    x = array(rng, 1, D).astype(jnp.bfloat16)
+    x = x - jnp.mean(x.astype(jnp.float32)).astype(x.dtype)  # so that terms cancel
+    terms = rounded_terms(1, "bfloat16", gpu)
+    assert terms > 0
+    assert rounded_terms(2, "bfloat16", gpu) == rounded_terms(1, "float32", gpu) == 0
+    assert rounded_terms(1, "bfloat16", CPU) == 0
+
+    dense = np.asarray((rows * x).astype(jnp.bfloat16).astype(jnp.float32), np.float64).sum(1)
+    made = prepare_quantized(rows)
+    bounds, scores = prepare_bound(rows, made), predict(x, made, CPU)[0]
+    for extra, holds in ((terms, True), (0.0, False)):
+        for away in (room(bounds, x, extra), finer_room(bounds, x, CPU, extra)):
+            assert (np.abs(dense - wide(scores)) <= wide(away[0])).all() == holds
+        apart = wide(between(bounds["norm"][None], x, extra)[0])
+        assert (np.abs(dense - wide(rows) @ wide(x)[0]) <= apart).all() == holds
 
 
 # --------------------------------------------------------------------------- winners
@@ -322,7 +344,7 @@ def test_the_report_says_how_wrong_predicted_logits_were(rng: np.random.Generato
 
 def test_slack_is_the_worst_case_of_a_float32_sum(rng: np.random.Generator) -> None:
     x, w = array(rng, 2, D), array(rng, 50, D)
-    room = rounding_slack(jnp.linalg.norm(w, axis=1)[None], x)
+    room = between(jnp.linalg.norm(w, axis=1)[None], x)
     assert (np.abs(wide(x @ w.T) - wide(x) @ wide(w).T) < wide(room)).all()
 
 

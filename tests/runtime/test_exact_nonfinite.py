@@ -134,6 +134,31 @@ def test_sums_that_overflow_come_out_as_the_author_s_own() -> None:
             np.testing.assert_array_equal(step(spoiled, x), dense(spoiled, x))
 
 
+@pytest.mark.parametrize("added", ["a bias", "the residual"])
+def test_sums_that_overflow_are_the_author_s_own_with_what_is_added_to_them(added: str) -> None:
+    """XLA:CPU sums the last product in another order where it fuses an addition with it."""
+    rng = np.random.default_rng(0)
+
+    @jax.jit
+    def dense(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        y = (jax.nn.relu(x @ w["gate"].T) * (x @ w["up"].T)) @ w["down"].T
+        return y + (w["bias"] if added == "a bias" else x)
+
+    shapes = {"gate": (2048, 256), "up": (2048, 256), "down": (256, 2048), "bias": (256,)}
+    sparse = {name: rng.normal(size=s) * (rng.random(s) < 0.3) for name, s in shapes.items()}
+    w = {name: jnp.asarray(a, jnp.float32) for name, a in sparse.items()}
+    step = hire.transform(dense, hire.Config(adapt=False))
+    infinite = 0
+    for _ in range(24):
+        x = jnp.asarray(rng.normal(size=(1, 256)) * 6e17 * 2.0 ** rng.uniform(-2, 0.5), jnp.float32)
+        wanted = np.asarray(dense(w, x))
+        infinite += int(np.isinf(wanted).any())
+        np.testing.assert_array_equal(np.isfinite(step(w, x)), np.isfinite(wanted))
+        np.testing.assert_array_equal(np.isnan(step(w, x)), np.isnan(wanted))
+    assert infinite > 3
+    assert step.report().rewritten
+
+
 def test_the_default_keeps_nan_too() -> None:
     """Large enough that no rule is needed."""
     rng = np.random.default_rng(6)

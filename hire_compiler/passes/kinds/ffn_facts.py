@@ -9,7 +9,8 @@ import numpy as np
 
 from hire_compiler.graph.graph import Op
 from hire_compiler.passes.kinds.probes import ROWS_A_CALL, Look, Probe, count_neurons, moment_look, some_rows
-from hire_compiler.passes.plan.site_plan import Choice, SiteFacts, rounds
+from hire_compiler.passes.kinds.sums import why_sums_are_unbounded
+from hire_compiler.passes.plan.site_plan import Choice, SiteFacts
 from hire_compiler.patterns.ffn.activations import sample
 from hire_compiler.patterns.ffn.ffn import FfnMatch
 from hire_compiler.patterns.ffn.outside_readers import read_elsewhere
@@ -45,7 +46,7 @@ def _uncertifiable(match: FfnMatch, target: Target) -> str:
         return "an adapter adds to its gate, beside a bias or another adapter"
     if match.activation.selection or not zero_where_negative(match.negative_gate, len(match.products)):
         return f"no bound of a neuron proves {match.activation.selection or match.activation.name} to be zero"
-    return "" if target.platform == "cpu" or match.ranked.precise else rounds(target.platform)
+    return why_sums_are_unbounded(match.ranked, match.ranked.batch, target)
 
 
 def gives_zeros(match: FfnMatch) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 
 from hire_compiler.graph.graph import Value
 from hire_compiler.passes.kinds.probes import Look, Probe, count_winners, moment_look, some_rows
-from hire_compiler.passes.plan.site_plan import SiteFacts, rounds
+from hire_compiler.passes.kinds.sums import why_sums_are_unbounded
+from hire_compiler.passes.plan.site_plan import SiteFacts
 from hire_compiler.passes.replace.preparing import lies_by_columns
 from hire_compiler.patterns.head.head import HeadMatch
 from hire_compiler.patterns.head.winners import Winner
@@ -29,6 +30,7 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
             logits=True,
             provable=bool(match.winners) or match.tail is not None,
             uncertifiable=_uncertifiable(match, target),
+            reordered=target.picks_kernels,
             winners_only=bool(match.winners),
             aligned=any(map(_is_aligned, match.winners)),
             compared=0 if match.tail is None else match.tail.points,
@@ -51,7 +53,7 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
         return f"no bounds are known of {unknown}, which stands between the logits and what is compared"
     # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
     narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
-    return "" if target.platform == "cpu" or match.dot.precise or narrow else rounds(target.platform)
+    return why_sums_are_unbounded(match.dot, len(match.rows), target, exact_terms=narrow)
 
 
 def _read_alone(value: Value) -> bool:

@@ -272,8 +272,10 @@ def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str
     if rule.certify and facts.neurons:
         return "certified: neurons proven zero are skipped, and where too few can be, the dense block runs"
     if rule.certify:
-        order = "in the order of dense" if rule.certify == "strict" else "up to rounding"
-        return f"certified: the winners are proven {order} at run time, else the dense product runs"
+        strict = rule.certify == "strict"
+        order = "in the order of dense" if strict else "up to rounding"
+        kernel = " (by the kernel that XLA finds fastest there)" if strict and facts.reordered else ""
+        return f"certified: the winners are proven {order} at run time, else the dense product runs{kernel}"
     if candidates == site.width:
         return "exact (full width)"
     if facts.neurons and facts.choice is not None:

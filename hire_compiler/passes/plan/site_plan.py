@@ -94,6 +94,7 @@ class SiteFacts:
       blocked: why no proof is possible of what is read of a head, or ''.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
+      reordered: the platform may sum the author's own product otherwise where a proof fails.
       exact_zeros: one product alone proves neurons exactly zero.
       unproven_zeros: neurons are often zero, but no product alone proves it.
       drops: a logit of −inf is −inf still where it is read.
@@ -122,6 +123,7 @@ class SiteFacts:
     seldom: str = ""
     top_k: int = 1
     uncertifiable: str = ""
+    reordered: bool = False
     narrow: bool = False
     halvable: bool = False
     halved: bool = False
@@ -188,11 +190,6 @@ class SitePlan:
     def survivors(self) -> int:
         """Rows that the finer pass of a cascade scores; 0 without one."""
         return min(self.predictor.survivors, self.site.width) if isinstance(self.predictor, Cascade) else 0
-
-
-def rounds(platform: str) -> str:
-    """Why nothing can be proven of a product that a platform computes from rounded operands."""
-    return f"the product is not computed in full float32 on {platform}, so its rounding is not bounded"
 
 
 def leave_dense(site: Site, reason: str, dense_bytes: int) -> SitePlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler.config.predictors import Exact
-from hire_compiler.graph.graph import Value
+from hire_compiler.graph.graph import Op, Value
 from hire_compiler.passes.plan.neurons import common_order
 from hire_compiler.passes.plan.site_plan import SitePlan
 from hire_compiler.passes.replace.prepared_key import digest
@@ -26,7 +27,8 @@ from hire_compiler.passes.replace.replacement import AuthorsCode, Replacement
 from hire_compiler.passes.replace.shapes import canonical_input, canonical_result, restore_result
 from hire_compiler.patterns.ffn.ffn import FfnMatch
 from hire_compiler.patterns.ffn.quantiser import Quantiser
-from hire_compiler.runtime.certify import prepare_bound
+from hire_compiler.patterns.region.canonical import Outside
+from hire_compiler.runtime.certify import prepare_bound, rounded_terms
 from hire_compiler.runtime.ffn import CommonPath, Form, PerRow, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.skip_zeros import (
@@ -52,7 +54,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     vectors = [(origin.weight, index) for origin, index in match.biases]
     negative = match.negative_gate if plan.certify else None
     order = _order(plan)
-    proof = _proof(match, plan) if plan.certify or isinstance(plan.predictor, Exact) else None
+    proof = _proof(match, plan, target) if plan.certify or isinstance(plan.predictor, Exact) else None
     preparation = make_preparation(match, plan, match.predicted, vectors, target, order, proof=proof)
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
@@ -60,6 +62,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     # On several devices a product is summed as XLA splits it; a shard computes its own.
     deciding = match.deciding_product if isinstance(plan.predictor, Exact) and not local else None
     behind = () if match.quantiser is None else tuple(value for value, _ in match.quantiser.scales)
+    added = None if local or proof is None or behind else _added_behind(match.down.result)
 
     def step(
         prepared: Arrays,
@@ -104,16 +107,16 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
                 budgets,
                 form,
                 stages,
-                product=None if deciding is None else canonical_result(more[-1], deciding),
+                product=None if deciding is None else canonical_result(more[-1 if added is None else -2], deciding),
                 or_all=run_author is not None,
             )
-            return _or_author(found, match, run_author)
+            return _or_author(found, match, None if added is None else more[-1], run_author)
         if negative is not None:
             gate = activation.gate
             found = certified_ffn(
                 rows, inputs, down, biases, prepared, gate, budget, form, negative, or_all=run_author is not None
             )
-            return _or_author(found, match, run_author)
+            return _or_author(found, match, None if added is None else more[-1], run_author)
         groups = select_groups(
             rows,
             predictor_arrays(prepared),
@@ -139,36 +142,62 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         ),
         views=argument_views(weights, target) if order is None else (),
         step=step,
-        results=(match.down.result,),
+        results=(match.down.result if added is None else added.op.result,),
         behind=behind,
-        before=match.down.op,
+        before=match.down.op if added is None else added.op,
         signature=repr((
             plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.score, plan.common,
             activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
             match.down.rows_first, len(vectors), up.precise, match.down.precise,
             [(w.shape, w.layers, w.is_view) for w in weights],
             [(value.shape, value.dtype, digest(index)) for value, index in match.givens], match.row_scales,
-            deciding is None,
+            deciding is None, added and (added.other.shape, added.other.dtype),
             match.quantiser and (match.quantiser.code, [code for _, code in match.quantiser.scales]),
         )),
+        captured=() if added is None else (Outside(added.other, np.arange(added.other.size), None),),
         measure="" if proof is None else "proof",
-        author=None if proof is None else _authors_code(match, behind),
+        author=None if proof is None else _authors_code(match, behind, match.down.op if added is None else added.op),
     )  # fmt: skip
 
 
-def _authors_code(match: FfnMatch, behind: Sequence[Value]) -> AuthorsCode:
+@dataclass(frozen=True)
+class _Added:
+    """An addition to a block's result that is its only reader: a bias, or the residual stream.
+
+    XLA:CPU sums the last product with it in one loop, in another order than without it. So it belongs to what the
+    author's code computes where the order decides.
+    """
+
+    op: Op
+    other: Value
+
+
+def _added_behind(result: Value) -> _Added | None:
+    assert result.op is not None
+    if len(result.uses) != 1:
+        return None
+    op, position = result.uses[0]
+    if op.name != "add" or op.block is not result.op.block or op.result.dtype != result.dtype:
+        return None
+    return _Added(op, op.operands[1 - position])
+
+
+def _authors_code(match: FfnMatch, behind: Sequence[Value], last: Op) -> AuthorsCode:
     dots = (*match.products, match.down)
     made = tuple(value.op for value in behind if value.op is not None)
     products = tuple(dict.fromkeys(dot.start for dot in match.products))
-    return AuthorsCode(products, (match.down.op, *made), weights=tuple(dot.factor for dot in dots))
+    return AuthorsCode(products, (last, *made), weights=tuple(dot.factor for dot in dots))
 
 
-def _or_author(found: Skipped, match: FfnMatch, run_author: Callable[[], list[jax.Array]] | None) -> list[jax.Array]:
+def _or_author(
+    found: Skipped, match: FfnMatch, added: jax.Array | None, run_author: Callable[[], list[jax.Array]] | None
+) -> list[jax.Array]:
     """The block's results and for how many batch rows they skip; dense's own where an order of sums may decide.
 
     Without ``run_author`` the whole program runs the author's code, for any row that is not counted.
     """
-    results = [restore_result(found.y, match.down), *_restored(found.scales, match)]
+    y = restore_result(found.y, match.down)
+    results = [y if added is None else y + added, *_restored(found.scales, match)]
     right = found.ordinary & ordinary(results[0])
     held = jnp.where(right & found.fits, match.down.batch, 0).astype(jnp.int32)
     if run_author is not None:
@@ -176,11 +205,14 @@ def _or_author(found: Skipped, match: FfnMatch, run_author: Callable[[], list[ja
     return [*results, held]
 
 
-def _proof(match: FfnMatch, plan: SitePlan) -> Proof:
+def _proof(match: FfnMatch, plan: SitePlan, target: Target) -> Proof:
     """Bounds of the gate's rows, if zeros are proven from them, and limits of the products that are skipped."""
+    ranked = match.ranked
+    terms = rounded_terms(ranked.batch, ranked.result.dtype, target)
 
     def bound(rows: jax.Array, copy: Arrays) -> jax.Array:
-        return trusted_bound(rows, prepare_bound(rows, copy)["bound"])
+        made = prepare_bound(rows, copy)
+        return trusted_bound(rows, made["bound"] + terms * made["norm"])
 
     def proof(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
         made: Arrays = {}

@@ -21,10 +21,11 @@ from hire_compiler.proofs.interval import Enclosure, around, point, widened
 from hire_compiler.runtime.certify import (
     Winners,
     best_candidates,
+    between,
     excluded_that_reach,
     finer_room,
     room,
-    rounding_slack,
+    rounded_terms,
     take_batch,
     take_entries,
 )
@@ -134,6 +135,11 @@ class HeadAtWork:
         return min(self.winners[0].width, self.match.dot.rows)  # a shard's match says how many it holds
 
     @property
+    def terms(self) -> float:
+        """By how much dense may round the terms of its sums."""
+        return rounded_terms(len(self.inputs), self.match.dot.result.dtype, self.target)
+
+    @property
     def is_cut(self) -> bool:
         """Whether dense may rank by bfloat16 numbers that are cut off instead of rounded.
 
@@ -179,13 +185,12 @@ class HeadAtWork:
             """Upper bounds of what is compared, for logits so far from their predictions."""
             return self.bounds(around(scores, away), self.vectors, None, rounded=self.strict).high
 
-        upper = reached(room(bounds["bound"], x))
+        upper = reached(room(bounds, x, self.terms))
         whole_sort = self.most > _FEW and self.target.sorts_approximately
         sorts = replace(self.target, top_k_recall=1.0) if whole_sort else self.target
         ids = top_candidates(upper, self.plan.candidates, sorts)
         exact = exact_logits(x, self.rows, ids, precise=self.match.dot.precise)
-        # Two roundings lie between what is computed here and what dense computes: each side's own.
-        slack = 2 * rounding_slack(bounds["norm"][ids], x)
+        slack = between(bounds["norm"][ids], x, self.terms)
         own = [take_entries(vector, ids) for vector in self.vectors]
         center, best, apart = self.best(exact, slack, own, ids)
         likely = self.chosen(center, ids, best.at)
@@ -198,7 +203,7 @@ class HeadAtWork:
         excluded = lax.cond(
             (~best.sure | (by_norms == 0)).all(),
             lambda: by_norms,
-            lambda: excluded_that_reach(reached(finer_room(bounds, x, self.target)), ids, best),
+            lambda: excluded_that_reach(reached(finer_room(bounds, x, self.target, self.terms)), ids, best),
         )
         proven = best.sure & (excluded == 0)
         if axes:
@@ -210,7 +215,7 @@ class HeadAtWork:
             if not self.strict:
                 return self.pick(logits, None, own), jnp.ones(len(at), bool)
             everyone = jnp.broadcast_to(jnp.arange(logits.shape[1], dtype=jnp.int32), logits.shape)
-            center, again, _ = self.best(logits, 2 * rounding_slack(bounds["norm"][None], x[at]), own, everyone)
+            center, again, _ = self.best(logits, between(bounds["norm"][None], x[at], self.terms), own, everyone)
             return self.chosen(center, everyone, again.at), again.sure
 
         # Between shards nothing but the author's own product settles an order.

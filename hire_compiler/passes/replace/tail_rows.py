@@ -17,7 +17,7 @@ from jax import lax
 
 from hire_compiler.passes.replace.over_mesh import over_mesh
 from hire_compiler.passes.replace.preparing import predictor_arrays
-from hire_compiler.runtime.certify import finer_room, room, rounding_slack
+from hire_compiler.runtime.certify import between, finer_room, room, rounded_terms
 from hire_compiler.runtime.logits import exact_logits
 from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.stored_rows import StoredRows
@@ -52,6 +52,7 @@ class TailRows:
       x: inputs of the batch rows that are read, ``[b, d]``.
       hold: from prepared arrays and views to the rows of one device.
       precise: the author asked for the platform's highest precision.
+      result: type of the author's product.
       parts: how all this lies on a mesh; None on one device.
     """
 
@@ -61,6 +62,7 @@ class TailRows:
     hold: Callable[[Arrays, tuple[jax.Array, ...]], StoredRows]
     target: Target
     precise: bool
+    result: str
     parts: Parts | None
 
     def predicted(self) -> tuple[jax.Array, jax.Array]:
@@ -68,7 +70,7 @@ class TailRows:
 
         def one(x: jax.Array, prepared: Arrays, views: Any) -> list[jax.Array]:
             scores = predict(x, predictor_arrays(prepared), self.target, precise=True)
-            return [scores, room(prepared["bound"], x)]
+            return [scores, room(prepared, x, self._terms(x))]
 
         scores, away = self._with_rows(one, 2)
         return scores, away
@@ -77,7 +79,7 @@ class TailRows:
         """How far the predictions may be off, by the better of two bounds."""
 
         def one(x: jax.Array, prepared: Arrays, views: Any) -> list[jax.Array]:
-            return [finer_room({name: prepared[name] for name in ("bound", "norm", "blocks")}, x, self.target)]
+            return [finer_room(prepared, x, self.target, self._terms(x))]
 
         return self._with_rows(one, 1)[0]
 
@@ -90,12 +92,12 @@ class TailRows:
         def one(
             x: jax.Array, prepared: Arrays, views: Any, scores: jax.Array, away: jax.Array, proven: jax.Array
         ) -> list[jax.Array]:
-            held, norm = self.hold(prepared, views), prepared["norm"]
+            held, norm, terms = self.hold(prepared, views), prepared["norm"], self._terms(x)
             order = jnp.argsort(proven[:, 0], stable=True)  # the unproven first
 
             def products(size: int) -> list[jax.Array]:
                 at = order[:size]
-                whole, slack = held.products(x[at], precise=self.precise), 2 * rounding_slack(norm[None], x[at])
+                whole, slack = held.products(x[at], precise=self.precise), between(norm[None], x[at], terms)
                 return [scores.at[at].set(whole), away.at[at].set(slack)]
 
             half = max(len(x) // 2, 1)
@@ -130,12 +132,15 @@ class TailRows:
         def one(x: jax.Array, prepared: Arrays, views: Any, ids: jax.Array) -> list[jax.Array]:
             held, norm = self.hold(prepared, views), prepared["norm"]
             own = ids - self._first(len(norm))
-            # Two roundings lie between what is computed here and what dense computes: each side's own.
-            return [exact_logits(x, held, own, precise=self.precise), 2 * rounding_slack(norm[own], x)]
+            return [exact_logits(x, held, own, precise=self.precise), between(norm[own], x, self._terms(x))]
 
         ids = jnp.broadcast_to(rows.ids, (self.x.shape[0], rows.ids.shape[1]))
         exact, slack = self._with_rows(one, 2, ids)
         return exact, slack
+
+    def _terms(self, x: jax.Array) -> float:
+        """By how much dense may round the terms of its sums, for the inputs that one device holds."""
+        return rounded_terms(len(x), self.result, self.target)
 
     def _pick(self, array: jax.Array, ids: jax.Array) -> jax.Array:
         def one(array: jax.Array, ids: jax.Array) -> list[jax.Array]:

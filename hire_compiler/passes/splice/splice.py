@@ -97,9 +97,10 @@ def splice(
     ]
     added = {(entry.preparation, entry.name): _mlir.add_argument(block, entry.shape, entry.dtype) for entry in order}
     lowered: dict[str, tuple[str, Any]] = {}
+    replaced: dict[int, Any] = {}
     counts = []
     for site, replacement in planned:
-        count = _call_replacement(module, block, replacement, shapes, added, lowered, arguments, target)
+        count = _call_replacement(module, block, replacement, shapes, added, lowered, replaced, arguments, target)
         if count is not None:
             counts.append((site, replacement.measure, count))
     counters = [counter for counted in counts for counter in _return_count(block, *counted)]
@@ -155,6 +156,7 @@ def _call_replacement(
     shapes: dict[PreparedKey, dict[str, jax.ShapeDtypeStruct]],
     added: dict[tuple[PreparedKey, str], Any],
     lowered: dict[str, tuple[str, Any]],
+    replaced: dict[int, Any],
     arguments: Sequence[tuple[tuple[int, ...], str]],
     target: Target,
 ) -> Any | None:
@@ -181,14 +183,16 @@ def _call_replacement(
         author.function.operation.erase()
     operands = [added[key, name] for name in names]
     operands += [block.arguments[i] for i in replacement.views]
-    behind = [_captured(entry, replacement.before) for entry in replacement.captured]
+    behind = [_captured(entry, replacement.before, replaced) for entry in replacement.captured]
     behind += [] if author is None else author.inputs
     with _mlir.ir.InsertionPoint(replacement.before.ir), replacement.before.ir.location:
         # The author's product reads its input rounded to its type. What replaces it widens the input at once, and XLA
         # would drop the rounding.
-        values = [_mlir.held(v.ir) if v.op and v.dtype in NARROW else v.ir for v in replacement.values]
+        now = [(v, replaced.get(id(v), v.ir)) for v in replacement.values]
+        values = [_mlir.held(ir) if v.op and v.dtype in NARROW else ir for v, ir in now]
         results = _mlir.call(*known, [*operands, *values, *behind])
     for old, new in zip(replacement.results, results, strict=False):
+        replaced[id(old)] = new  # for sites to come that captured it
         if replacement.inside:
             _mlir.replace_uses_outside(old.ir, new, [op.ir for op in replacement.inside])
         else:
@@ -206,10 +210,10 @@ def _stands_behind(op: Op, before: Op) -> bool:
     return top is not None and top.position > before.position
 
 
-def _captured(entry: Outside, before: Op) -> Any:
+def _captured(entry: Outside, before: Op, replaced: dict[int, Any]) -> Any:
     """A value of the author's program; or what its scatter writes into an array of one number."""
     if entry.base is None:
-        return entry.value.ir
+        return replaced.get(id(entry.value), entry.value.ir)
     assert entry.value.op is not None
     return _mlir.scatter_into(entry.value.op.ir, entry.base, before.ir)
 
