@@ -27,9 +27,8 @@ from examples.calibration import all_winners, passages
 from examples.models import MODEL_NAMES, MissingWheelError, Model, load_model
 from examples.models.generate import Step
 from examples.side_by_side import Sides, side_by_side
-from hire_compiler.comparison.comparison import AS_WRITTEN, DENSE, REWRITTEN
-from hire_compiler.files.progress import Progress, progress
 
+Progress = Callable[[str, int, int], None]  # what, done, of how many
 DEFAULT_PROMPT = "The history of bread begins"
 NAMES = {"auto": "auto", "gemma3": "gemma3-270m", "smollm2": "smollm2-135m"} | {name: name for name in MODEL_NAMES}
 PICTURE = Path("demo.svg")
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, load: Callable[[Any], Model] = 
     parser.add_argument("--tokens", type=int, default=48, metavar="N", help="how many to write (default %(default)s)")
     parser.add_argument("--tune", action="store_true", help="also choose an approximation for a recall of 0.999")
     options = parser.parse_args(arguments)
-    with progress() as tell:
+    with hire.progress() as tell:
         tell("loading weights", 0, 1)
         try:
             model = load(NAMES[options.model])
@@ -70,7 +69,7 @@ def _decode(
 ) -> tuple[list[int], list[int]]:
     """What the two programs write, in turns, as it comes."""
     length = len(ids) + count
-    with progress() as tell:
+    with hire.progress() as tell:
         streams = []
         for done, (name, step) in enumerate(steps.items()):
             tell(f"compiling {name}", done, len(steps))
@@ -114,19 +113,19 @@ def _compare(model: Model, ids: list[int], step: hire.HireFunction, *, tune: boo
         chosen, cache = results
         return args[0], chosen[:, None], cache
 
-    with progress() as tell:
+    with hire.progress() as tell:
         name, best = _best_dense(model, tell)
         found = hire.compare(step, *args, calls=CALLS, carry=carry, dense=best, progress=tell)
-    written, default, other = (found.timing(p).ms for p in (AS_WRITTEN, REWRITTEN, DENSE))
+    written, default, other = (found.timing(p).ms for p in ("as written", "rewritten", "dense="))
     rows = [_row("dense, as written", written, written, other, ""), _row(name, other, written, other, "")]
     rows.append(_row("the exact default", default, written, other, _tokens(found)))
     if tune:
         tuned = _tuned(model, args)
         print(f"{tuned}\n", flush=True)
         fast = hire.transform(step.__wrapped__, tuned.config, calibration=tuned.calibration)
-        with progress() as tell:
+        with hire.progress() as tell:
             again = hire.compare(fast, *args, calls=CALLS, carry=carry, dense=best, progress=tell)
-        mine, as_written, dense = (again.timing(p).ms for p in (REWRITTEN, AS_WRITTEN, DENSE))
+        mine, as_written, dense = (again.timing(p).ms for p in ("rewritten", "as written", "dense="))
         rows.append(_row("tuned, recall 0.999", mine, as_written, dense, _tokens(again)))
     header = ["step", "ms a token", "over as written", "over best dense", "tokens equal"]
     print_table(f"{CALLS} tokens each, in turns, on {found.machine}", header, rows)

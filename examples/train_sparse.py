@@ -21,11 +21,8 @@ import numpy as np
 from jax import lax
 
 import hire_compiler as hire
+from benchmarks.group_recall import group_recall
 from benchmarks.timing import interleaved, median_ms
-from hire_compiler.runtime.low_rank import prepare_low_rank
-from hire_compiler.runtime.predictors import predict
-from hire_compiler.runtime.target import target_for
-from hire_compiler.runtime.topk import top_groups
 
 VOCABULARY, CONTEXT, D, WIDTH, LAYERS, HEADS, GROUP = 128, 128, 192, 3072, 3, 4, 8
 KEPT = WIDTH // 12
@@ -162,20 +159,14 @@ def recalls(params: Params, passages: np.ndarray, moments: np.ndarray, kept: int
     inputs = np.asarray(inputs).transpose(1, 0, 2, 3).reshape(LAYERS, -1, D)
     found = {}
     for rank in RANKS:
-        hits = wanted = 0
+        counts = []
         for layer in range(LAYERS):
-            w = {name: a[layer] for name, a in params["layers"].items()}
-            x = jnp.asarray(inputs[layer])
+            w, x = {name: a[layer] for name, a in params["layers"].items()}, jnp.asarray(inputs[layer])
             true = np.asarray(neurons(w, x, kept)).reshape(len(x), -1, GROUP).max(-1) > 0
-            scores = predict(x, prepare_low_rank(w["up"].T, rank, jnp.asarray(moments[layer]), "float32"), CPU)
-            chosen = jax.vmap(lambda row: top_groups(row[None], GROUP, room // GROUP))(scores + w["bias"])
-            hits += np.take_along_axis(true, np.asarray(chosen), axis=1).sum()
-            wanted += true.sum()
+            counts.append(group_recall(x, w["up"], w["bias"], moments[layer], true, rank, room))
+        hits, wanted = np.sum(counts, axis=0)
         found[rank] = float(hits / wanted)
     return found
-
-
-CPU = target_for("cpu")
 
 
 def main() -> None:

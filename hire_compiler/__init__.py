@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hire_compiler.comparison.comparison import Comparison
     from hire_compiler.config.predictors import Cascade, Exact, LowRank, Quantized
     from hire_compiler.config.rules import Config, Rule
+    from hire_compiler.files.progress import progress
     from hire_compiler.learned.calibration import Calibration
     from hire_compiler.measuring.compare import compare
     from hire_compiler.measuring.estimate import Estimate, Estimates, estimate
@@ -71,6 +72,7 @@ _LATER = {
     "inspect": "api",
     "join": "authors.join",
     "load": "offline.artifact.load",
+    "progress": "files.progress",
     "rewrite": "offline.rewrite",
     "transform": "api",
     "tune": "tuning.tune",
@@ -132,6 +134,7 @@ __all__ = [
     "inspect",
     "join",
     "load",
+    "progress",
     "rewrite",
     "transform",
     "tune",

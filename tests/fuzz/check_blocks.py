@@ -128,6 +128,8 @@ def tolerance(program: Block, p: dict[str, Array], x: Array) -> Array:
     # A rounding more or less moves a neuron by half a unit, up or down; 8 of them is more than all outputs ever see.
     stored = 0.0 if program.dtype == "float32" else 2 * eps * np.sqrt((size**2) @ (down**2))
     room = stored + unit * (8 + program.d**0.5 + program.width**0.5) * total
+    if program.dtype != "float32" and len(x) == 1 and jax.default_backend() != "cpu":
+        room = room + eps * total + (2.0**-24 * program.width if program.dtype == "float16" else 0)  # rounded terms
     flushed = TINY * (1 + np.abs(finite).sum() + down.max() * program.width + program.width + program.d)
     return room + flushed * (1 + down.max())
 

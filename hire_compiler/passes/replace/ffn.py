@@ -28,6 +28,7 @@ from hire_compiler.passes.replace.shapes import canonical_input, canonical_resul
 from hire_compiler.patterns.ffn.ffn import FfnMatch
 from hire_compiler.patterns.ffn.quantiser import Quantiser
 from hire_compiler.patterns.region.canonical import Outside
+from hire_compiler.patterns.region.dots import WeightDot
 from hire_compiler.runtime.certify import prepare_bound, rounded_terms
 from hire_compiler.runtime.ffn import CommonPath, Form, PerRow, select_groups, sparse_ffn
 from hire_compiler.runtime.predictors import Arrays
@@ -59,8 +60,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)
-    # On several devices a product is summed as XLA splits it; a shard computes its own.
-    deciding = match.deciding_product if isinstance(plan.predictor, Exact) and not local else None
+    deciding = None if local else _deciding(match, plan, target)
     behind = () if match.quantiser is None else tuple(value for value, _ in match.quantiser.scales)
     added = None if local or proof is None or behind else _added_behind(match.down.result)
 
@@ -158,6 +158,16 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         measure="" if proof is None else "proof",
         author=None if proof is None else _authors_code(match, behind, match.down.op if added is None else added.op),
     )  # fmt: skip
+
+
+def _deciding(match: FfnMatch, plan: SitePlan, target: Target) -> WeightDot | None:
+    """The author's own product, where a rounding of it decides what is zero.
+
+    Not on several devices: there a product is summed as XLA splits it, and a shard computes its own. Nor for one row on
+    a CPU, which runs the author's product of one bfloat16 row at a fraction of the speed of ours.
+    """
+    dot = match.deciding_product if isinstance(plan.predictor, Exact) else None
+    return None if dot is None or (dot.batch == 1 and target.rows_one_by_one) else dot
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class FfnMatch:
         dot, rows = self.region.streams[self.zero_gate]
         alone = dot.rows == self.down.d and np.array_equal(rows, np.arange(dot.rows))
         narrow = isinstance(dot.weight, NarrowWeight)
-        return dot if self.region.expression.jumps and dot.batch > 1 and alone and not narrow else None
+        return dot if self.region.expression.jumps and alone and not narrow else None
 
     @property
     def gate_stages(self) -> GateStages:
