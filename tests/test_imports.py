@@ -31,7 +31,7 @@ HOUSE = (
     ("tails", "patterns", "patterns.misses"),
     ("patterns.ffn", "patterns.head", "patterns.experts"),
     ("passes.replace",),
-    ("passes.kinds", "passes.splice"),
+    ("passes.kinds", "passes.splice", "passes.forms"),
     ("passes.detect",),
     ("passes.mesh",),
     ("passes", "offline.source"),

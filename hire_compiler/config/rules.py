@@ -163,6 +163,9 @@ class Config:
       halve: a float32 weight of a rewritten site whose every entry is a bfloat16 number (a checkpoint that was widened)
         is kept and read as bfloat16 where that pays: half the bytes, the same numbers. Each new set of weights is
         checked entry by entry; where one does not fit, the step is compiled anew and keeps them wide.
+      dense_forms: products with a bfloat16 weight that no site rewrites (projections of attention, dense blocks) are
+        spelled as a CPU reads them at the speed of its memory, one row a call; elsewhere nothing happens. The products
+        are the author's, their sums are taken in another order, so results may differ by a rounding: not by default.
       unused: outputs that the caller does not read, by regular expressions searched for in their paths as
         ``jax.tree_util.keystr`` prints them (``"['logits']"``; ``result`` where there is one). Where something is
         rewritten they come back filled with NaN, and what only they needed is not computed.
@@ -176,6 +179,7 @@ class Config:
     shard_recall: float = 0.99
     adapt: bool = True
     halve: bool = True
+    dense_forms: bool = False
     unused: tuple[str, ...] = ()
     plan: Any = None
 
@@ -188,7 +192,7 @@ class Config:
             isinstance(self.shard_recall, (int, float)) and 0 < self.shard_recall < 1,
             f"Config.shard_recall is {self.shard_recall!r}: give a share between 0 and 1, such as 0.99",
         )
-        for name in ("exact", "check_weights", "adapt", "halve"):
+        for name in ("exact", "check_weights", "adapt", "halve", "dense_forms"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"Config.{name} is {value!r}, must be true or false")
         require(

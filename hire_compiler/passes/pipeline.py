@@ -20,6 +20,7 @@ from hire_compiler.passes.detect.detect import detect
 from hire_compiler.passes.detect.facts import Fits, halved_facts, site_facts
 from hire_compiler.passes.detect.fit_calibration import calibration_notes, fit_calibration
 from hire_compiler.passes.detect.search import search
+from hire_compiler.passes.forms.dense_forms import dense_forms
 from hire_compiler.passes.kinds.kinds import kind_of
 from hire_compiler.passes.mesh.replace_sharded import replace_sharded
 from hire_compiler.passes.mesh.rewrite_bodies import rewrite_bodies
@@ -131,6 +132,7 @@ def rewrite_program(
                 return plan_on_mesh(found.sites, facts, layouts, config)
             return plan(found.sites, facts, config)
 
+        respells = config.dense_forms and devices == 1 and not body
         plans = planned(facts)
         records = tuple(map(record_of, plans, found.sites))  # of any weights
         if fits is not None and devices == 1 and config.halve:
@@ -138,8 +140,9 @@ def rewrite_program(
             plans = planned(halved) if halved != facts else plans
         doubts = (*fitted.misfits, *calibration_notes(plans, found.matches, calibration))
         chosen = [i for i, p in enumerate(plans) if p.predictor is not None]
+        forms = dense_forms(graph, program.arguments, [found.matches[i] for i in chosen], target) if respells else []
         spliced = None
-        if chosen:
+        if chosen or forms:
             types = [(argument.shape, argument.dtype) for argument in program.arguments]
             replacements = []
             for i in chosen:
@@ -149,6 +152,8 @@ def rewrite_program(
                 else:
                     replacement = replace_sharded(match, plans[i], layout, placement, target)
                 replacements.append((plans[i].site.id, replacement))
+            # After the sites: what these keep of the author's code is kept as it was written.
+            replacements += [(told.weight, form) for told, form in forms]
             spliced = clock.time("splice", lambda: splice(module, replacements, types, target))
         inner: list[Report] = []
         if devices > 1:
@@ -168,12 +173,13 @@ def rewrite_program(
         sites=found.sites,
         misses=found.misses,
         decisions=tuple(p.decision for p in plans),
+        respelled=tuple(told for told, _ in forms),
         notes=(
             *idle_rules(found.sites, config),
             *doubts,
             *(unread if spliced is not None else ()),
             *(() if kept is None or body else _replay_notes(inner)),
-            *_nothing_done(plans, found.sites, inner),
+            *(() if forms else _nothing_done(plans, found.sites, inner)),
         ),
         seconds=clock.seconds,
     )

@@ -63,6 +63,23 @@ class Miss:
     expected: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Respelled:
+    """A product with a weight that stays dense, in another form.
+
+    Attributes:
+      path: the model's own scope path.
+      weight: name of the argument that holds the weight.
+      form: how it is read now.
+      nbytes: bytes of the weight that a call reads, all trips of a loop together.
+    """
+
+    path: str
+    weight: str
+    form: str
+    nbytes: int
+
+
 THE_DEFAULT = "the exact default"  # how the reason of a decision begins that no rule took
 
 
@@ -177,6 +194,7 @@ class Findings:
     Attributes:
       sites, misses: what was found.
       decisions: one a site; none where a program was only inspected.
+      respelled: products that stay dense, in a better form.
       certificates, tails: what sites have measured about themselves so far.
       notes: what else is worth knowing, a sentence each.
       speed: what the last comparison found, if there was one.
@@ -186,6 +204,7 @@ class Findings:
     sites: tuple[Site, ...] = ()
     misses: tuple[Miss, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    respelled: tuple[Respelled, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     tails: tuple[TailError, ...] = ()
     notes: tuple[str, ...] = ()

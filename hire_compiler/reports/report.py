@@ -12,6 +12,7 @@ from hire_compiler.reports.findings import (
     Decision,
     Findings,
     Miss,
+    Respelled,
     Site,
     Speed,
     TailError,
@@ -26,6 +27,7 @@ __all__ = [
     "Decision",
     "Miss",
     "Report",
+    "Respelled",
     "Site",
     "Speed",
     "TailError",
@@ -70,6 +72,7 @@ def report_of(content: Mapping[str, Any]) -> Report:
         "sites": Site,
         "misses": Miss,
         "decisions": Decision,
+        "respelled": Respelled,
         "certificates": Certificate,
         "tails": TailError,
     }

@@ -54,6 +54,7 @@ def _inspected(found: Findings, full: bool) -> list[_Section]:
 def _answers(found: Findings, full: bool) -> list[_Section]:
     return [
         ("on?", "", _on(found, full)),
+        ("dense", "", _forms(found, full)),
         ("right?", "", _right(found)),
         ("fast?", "", _fast(found)),
         ("why not?", "", _why_not(found, full)),
@@ -85,6 +86,8 @@ def _headline_of_inspection(found: Findings) -> str:
 
 
 def _headline(found: Findings) -> str:
+    if not found.rewritten and found.respelled:
+        return f"hire_compiler: on, {counted(len(found.respelled), 'product')} respelled, no site rewritten"
     if not found.rewritten:
         why = f": {counted(len(found.sites), 'site')}, none rewritten" if found.sites else ": no site was found"
         return f"hire_compiler: off{why}"
@@ -121,6 +124,18 @@ def _done_text(site: Site, decision: Decision, full: bool) -> str:
     lines = [f"{rows}; {saved}{added}{_shard_text(decision)}", *_union_lines(decision) * full]
     lines += [f"every entry is a {decision.kept} number, and is kept and read as one"] * bool(decision.kept)
     return "\n".join(lines)
+
+
+def _forms(found: Findings, full: bool) -> list[str]:
+    """What stays dense in another form: a line a form, or one a product."""
+    if full:
+        return [f"{r.weight}: {megabytes(r.nbytes)} a call by {r.form}  [{r.path}]" for r in found.respelled]
+    groups = _grouped(found.respelled, lambda respelled: respelled.form)
+    return [
+        f"{counted(len(group), 'product')}, {megabytes(sum(r.nbytes for r in group))} a call: read by {form}; "
+        "the same products, summed in another order"
+        for form, group in groups
+    ]
 
 
 def _shard_text(decision: Decision) -> str:
