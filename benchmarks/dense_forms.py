@@ -1,9 +1,10 @@
-"""What stays dense, as its author wrote it and respelled: a bfloat16 decode step of Gemma 3 270M's shape, random weights.
+"""What stays dense, as written and respelled: a bfloat16 decode step of Gemma 3 270M's shape, random weights.
 
     python -m benchmarks.dense_forms --layers 4 --rows 32768
 
 Norms, four projections, a gated GELU block, and a greedy head; layers under ``lax.scan`` and one after the other. The
-cache and the attention over it are left out: they hold no weights. ``--clock cpu`` is for a machine that does other work.
+cache and the attention over it are left out: they hold no weights. ``--clock cpu`` is for a machine that does other
+work.
 """
 
 from __future__ import annotations
