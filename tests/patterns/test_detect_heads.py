@@ -240,3 +240,11 @@ def test_a_block_at_a_fixed_layer_of_a_stack_counts_once() -> None:
 
     report = hire.inspect(program, X, shape(3, D, WIDTH), shape(3, WIDTH, D))
     assert [site.repeat for site in report.sites] == [1, 1, 1]
+
+
+def test_a_head_behind_a_small_layer_is_no_block() -> None:
+    def read(x: jax.Array, mix: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.argmax(jnp.tanh(x @ mix) @ w.T, -1)
+
+    (site,) = hire.inspect(read, X, shape(D, D), shape(8 * D, D)).sites
+    assert (site.kind, site.width) == ("head", 8 * D)

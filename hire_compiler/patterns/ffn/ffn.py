@@ -9,7 +9,8 @@
 Found from the *down* product backwards: whatever elementwise code and layout stands between is read as one
 region and recognised by its meaning. Both products of a gated block may be one fused dot, cut by slices.
 
-Deliberately not matched: blocks narrower than their input (adapters, small gates), products batched over
+Deliberately not matched: blocks narrower than their input (adapters, small gates) or much narrower than their output
+(a layer in front of a head), products batched over
 experts, a computed weight, and products with nothing nonlinear between them.
 """
 
@@ -223,6 +224,8 @@ def _match_region(down: WeightDot, region: Region, quantiser: Quantiser | None) 
         raise NoMatch(f"its {width} neurons are fewer than its {d} inputs (an adapter or a small gate)", depth=4)
     if down.rows * 4 < d:
         raise NoMatch(f"it makes {down.rows} numbers of its neurons, of {d} inputs (an adapter on the block)", depth=4)
+    if down.rows > 4 * width:
+        raise NoMatch(f"it makes {down.rows} numbers of {width} neurons (a head behind a small layer)", depth=3)
     matrices = tuple(_rows(dot, rows) for dot, rows in region.streams)
     if any(weight.key == down.columns.key for weight in matrices):
         raise NoMatch("both products read the same parameter (attention to a memory, not a feed-forward)", depth=4)
