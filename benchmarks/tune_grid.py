@@ -134,7 +134,7 @@ def main() -> None:
     grid = search(heads, ours, meeting(model.params["embed"], moment, rows, options.recall), options.rounds, most)
     finalists = sorted(grid, key=lambda pair: pair[1].ratio)[:FINALISTS]
     final(heads, ours, f"{CHOSEN}: {chosen.name}, {chosen.candidates}", finalists, options.final)
-    held_out(model, heads.dense, ours, options.recall)
+    held_out(model, ours, options.recall)
     if options.json:
         options.json.write_text(json.dumps([asdict(setting) for _, setting in grid], indent=1))
 
@@ -192,10 +192,11 @@ def final(heads: Heads, ours: Any, name: str, finalists: list[tuple[Any, Setting
     print_table("The head alone, batch 1, in turns", ["setting", "ms", "over dense", "over the grid's best"], rows)
 
 
-def held_out(model: Model, dense: Any, ours: Any, recall: float) -> None:
-    """Tokens of the chosen head and the dense one, on a text that nobody has seen."""
+def held_out(model: Model, ours: Any, recall: float) -> None:
+    """Tokens of the chosen head, called for one position after the other, on a text that nobody has seen."""
     states = np.asarray(heldout_states(model))
-    equal = sum(int(dense(model.params, x)[0]) == int(ours(model.params, x)[0]) for x in states[:, None])
+    dense = winners_of(model.params["embed"], states, 1)[:, 0]
+    equal = sum(int(ours(model.params, x)[0]) == int(token) for x, token in zip(states[:, None], dense, strict=True))
     print(f"\nheldout.txt: {equal} of {len(states)} tokens equal to dense, {equal / len(states):.4f}; wanted {recall}")
 
 
