@@ -15,6 +15,7 @@ all together.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -173,6 +174,7 @@ def search(
             seconds = interleaved({"ours": beside, "setting": heads.run(head)}, rounds)
             ratio = median_ms(seconds["setting"]) / median_ms(seconds["ours"])
             found.append((predictor, Setting(label(predictor), candidates, recall, ratio)))
+        gc.collect()  # a rewritten function and what it prepared go in a circle
         said = [f"{s.candidates} {s.ratio:.2f}" for p, s in found if p is predictor] or ["falls short"]
         print(f"  {label(predictor)}: {', '.join(said)}".replace("nan", "reads too much"), flush=True)
     timed = [pair for pair in found if pair[1].ratio == pair[1].ratio]
