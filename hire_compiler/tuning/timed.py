@@ -23,6 +23,7 @@ from hire_compiler.tuning.tuned_sites import Head
 
 INPUTS = 32  # different inputs that are run in turn, so that proofs hold as often as they do
 SECONDS = 0.6  # of timing, for each setting
+CLOSE, RUN_OFF = 1.25, 3  # what takes no more times as long as the fastest is timed again, so many times as long
 DENSE = "dense"
 
 
@@ -57,14 +58,28 @@ def time_settings(
             planned[done] = step, replace(tried, why=why)
         elif not tried.why:
             runs[tried.name] = _prepared(step, stored, calls[0])
-    seconds = in_turns(runs, calls, told)
+    seconds = with_run_off(runs, calls, told)
     return [replace(t, ms=median(seconds[t.name]) * 1e3) if t.name in seconds else t for _, t in planned]
 
 
-def in_turns(
+def with_run_off(
     runs: dict[str, Callable[[Any], Any]], calls: Sequence[Any], told: Callable[[str, int, int], None]
 ) -> dict[str, list[float]]:
-    """Seconds of every program, each run on one call's arguments after the other."""
+    """Seconds of every program; those close to the fastest run on, until a busy machine can tell them apart, too."""
+    seconds = in_turns(runs, calls, told)
+    least = min(map(median, seconds.values()))
+    close = {name: run for name, run in runs.items() if median(seconds[name]) <= CLOSE * least}
+    return seconds | (in_turns(close, calls, told, budget=RUN_OFF * SECONDS) if len(close) > 1 else {})
+
+
+def in_turns(
+    runs: dict[str, Callable[[Any], Any]],
+    calls: Sequence[Any],
+    told: Callable[[str, int, int], None],
+    budget: float | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of every program, each run on one call's arguments after the other; ``budget`` seconds of each."""
+    budget = SECONDS if budget is None else budget
     turns, sources = Turns(), {name: cycle(calls) for name in runs}
 
     def ready(name: str) -> Run:
@@ -74,7 +89,7 @@ def in_turns(
     programs = {name: Turn(lambda name=name: ready(name)) for name in runs}  # type: ignore[misc]
     turns.round(programs, timed=False)  # compiles
     done, spent = 0, 0.0
-    while done < 5 or (done < MOST and spent < SECONDS * len(runs)):
+    while done < 5 or (done < MOST and spent < budget * len(runs)):
         turns.round(programs)
         done, spent = done + 1, sum(map(sum, turns.seconds.values()))
         told("timing", min(done, MOST), MOST)

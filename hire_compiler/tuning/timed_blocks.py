@@ -29,7 +29,7 @@ from hire_compiler.passes.replace.replacement import written_input
 from hire_compiler.runtime.materialize import materialize
 from hire_compiler.runtime.target import target_for
 from hire_compiler.tuning.settings import DOMINATED
-from hire_compiler.tuning.timed import in_turns
+from hire_compiler.tuning.timed import with_run_off
 from hire_compiler.tuning.tuned import Tried
 from hire_compiler.tuning.tuned_sites import Block
 
@@ -87,7 +87,7 @@ def time_blocks(
         for done, (name, chosen) in enumerate(distinct.items()):
             told(f"preparing {chosen.decision.predictor or 'dense'} for {members[0].site.id}", done, len(distinct))
             runs[name] = _runner([_ready(member, chosen, values) for member in members], members[0])
-        seconds = in_turns(runs, calls, told)
+        seconds = with_run_off(runs, calls, told)
     return [
         replace(tried, ms=median(seconds[_what(chosen)]) * 1e3) if not tried.why else tried for chosen, tried in planned
     ]

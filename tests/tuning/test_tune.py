@@ -23,6 +23,7 @@ from hire_compiler.runtime.predictors import kept_for, prepare_copies
 from hire_compiler.runtime.target import target_for
 from hire_compiler.tuning.choice import choose
 from hire_compiler.tuning.settings import Family
+from hire_compiler.tuning.timed import with_run_off
 from hire_compiler.tuning.tuned import Tried
 
 D, N = 64, 2048
@@ -202,6 +203,17 @@ def test_the_fastest_that_meets_everything_is_taken(others: list[Tried], wanted:
     lossless = [setting("dense", 9.0, None), setting("certified", 5.0, None)]
     (chosen,) = [tried for tried in choose([*lossless, *others], memory=10) if tried.chosen]
     assert chosen.name == wanted
+
+
+def test_what_is_close_to_the_fastest_is_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = {"one": [1.0, 0.9], "other": [1.1, 1.2], "slow": [9.0]}
+
+    def in_turns(runs: Any, *_: Any, **__: Any) -> dict[str, list[float]]:
+        return {name: [takes[name].pop(0)] for name in runs}
+
+    monkeypatch.setattr("hire_compiler.tuning.timed.in_turns", in_turns)
+    found = with_run_off(dict.fromkeys(takes, lambda _: None), [0], lambda *_: None)
+    assert found == {"one": [0.9], "other": [1.2], "slow": [9.0]}
 
 
 # --------------------------------------------------------------------------- bad input
