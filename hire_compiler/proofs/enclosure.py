@@ -96,10 +96,18 @@ def enclose(
     return _evaluate(expression, arithmetic, inputs, dtypes)
 
 
-def computed_again(value: Any) -> Enclosure:
+@dataclass(frozen=True)
+class Again(Enclosure):
+    """Bounds that follow from one array: where numbers only move, it alone has to."""
+
+    array: Any
+
+
+def computed_again(value: Any) -> Again:
     """Between what a float comes out that the author computes, where the compiler fuses it with other code here."""
     wide = value.astype(jnp.float32)
-    return around(wide, jnp.where(jnp.isfinite(wide), (jnp.abs(wide) + 1) * _AGAIN, 0.0))
+    bounds = around(wide, jnp.where(jnp.isfinite(wide), (jnp.abs(wide) + 1) * _AGAIN, 0.0))
+    return Again(bounds.low, bounds.high, value)
 
 
 def why_unbounded(expression: Expression) -> str:

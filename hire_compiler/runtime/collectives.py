@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from hire_compiler.runtime.certify import Winners, in_order, reaches
@@ -27,6 +28,18 @@ NUMBERS = "numbers"  # the prepared array that numbers the rows of a shard, wher
 def sum_shards(partial: jax.Array, axes: Axes) -> jax.Array:
     """The sum of the shards' partial sums, on every shard."""
     return lax.psum(partial, axes) if axes else partial
+
+
+def gather_columns(axes: Axes, *arrays: jax.Array) -> list[jax.Array]:
+    """All shards' columns of arrays ``[b or 1, c]``, on every shard.
+
+    One exchange: what is 32 bits wide travels together.
+    """
+    if any(array.dtype.itemsize != 4 for array in arrays):
+        return [lax.all_gather(array, axes, axis=1, tiled=True) for array in arrays]
+    bits = jnp.concatenate([lax.bitcast_convert_type(array, jnp.int32) for array in arrays])
+    parts = jnp.split(lax.all_gather(bits, axes, axis=1, tiled=True), np.cumsum([len(a) for a in arrays])[:-1])
+    return [lax.bitcast_convert_type(part, array.dtype) for part, array in zip(parts, arrays, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -56,17 +69,8 @@ class Numbering:
         return ids - lax.axis_index(self.axes).astype(ids.dtype) * self.rows
 
     def gather(self, ids: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
-        """All shards' ``ids`` (numbered among all) and arrays ``[b, k]``, equal values in ascending order of row.
-
-        One exchange: what is 32 bits wide travels together.
-        """
-        own = (self.of_all(ids), *arrays)
-        if all(array.dtype.itemsize == 4 for array in own):
-            bits = jnp.stack([lax.bitcast_convert_type(array, jnp.int32) for array in own])
-            everyone = lax.all_gather(bits, self.axes, axis=2, tiled=True)
-            parts = [lax.bitcast_convert_type(part, array.dtype) for part, array in zip(everyone, own, strict=True)]
-        else:
-            parts = [lax.all_gather(array, self.axes, axis=1, tiled=True) for array in own]
+        """All shards' ``ids`` (numbered among all) and arrays ``[b, k]``, equal values in ascending order of row."""
+        parts = gather_columns(self.axes, self.of_all(ids), *arrays)
         if self.dealt is None:
             return parts
         order = jnp.argsort(parts[0], axis=1)

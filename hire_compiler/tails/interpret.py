@@ -37,6 +37,7 @@ class Interpreter:
       points: what is compared while there are no candidates yet: upper bounds of all rows, ``[batch, n]``.
       done: the operations of the block that were interpreted.
       doubts: what seldom leaves one token only, though it can.
+      orders: candidates are put in an order.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Interpreter:
         self.points: dict[int, Any] = {}
         self.done: list[Op] = []
         self.doubts: list[str] = []
+        self.orders = False
 
     def read(self, value: Value) -> Shadow:
         """What is known of a value."""
@@ -82,7 +84,10 @@ class Interpreter:
         self.run(op)
         return self.known[id(value)]
 
-    def _captured(self, value: Value) -> Plain:
+    def _captured(self, value: Value) -> Shadow:
+        op = value.op
+        if op is not None and op.name == "broadcast_in_dim" and op.operands[0].size < value.size:
+            return move(op, self.read(op.operands[0]))
         array = jnp.asarray(self._given(value)).reshape(value.shape)
         bounded = as_input(point(array), value.dtype)
         if jnp.issubdtype(array.dtype, jnp.floating) and not is_stored(value):
@@ -219,6 +224,7 @@ class Interpreter:
             raise Unbounded("sort in an unusual order")
         if self._point(op.operands[0], value):
             return [Unknown(result.shape, result.dtype) for result in op.results]
+        self.orders = True
         stable = "true" in str(op.ir.attributes["is_stable"]) if "is_stable" in op.ir.attributes else False
         return sort(value, others, self._elementwise, down=down, stable=stable)  # type: ignore[arg-type]
 
@@ -230,6 +236,7 @@ class Interpreter:
             raise Unbounded(f"top_k of {value.dtype}")
         if self._point(op.operands[0], value):
             return [Unknown(result.shape, result.dtype) for result in op.results]
+        self.orders = True
         positions = jnp.arange(value.shape[-1], dtype=jnp.int32).reshape((1,) * (len(value.shape) - 1) + (-1,))
         numbers = plain(value.shape, point(positions), op.results[1].dtype)
         return top_k(value, numbers, op.results[0].shape[-1], self._elementwise)
@@ -293,12 +300,17 @@ def _repeated(value: Value) -> Any | None:
     """The value of a constant, also of one that is only repeated."""
     op, dtype = value.op, value.dtype
     constant = None if op is None else op.constant()
-    while (
-        constant is None and op is not None and op.name in ("broadcast_in_dim", "reshape") and op.operands[0].size == 1
-    ):
+    while constant is None and op is not None and _repeats(op):
         op = op.operands[0].op
         constant = None if op is None else op.constant()
     return None if constant is None or str(constant.dtype) != dtype else constant
+
+
+def _repeats(op: Op) -> bool:
+    """Whether it gives one number, as it is."""
+    if op.name == "convert":
+        return op.operands[0].dtype == op.result.dtype
+    return op.name in ("broadcast_in_dim", "reshape") and op.operands[0].size == 1
 
 
 def _constant(constant: Any, value: Value) -> Plain:

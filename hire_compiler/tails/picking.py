@@ -69,10 +69,10 @@ def scatter(op: Op, operands: list[Shadow], elementwise: Elementwise) -> Wide:
     bounds = mapped(elementwise.rounded(updates.bounded), lambda end: jnp.broadcast_to(end, updates.shape))
     if kind == "set":
         touched = plain(value.shape, point(put(jnp.ones(updates.shape, jnp.float32), "set") > 0), "bool")
-        written = plain(value.shape, mapped(bounds, lambda end: put(end, "set")), value.dtype)
+        written = plain(value.shape, Enclosure(put(bounds.low, "set"), put(bounds.high, "set")), value.dtype)
         return _chosen(touched, written, value, elementwise)
     times = put(jnp.ones(updates.shape, jnp.float32), "add")
-    added = mapped(bounds, lambda end: put(end, "add"))
+    added = Enclosure(put(bounds.low, "add"), put(bounds.high, "add"))
     size = put(jnp.maximum(jnp.abs(bounds.low), jnp.abs(bounds.high)), "add")
     return _added(value, added, size, times, elementwise)
 

@@ -45,6 +45,7 @@ class Tail:
       most: the most of the best that any operation keeps (``top_k``).
       doubt: what in it seldom leaves one token only, or ''.
       mixed: it mixes batch rows (guidance), so all of them have the same candidates.
+      orders: it puts candidates in an order, by a sort or a ``top_k``.
     """
 
     logits: Value
@@ -58,6 +59,7 @@ class Tail:
     most: int
     doubt: str = ""
     mixed: bool = False
+    orders: bool = False
 
     @property
     def rows(self) -> int:
@@ -233,6 +235,7 @@ class _Finder:
         return Tail(
             self._logits, self._axis, tuple(done), tuple(ends), tuple(read), tuple(self._captured.values()),
             frozenset(id(op) for op in self._following), self._compared(), self._most, doubt, self._mixed,
+            self._interpreter.orders,
         )  # fmt: skip
 
     def _compared(self) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hire_compiler.proofs.enclosure import Bounded, Unbounded
-from hire_compiler.proofs.interval import Enclosure, point, union
+from hire_compiler.proofs.enclosure import Again, Bounded, Unbounded, computed_again
+from hire_compiler.proofs.interval import Enclosure, known, point, union
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +238,9 @@ Shadow = Plain | Wide | Unknown
 
 
 def mapped(bounds: Enclosure, function: Callable[[Any], Any]) -> Enclosure:
-    """Both bounds moved about; what is known exactly stays so."""
+    """Both bounds moved about (no arithmetic); what is known exactly stays so."""
+    if isinstance(bounds, Again):
+        return computed_again(function(bounds.array))
     low = function(bounds.low)
     return point(low) if bounds.low is bounds.high else Enclosure(low, function(bounds.high))
 
@@ -260,17 +262,17 @@ def is_row_number(value: Shadow, axis: int) -> bool:
 
 def split(value: Plain, like: Wide) -> tuple[Bounded | None, Bounded | None]:
     """The columns of a plain value of the same shape, as :class:`Wide` values have them."""
-    inside, outside = [], []
     bounds = value.bounded.bounds
-    for end in (bounds.low,) if bounds.low is bounds.high else (bounds.low, bounds.high):
-        inner, outer = like.space.take(canonical(end, like))
-        inside.append(inner)
-        outside.append(outer)
+    ends = (bounds.array,) if isinstance(bounds, Again) else (bounds.low, bounds.high)[: 1 + (not known(bounds))]
+    taken = [like.space.take(canonical(end, like)) for end in ends]
 
-    def made(ends: list[Any]) -> Bounded:
-        return replace(value.bounded, bounds=Enclosure(ends[0], ends[-1]) if len(ends) > 1 else point(ends[0]))
+    def side(which: int) -> Bounded:
+        made = [ends[which] for ends in taken]
+        if isinstance(bounds, Again):
+            return replace(value.bounded, bounds=computed_again(made[0]))
+        return replace(value.bounded, bounds=Enclosure(made[0], made[-1]))
 
-    return (None if like.inside is None else made(inside)), (None if like.outside is None else made(outside))
+    return (None if like.inside is None else side(0)), (None if like.outside is None else side(1))
 
 
 def canonical(array: Any, like: Wide) -> Any:

@@ -39,7 +39,10 @@ def prove_tail(
     everyone = Rows(None, None, tail.width, tail.width, shared=tail.mixed)
     first = tail.interpret(tail.start(None, around(scores, away), everyone), arithmetic, captured)
     chosen = rows.choose(list(first.points.values()), count, tail.width, shared=tail.mixed)
-    inside = around(*rows.exact(chosen))
+    exact, slack = rows.exact(chosen)
+    if tail.orders:
+        chosen, exact, slack = rows.everywhere(chosen, exact, slack)
+    inside = around(exact, slack)
 
     def attempt(scores: jax.Array, away: jax.Array) -> Attempt:
         run = tail.interpret(tail.start(inside, around(scores, away), chosen), arithmetic, captured)

@@ -8,7 +8,7 @@ the author's own is, split by XLA: so a tail means the same on one device and on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax import lax
 from hire_compiler.passes.replace.over_mesh import over_mesh
 from hire_compiler.passes.replace.preparing import predictor_arrays
 from hire_compiler.runtime.certify import between, finer_room, room, rounded_terms
+from hire_compiler.runtime.collectives import gather_columns
 from hire_compiler.runtime.logits import exact_logits
 from hire_compiler.runtime.predictors import Arrays, predict
 from hire_compiler.runtime.stored_rows import StoredRows
@@ -142,6 +143,26 @@ class TailRows:
         """By how much dense may round the terms of its sums, for the inputs that one device holds."""
         return rounded_terms(len(x), self.result, self.target)
 
+    def everywhere(self, rows: Rows, exact: jax.Array, slack: jax.Array) -> tuple[Rows, jax.Array, jax.Array]:
+        """The candidates of all shards on each of them: one exchange of (value, id), and one slack for a batch row.
+
+        What puts candidates in an order needs all of them, several times over; a reduction is better off without.
+        """
+        if self.parts is None or not self.parts.rows:
+            return rows, exact, slack
+        axes = self.parts.rows
+
+        def one(ids: jax.Array, exact: jax.Array, slack: jax.Array) -> list[jax.Array]:
+            most = jnp.max(jnp.where(jnp.isnan(slack), jnp.inf, slack), axis=1, keepdims=True)
+            return [*gather_columns(axes, ids, exact), lax.pmax(most, axes)]
+
+        def pick(array: jax.Array, ids: jax.Array) -> jax.Array:
+            picked = self._pick(array, rows.ids)
+            return self._apart(lambda picked: gather_columns(axes, picked), [picked], 1, split=False)[0]
+
+        ids, exact, slack = self._apart(one, [rows.ids, exact, slack], 3, split=False)
+        return replace(rows, ids=ids, pick=pick), exact, slack
+
     def _pick(self, array: jax.Array, ids: jax.Array) -> jax.Array:
         def one(array: jax.Array, ids: jax.Array) -> list[jax.Array]:
             return [entries_of(array, ids - self._first(array.shape[1]))]
@@ -154,12 +175,14 @@ class TailRows:
             return 0
         return lax.axis_index(self.parts.rows).astype(jnp.int32) * own
 
-    def _apart(self, function: Callable[..., list[jax.Array]], arrays: list[jax.Array], results: int) -> Any:
-        """A function of arrays ``[b or 1, n]``, on every shard by itself."""
+    def _apart(
+        self, function: Callable[..., list[jax.Array]], arrays: list[jax.Array], results: int, *, split: bool = True
+    ) -> Any:
+        """A function of arrays ``[b or 1, n]``, on every shard by itself; its results are split, or the same on all."""
         if self.parts is None:
             return function(*arrays)
         wide = [self._spec(array) for array in arrays]
-        out: list[Spec] = [(self.parts.batch, self.parts.rows)] * results
+        out: list[Spec] = [(self.parts.batch, self.parts.rows if split else ())] * results
         return over_mesh(function, self.parts.mesh, wide, out)(*arrays)
 
     def _with_rows(self, function: Callable[..., list[jax.Array]], results: int, *wide: jax.Array) -> list[jax.Array]:
