@@ -13,20 +13,18 @@ from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Block, Op, Value
 from hire_compiler.patterns.operations.reducers import is_argmax, reducer, sorts_down
 from hire_compiler.patterns.region.region import detail
-from hire_compiler.proofs.enclosure import Arithmetic, Bounded, Unbounded, as_input, computed_again
+from hire_compiler.proofs.enclosure import Arithmetic, Unbounded
 from hire_compiler.proofs.interval import Enclosure, point
 from hire_compiler.tails.control import branch, loop
 from hire_compiler.tails.elementwise import ELEMENTWISE, Elementwise
+from hire_compiler.tails.given import captured, constant, counts, iota
 from hire_compiler.tails.joining import joined
 from hire_compiler.tails.layout import LAYOUT, move
 from hire_compiler.tails.order import sort, top_k
 from hire_compiler.tails.picking import gather, scatter
 from hire_compiler.tails.reductions import best, reduce, running_sum
-from hire_compiler.tails.values import Plain, Ranks, Rows, Shadow, Unknown, Wide, mapped, plain
+from hire_compiler.tails.values import Plain, Ranks, Rows, Shadow, Unknown, Wide, mapped, plain, positions
 
-_STORING = frozenset(
-    {*LAYOUT, "select", "convert", "iota", "constant", "dynamic_slice", "gather", "concatenate", "pad"}
-)
 _TYPES = ("float32", "bfloat16", "float16", "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32")
 
 
@@ -75,9 +73,9 @@ class Interpreter:
         op = value.op
         if value.dtype not in _TYPES:
             raise Unbounded(f"a value of type {value.dtype}")
-        constant = _repeated(value)
-        if constant is not None:
-            return _constant(constant, value)
+        fixed = constant(value)
+        if fixed is not None:
+            return fixed
         if id(value.block if op is None else op.block) in self._outer and id(op) not in self._following:
             return self._captured(value)
         assert op is not None, "arguments of bodies are known"
@@ -88,11 +86,7 @@ class Interpreter:
         op = value.op
         if op is not None and op.name == "broadcast_in_dim" and op.operands[0].size < value.size:
             return move(op, self.read(op.operands[0]))
-        array = jnp.asarray(self._given(value)).reshape(value.shape)
-        bounded = as_input(point(array), value.dtype)
-        if jnp.issubdtype(array.dtype, jnp.floating) and not is_stored(value):
-            bounded = Bounded(computed_again(array), value.dtype)
-        return Plain(value.shape, bounded)
+        return captured(value, jnp.asarray(self._given(value)).reshape(value.shape))
 
     def run(self, op: Op) -> None:
         """Interpret one operation; what it reads is found on the way.
@@ -136,7 +130,7 @@ class Interpreter:
                 self.doubts.append("a mixture of probabilities of different batch rows")
             return [made]
         if name == "iota":
-            return [_iota(op)]
+            return [iota(op)]
         if any(isinstance(operand, Unknown) for operand in operands):
             return [Unknown(value.shape, value.dtype) for value in op.results]
         rule = _RULES.get(name)
@@ -218,7 +212,7 @@ class Interpreter:
         return [reduce(kind, value, self._elementwise, shape)]
 
     def _sort(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
-        value, *others = operands
+        value, *beside = operands
         down = sorts_down(op)
         if down is None or not isinstance(value, Wide) or op.int("dimension") != value.axis:
             raise Unbounded("sort in an unusual order")
@@ -226,6 +220,10 @@ class Interpreter:
             return [Unknown(result.shape, result.dtype) for result in op.results]
         self.orders = True
         stable = "true" in str(op.ir.attributes["is_stable"]) if "is_stable" in op.ir.attributes else False
+        others = [
+            positions(value, read.dtype) if counts(read, value.axis) else other
+            for read, other in zip(op.operands[1:], beside, strict=True)
+        ]
         return sort(value, others, self._elementwise, down=down, stable=stable)  # type: ignore[arg-type]
 
     def _top_k(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
@@ -237,8 +235,7 @@ class Interpreter:
         if self._point(op.operands[0], value):
             return [Unknown(result.shape, result.dtype) for result in op.results]
         self.orders = True
-        positions = jnp.arange(value.shape[-1], dtype=jnp.int32).reshape((1,) * (len(value.shape) - 1) + (-1,))
-        numbers = plain(value.shape, point(positions), op.results[1].dtype)
+        numbers = positions(value, op.results[1].dtype)
         return top_k(value, numbers, op.results[0].shape[-1], self._elementwise)
 
     def _window(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
@@ -296,41 +293,6 @@ _RULES: dict[str, Callable[[Interpreter, Op, list[Shadow]], Sequence[Shadow]]] =
 }
 
 
-def _repeated(value: Value) -> Any | None:
-    """The value of a constant, also of one that is only repeated."""
-    op, dtype = value.op, value.dtype
-    constant = None if op is None else op.constant()
-    while constant is None and op is not None and _repeats(op):
-        op = op.operands[0].op
-        constant = None if op is None else op.constant()
-    return None if constant is None or str(constant.dtype) != dtype else constant
-
-
-def _repeats(op: Op) -> bool:
-    """Whether it gives one number, as it is."""
-    if op.name == "convert":
-        return op.operands[0].dtype == op.result.dtype
-    return op.name in ("broadcast_in_dim", "reshape") and op.operands[0].size == 1
-
-
-def _constant(constant: Any, value: Value) -> Plain:
-    rank = len(value.shape)
-    alike = (constant == constant.ravel()[0]) | (constant != constant)  # a NaN is not equal to itself
-    splat = bool(alike.all()) and bool((constant != constant).all() or (constant == constant).all())
-    if splat:
-        first = constant.ravel()[0]
-        array = jnp.full((1,) * rank, first, value.dtype)
-        literal = float(first) if value.dtype in ("float32", "bfloat16", "float16") else None
-        return Plain(value.shape, as_input(point(array), value.dtype), literal=literal)
-    return Plain(value.shape, as_input(point(jnp.asarray(constant, value.dtype).reshape(value.shape)), value.dtype))
-
-
-def _iota(op: Op) -> Plain:
-    dim, shape = op.int("iota_dimension"), op.result.shape
-    array = jnp.arange(shape[dim], dtype=op.result.dtype).reshape([-1 if i == dim else 1 for i in range(len(shape))])
-    return Plain(shape, as_input(point(array), op.result.dtype))
-
-
 def _plain_reduction(op: Op, value: Shadow) -> Sequence[Shadow]:
     kind = reducer(op)
     function = {"and": jnp.all, "or": jnp.any, "maximum": jnp.max, "minimum": jnp.min}.get(kind or "")
@@ -359,17 +321,3 @@ def _is_running_sum(op: Op, axis: int) -> bool:
     ones = ("window_strides", "base_dilations", "window_dilations")
     plainly = all(set(op.ints(name)) <= {1} for name in ones if name in op.ir.attributes)
     return plainly and op.ints("window_dimensions") == window and _mlir.pairs(op.ir, "padding") == padding
-
-
-def is_stored(value: Value) -> bool:
-    """Whether a value comes out the same bit for bit, whatever the compiler fuses: no arithmetic makes it."""
-    stack, seen = [value], 0
-    while stack and seen < 64:
-        top = stack.pop()
-        seen += 1
-        if top.op is None or top.dtype in ("bool", "int32", "uint32", "int8", "uint8"):
-            continue
-        if top.op.name not in _STORING:
-            return False
-        stack += top.op.operands
-    return not stack

@@ -25,7 +25,7 @@ def sort(
         raise Unbounded("a sort of logits that are sorted already")
     batch, count = prod(values.lead), values.space.ids.shape[1]
     width = values.space.width
-    space = Ranks(min(count, width), width, not down, batch)
+    space = Ranks(min(count, width), width, not down, batch, values.space.first)
     made = [replace(_sorted(values, space, elementwise), source=values.inside, bag=values)]
     frame = values.frame
     if frame is not None and frame.kind == "scale":
@@ -136,7 +136,7 @@ def look_up(value: Wide, index: Enclosure, elementwise: Elementwise) -> Enclosur
     return Enclosure(jnp.stack(lows).min(axis=0), jnp.stack(highs).max(axis=0))
 
 
-def top_k(values: Wide, positions: Plain, k: int, elementwise: Elementwise) -> list[Wide]:
+def top_k(values: Wide, positions: Wide, k: int, elementwise: Elementwise) -> list[Wide]:
     """The best k and their positions."""
     return [_first(wide, k) for wide in sort(values, [positions], elementwise, down=True)]
 

@@ -83,6 +83,11 @@ def entries_of(array: Any, ids: Any) -> Any:
     return array[0][ids] if array.shape[0] == 1 else jnp.take_along_axis(array, ids, axis=1)
 
 
+def first_of(array: Any, count: int) -> Any:
+    """The first columns of an array ``[batch or 1, n]``."""
+    return array[:, :count]
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """The order of the weight's rows: where candidates and others stand.
@@ -94,6 +99,7 @@ class Rows:
       total: how many rows the weight has.
       flipped: the author's array runs from the last row to the first.
       pick: from an array ``[batch or 1, total]`` and ``ids`` to the entries of the candidates.
+      first: from an array ``[batch or 1, total]`` to its first columns, where the candidates are.
       shared: all batch rows have the same candidates (``ids`` and ``chosen`` have one row), so that they can be mixed.
     """
 
@@ -103,6 +109,7 @@ class Rows:
     total: int
     flipped: bool = False
     pick: Callable[[Any, Any], Any] = entries_of
+    first: Callable[[Any, int], Any] = first_of
     shared: bool = False
 
     def same(self, other: Space) -> bool:
@@ -147,12 +154,14 @@ class Ranks:
       width: how many columns there are.
       rising: the author's array runs from the worst to the best.
       batch: how many batch rows.
+      first: from an array ``[batch or 1, width]`` to its first columns, where the best are.
     """
 
     inner: int
     width: int
     rising: bool
     batch: int
+    first: Callable[[Any, int], Any] = first_of
 
     def same(self, other: Space) -> bool:
         """Whether both are the same columns (of whichever sort: positions are all that counts)."""
@@ -170,7 +179,7 @@ class Ranks:
         if array.shape[1] == 1:
             return array, array
         array = jnp.flip(array, 1) if self.rising else array
-        return array[:, : self.inner], array[:, self.inner :]
+        return self.first(array, self.inner), array[:, self.inner :]
 
     @property
     def positions(self) -> tuple[Any, Any]:
@@ -273,6 +282,12 @@ def split(value: Plain, like: Wide) -> tuple[Bounded | None, Bounded | None]:
         return replace(value.bounded, bounds=Enclosure(made[0], made[-1]))
 
     return (None if like.inside is None else side(0)), (None if like.outside is None else side(1))
+
+
+def positions(like: Wide, dtype: str) -> Wide:
+    """Where each column of a wide value stands in the author's array."""
+    inside, outside = (Bounded(point(at.astype(dtype)), dtype, False) for at in like.space.positions)
+    return Wide(like.shape, like.axis, like.space, inside, outside)
 
 
 def canonical(array: Any, like: Wide) -> Any:

@@ -148,9 +148,10 @@ class TailRows:
 
         What puts candidates in an order needs all of them, several times over; a reduction is better off without.
         """
-        if self.parts is None or not self.parts.rows:
+        parts = self.parts
+        if parts is None or not parts.rows:
             return rows, exact, slack
-        axes = self.parts.rows
+        axes = parts.rows
 
         def one(ids: jax.Array, exact: jax.Array, slack: jax.Array) -> list[jax.Array]:
             most = jnp.max(jnp.where(jnp.isnan(slack), jnp.inf, slack), axis=1, keepdims=True)
@@ -160,8 +161,12 @@ class TailRows:
             picked = self._pick(array, rows.ids)
             return self._apart(lambda picked: gather_columns(axes, picked), [picked], 1, split=False)[0]
 
+        def first(array: jax.Array, count: int) -> jax.Array:
+            spec: Spec = (parts.batch if array.shape[0] > 1 else (), ())
+            return over_mesh(lambda same: same, parts.mesh, [spec], spec)(array[:, :count])
+
         ids, exact, slack = self._apart(one, [rows.ids, exact, slack], 3, split=False)
-        return replace(rows, ids=ids, pick=pick), exact, slack
+        return replace(rows, ids=ids, pick=pick, first=first), exact, slack
 
     def _pick(self, array: jax.Array, ids: jax.Array) -> jax.Array:
         def one(array: jax.Array, ids: jax.Array) -> list[jax.Array]:
