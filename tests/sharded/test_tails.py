@@ -125,7 +125,7 @@ ENGINES = {
     "a bias added at places of each row": 64, "a penalty if any row needs it": 64, "top-k by a sort": 2944,
     "guidance": 64, "top-k by a scatter": 1944, "top-k and top-p, one of the best": 1944, "keras": 2040,
 }  # fmt: skip
-FAST_ENGINES = (("8", "min-p"),)
+FAST_ENGINES = (("8", "keras"),)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ module {
       … gather 8x8xf32 → 3x8xf32
       … dot_general 1x8xf32, 8x3xf32 → 1x3xf32
       … top_k 1x3xf32 → 1x2xf32, 1x2xi32
-      … all_gather 2x1x2xi32 → 2x1x16xi32
+      … all_gather 2x2xi32 → 2x16xi32
       … top_k 1x16xf32 → 1x2xf32, 1x2xi32
     … }
   }
