@@ -13,7 +13,7 @@ from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Block, Op, Value
 from hire_compiler.patterns.operations.reducers import is_argmax, reducer, sorts_down
 from hire_compiler.patterns.region.region import detail
-from hire_compiler.proofs.enclosure import Arithmetic, Unbounded
+from hire_compiler.proofs.enclosure import Unbounded
 from hire_compiler.proofs.interval import Enclosure, point
 from hire_compiler.tails.control import branch, loop
 from hire_compiler.tails.elementwise import ELEMENTWISE, Elementwise
@@ -39,17 +39,17 @@ class Interpreter:
     """
 
     def __init__(
-        self, arithmetic: Arithmetic, block: Block, following: frozenset[int], given: Callable[[Value], Any]
+        self, elementwise: Elementwise, block: Block, following: frozenset[int], given: Callable[[Value], Any]
     ) -> None:
         """Start with nothing known.
 
         Args:
-          arithmetic: of the compiler.
+          elementwise: under the compiler's arithmetic.
           block: where the product stands; what is defined there or further out is given.
           following: operations of that block which follow from the product.
           given: from values that do not follow from the logits to arrays.
         """
-        self._elementwise = Elementwise(arithmetic)
+        self._elementwise = elementwise
         self._given = given
         self._block = block
         self._following = following

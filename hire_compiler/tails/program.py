@@ -19,8 +19,10 @@ from hire_compiler.graph.graph import Block, Op, Value
 from hire_compiler.proofs.enclosure import Arithmetic, Bounded, Unbounded, arithmetic_for
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.runtime.target import target_for
+from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.interpret import Interpreter, outer_values
 from hire_compiler.tails.layout import Mixed
+from hire_compiler.tails.looking import Looking, first_columns
 from hire_compiler.tails.values import Plain, Ranks, Rows, Unknown, Wide
 
 WHOLE = frozenset({"bool", "int32", "uint32", "int8", "int16", "uint8", "uint16"})
@@ -83,7 +85,7 @@ class Tail:
         arrays = {id(value): array for value, array in zip(self.captured, captured, strict=True)}
         first = self.logits.op
         assert first is not None
-        run = Interpreter(arithmetic, first.block, self.following, lambda value: arrays[id(value)])
+        run = Interpreter(Elementwise(arithmetic), first.block, self.following, lambda value: arrays[id(value)])
         run.known[id(self.logits)] = start
         for op in self.ops:
             run.run(op)
@@ -150,14 +152,14 @@ class _Finder:
         few = min(1024, max(width // 2, 1))
         apart_rows = 1 if self._mixed else batch
         ids = jnp.broadcast_to(jnp.arange(few, dtype=jnp.int32), (apart_rows, few))
-        arithmetic = arithmetic_for(target_for("cpu"))
+        looking = Looking(arithmetic_for(target_for("cpu")))
         ids_of = frozenset(id(op) for op in self._following)
         self.points: dict[int, Any] = {}
         everyone = Rows(None, None, width, width, shared=self._mixed)
-        apart = replace(everyone, ids=ids, chosen=ends[0][:apart_rows] > 0)
+        apart = replace(everyone, ids=ids, chosen=ends[0][:apart_rows] > 0, pick=first_columns)
         for inside, space in ((None, everyone), (Enclosure(ends[0][:, :few], ends[1][:, :few]), apart)):
             self._captured = {}
-            self._interpreter = Interpreter(arithmetic, self._block, ids_of, self._given)
+            self._interpreter = Interpreter(looking, self._block, ids_of, self._given)
             probe = Tail(self._logits, self._axis, (), (), (), (), ids_of, 0, 0)
             self._interpreter.known[id(self._logits)] = probe.start(inside, Enclosure(*ends), space)
             self._look()

@@ -292,7 +292,9 @@ def positions(like: Wide, dtype: str) -> Wide:
 
 def canonical(array: Any, like: Wide) -> Any:
     """An array that broadcasts to the shape of a wide value as ``[batch or 1, columns or 1]``."""
-    moved = jnp.moveaxis(array, like.axis, -1)
+    moved = array if like.axis == array.ndim - 1 else jnp.moveaxis(array, like.axis, -1)
+    if moved.ndim == 2 and moved.shape[0] in (1, prod(like.lead)):
+        return moved
     if prod(moved.shape[:-1]) == 1:
         return moved.reshape(1, -1)
     return jnp.broadcast_to(moved, (*like.lead, moved.shape[-1])).reshape(prod(like.lead), -1)
