@@ -47,6 +47,10 @@ class Rule:
         other row could win, and compute the dense product where the proof fails. ``True``: a valid top-k up to the
         rounding of the type; ``"strict"``: also in the order of dense. For a block with a ReLU-like activation: skip
         the neurons that are proven zero, and compute the dense block where the others are more than the candidates.
+      logprobs: head only, with ``certify``: what becomes of numbers that need the whole vocabulary and only go to an
+        output, such as the log-probability of the token. ``"dense"``: they keep the head dense. ``"bounded"``: the
+        token is certified, and they are the middle between proven bounds, for which rows outside the candidates count
+        with their predicted logits. The report gives how far off they can be.
       spread: on several devices, deal the rows to the shards anew when weights are prepared (a copy), so that those
         which are wanted together (frequent tokens come first in most vocabularies) do not all stand in one shard: by
         how often each won in calibration, or in turn without one. For heads whose output is only an argmax or top-k,
@@ -66,6 +70,7 @@ class Rule:
     tail: Tail = "predicted"
     max_batch: int = 16
     certify: bool | Literal["strict"] = False
+    logprobs: Literal["dense", "bounded"] = "dense"
     spread: bool = False
     dense: bool = False
 
@@ -85,6 +90,10 @@ class Rule:
             require(self.kind == "ffn", f"{where}: common is for feed-forward blocks; a head has no common path")
         require_integer(self.max_batch, f"{where}: max_batch")
         require(self.certify in (False, True, "strict"), f"{where}: certify must be False, True or 'strict'")
+        require(self.logprobs in ("dense", "bounded"), f"{where}: logprobs must be 'dense' or 'bounded'")
+        bounds = self.logprobs == "bounded"
+        require(not bounds or self.kind == "head", f"{where}: logprobs='bounded' is about numbers of a head's logits")
+        require(not bounds or bool(self.certify), f"{where}: logprobs='bounded' needs certify, which has the bounds")
         if self.dense:
             return
         certifiable = isinstance(self.predictor, Quantized) and self.predictor.bits == 8

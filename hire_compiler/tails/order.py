@@ -13,7 +13,7 @@ from jax import lax
 from hire_compiler.proofs.enclosure import Bounded, Unbounded
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.tails.elementwise import Elementwise
-from hire_compiler.tails.reductions import Part, parts
+from hire_compiler.tails.reductions import Part, parts, reduced
 from hire_compiler.tails.values import Frame, Plain, Ranks, Rows, Wide, split
 
 
@@ -133,7 +133,13 @@ def look_up(value: Wide, index: Enclosure, elementwise: Elementwise) -> Enclosur
             raise Unbounded("a look-up of booleans")
         lows.append(jnp.min(jnp.where(inside, part.low, first), axis=1, keepdims=True))
         highs.append(jnp.max(jnp.where(inside, part.high, last), axis=1, keepdims=True))
-    return Enclosure(jnp.stack(lows).min(axis=0), jnp.stack(highs).max(axis=0))
+    bounds = Enclosure(jnp.stack(lows).min(axis=0), jnp.stack(highs).max(axis=0))
+    if value.bag is None or not isinstance(value.space, Ranks):
+        return bounds
+    # The last of all, where a request keeps all of them, is the least of all.
+    least, last = reduced("minimum", value, elementwise), 0 if value.space.rising else value.space.width - 1
+    all_of_them = (index.low == last) & (index.high == last)
+    return Enclosure(jnp.where(all_of_them, least.low, bounds.low), jnp.where(all_of_them, least.high, bounds.high))
 
 
 def top_k(values: Wide, positions: Wide, k: int, elementwise: Elementwise) -> list[Wide]:

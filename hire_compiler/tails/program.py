@@ -48,6 +48,8 @@ class Tail:
       doubt: what in it seldom leaves one token only, or ''.
       mixed: it mixes batch rows (guidance), so all of them have the same candidates.
       orders: it puts candidates in an order, by a sort or a ``top_k``.
+      numbers: those of ``read`` that are no tokens: they are only known between bounds.
+      blocked: why it cannot be proven as it is, because of them; or ''.
     """
 
     logits: Value
@@ -62,6 +64,8 @@ class Tail:
     doubt: str = ""
     mixed: bool = False
     orders: bool = False
+    numbers: tuple[Value, ...] = ()
+    blocked: str = ""
 
     @property
     def rows(self) -> int:
@@ -142,6 +146,8 @@ class _Finder:
         self.failure: str | None = None
         self._captured: dict[int, Value] = {}
         self._most = 1
+        self._numbers: list[Value] = []
+        self._blocked = ""
         self._mixed = mixed
         self.mixes = False  # it needs to be looked at again, with the same candidates for all batch rows
 
@@ -166,6 +172,7 @@ class _Finder:
             self.points = self._interpreter.points if inside is None else self.points
             if self.failure is not None:
                 return 0
+        self._follow_numbers()
         self._pull_in()
         return 0
 
@@ -217,32 +224,57 @@ class _Finder:
         inside = {id(op) for op in done}
         ends, read = [], []
         for op in sorted(done, key=lambda op: op.position):
-            going = [value for value in op.results if any(not self._holds(use, inside) for use, _ in value.uses)]
+            going = [value for value in op.results if self._goes_on(value, inside)]
             if not going:
                 continue
             for value in going:
-                self._check_end(value)
+                self._check_end(value, inside)
             ends.append(op)
             read += going
         if not ends:
             raise NoTail("nothing is read of it")
         if not self.points:
-            raise NoTail("nothing compares its logits")
+            raise NoTail(self._blocked or "nothing compares its logits")
         last = max(op.position for op in ends)
         for value in read:
             for use, _ in value.uses:
                 if not self._holds(use, inside) and _position(use, self._block) <= last:
-                    raise NoTail("a token is read before the last of several is known")
+                    raise NoTail(self._blocked or "a token is read before the last of several is known")
         doubt = next(iter(self._interpreter.doubts), "")
         return Tail(
             self._logits, self._axis, tuple(done), tuple(ends), tuple(read), tuple(self._captured.values()),
             frozenset(id(op) for op in self._following), self._compared(), self._most, doubt, self._mixed,
-            self._interpreter.orders,
+            self._interpreter.orders, tuple(self._numbers), self._blocked,
         )  # fmt: skip
 
     def _compared(self) -> int:
         """How many different values share the candidates."""
         return sum(len(point) for point in self.points.values()) if self._mixed else len(self.points)
+
+    def _follow_numbers(self) -> None:
+        """Let the tail hold what is made of its numbers, down to the outputs."""
+        inside = {id(op) for op in self._interpreter.done}
+        made = [value for op in sorted(self._interpreter.done, key=lambda op: op.position) for value in op.results]
+        queue = [value for value in made if self._is_number(value) and self._goes_on(value, inside)]
+        if queue:
+            self._blocked = self._read_number(queue[0])
+        while queue:
+            for use, _ in queue.pop().uses:
+                top = use.holder_in(self._block)
+                if top is None or top.name in ("func.return", "return") or top in self._interpreter.done:
+                    continue
+                try:
+                    self._interpreter.run(top)
+                except Unbounded:
+                    continue
+                queue += [value for value in top.results if self._is_number(value)]
+
+    def _is_number(self, value: Value) -> bool:
+        """Whether it is no token, and has no vocabulary."""
+        return isinstance(self._interpreter.known.get(id(value)), Plain) and value.dtype not in WHOLE
+
+    def _goes_on(self, value: Value, inside: set[int]) -> bool:
+        return any(not self._holds(use, inside) for use, _ in value.uses)
 
     def _pull_in(self) -> None:
         """Let the tail hold what reads its values before it ends."""
@@ -270,15 +302,18 @@ class _Finder:
     def _holds(self, op: Op, inside: set[int]) -> bool:
         return id(op.holder_in(self._block)) in inside
 
-    def _check_end(self, value: Value) -> None:
+    def _check_end(self, value: Value, inside: set[int]) -> None:
         known = self._interpreter.known[id(value)]
         assert value.op is not None
         if isinstance(known, Wide) and is_finished(known):
             return
         if not isinstance(known, Plain):
             raise NoTail(f"values of the whole vocabulary go on from {value.op.name}{_where(value.op)}")
-        if value.dtype not in WHOLE:
-            raise NoTail(self._read_number(value))
+        if value.dtype in WHOLE:
+            return
+        if any(use.name != "func.return" and not self._holds(use, inside) for use, _ in value.uses):
+            raise NoTail(self._blocked)
+        self._numbers.append(value)
 
     def _read_number(self, value: Value) -> str:
         assert value.op is not None

@@ -41,16 +41,17 @@ def parts(value: Wide, elementwise: Elementwise) -> list[Part]:
 
 def reduce(kind: str, value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> Plain:
     """A ``max``, ``min``, ``sum``, ``and`` or ``or`` over the vocabulary."""
-    made = row_number(value, _reduced(kind, value, elementwise), value.dtype, shape)
+    made = row_number(value, reduced(kind, value, elementwise), value.dtype, shape)
     frame = value.frame
     if frame is None or frame.kind != "scale" or kind not in ("maximum", "minimum", "add"):
         return made
     assert isinstance(frame.value, Wide)
-    inner = row_number(value, _reduced(kind, frame.value, elementwise), value.dtype, shape)
+    inner = row_number(value, reduced(kind, frame.value, elementwise), value.dtype, shape)
     return replace(made, frame=Frame("scale", frame.origin, frame.reach, inner))
 
 
-def _reduced(kind: str, value: Wide, elementwise: Elementwise) -> Enclosure:
+def reduced(kind: str, value: Wide, elementwise: Elementwise) -> Enclosure:
+    """Bounds of a reduction over the vocabulary, ``[batch, 1]``."""
     found = parts(value if value.bag is None else value.bag, elementwise)
     if kind in ("and", "or"):
         together = jnp.all if kind == "and" else jnp.any
@@ -162,7 +163,7 @@ def _running(value: Wide, elementwise: Elementwise) -> Wide:
 
 def best(value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> tuple[Plain, Plain]:
     """The largest value and its position in the author's array: one number where it is proven, else any."""
-    largest = row_number(value, _reduced("maximum", value, elementwise), value.dtype, shape)
+    largest = row_number(value, reduced("maximum", value, elementwise), value.dtype, shape)
     position, sure = _position(value, elementwise)
     if value.frame is not None:
         assert isinstance(value.frame.value, Wide)

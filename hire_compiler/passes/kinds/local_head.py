@@ -104,7 +104,7 @@ def _together(
     match: HeadMatch, plan: SitePlan, layout: SiteLayout, local: Localizer, target: Target
 ) -> Replacement | None:
     """A tail runs on all shards at once, as the author's code does."""
-    if match.tail is None or not plan.certify or plan.winners_only:
+    if match.tail_of(plan.logprobs) is None or not plan.certify or plan.winners_only:
         return None
     return replace_tail(match, plan, target, _local(match, local), layout)
 

@@ -49,6 +49,7 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
     """
     dense_bytes, explicit = sum(facts.weight_bytes), chosen.rule
     where = f"{chosen.name} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
+    facts = facts.asked(explicit.logprobs)
     settled = resolve_rule(explicit, site, facts, where)
     if isinstance(settled, LeftDense):
         return leave_dense(site, settled.reason, dense_bytes)
@@ -114,6 +115,7 @@ def _carried_out(decision: Decision, settled: Resolved, site: Site, facts: SiteF
         rule.tail,
         facts.winners_only,
         rule.certify,
+        logprobs=rule.logprobs,
         common=decision.common,
         budgets=settled.budgets,
         score=rule.score,
@@ -264,6 +266,11 @@ def wanted_candidates(rule: Rule, site: Site, group: int, where: str) -> int:
     return min(ceil(wanted / group) * group, site.width)
 
 
+def _bounds(rule: Rule, facts: SiteFacts) -> bool:
+    """Whether numbers that need the whole vocabulary come out between bounds."""
+    return facts.bounded is not None and rule.logprobs == "bounded"
+
+
 def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str:
     if facts.experts:
         return "exact: the experts that no row of a call uses are skipped, as many as there are"
@@ -275,7 +282,8 @@ def _exactness(site: Site, candidates: int, facts: SiteFacts, rule: Rule) -> str
         strict = rule.certify == "strict"
         order = "in the order of dense" if strict else "up to rounding"
         kernel = " (by the kernel that XLA finds fastest there)" if strict and facts.reordered else ""
-        return f"certified: the winners are proven {order} at run time, else the dense product runs{kernel}"
+        numbers = "; numbers of its logits lie between proven bounds, off by τ at most" if _bounds(rule, facts) else ""
+        return f"certified: the winners are proven {order} at run time, else the dense product runs{kernel}{numbers}"
     if candidates == site.width:
         return "exact (full width)"
     if facts.neurons and facts.choice is not None:

@@ -43,6 +43,7 @@ def record_of(plan: SitePlan, site: Site) -> SiteRecord:
         tail=plan.tail,  # type: ignore[arg-type]
         max_batch=plan.site.batch,
         certify=plan.certify,  # type: ignore[arg-type]
+        logprobs=plan.logprobs,  # type: ignore[arg-type]
         spread=plan.spread,
     )
     return SiteRecord(
@@ -94,6 +95,7 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
     shard = replace(site, width=site.width // record.decision.shards, batch=site.batch // record.parts)
     if rule.spread:
         check_spread(rule, site, facts, record.decision.shards)
+    own = own.asked(rule.logprobs)
     candidates, common, sparse_bytes, added_bytes = weigh(rule, rule, shard, own, named)
     decision = record.decision
     if facts.halved:  # that is of these weights, not of the plan
@@ -115,6 +117,7 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
         rule.tail,
         facts.winners_only,
         rule.certify,
+        logprobs=rule.logprobs,
         axes=record.axes,
         spread=rule.spread,
         common=common,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -92,6 +92,7 @@ class SiteFacts:
       compared: of a head whose tokens can be proven behind a tail: how many different values are compared on the way.
       seldom: what stands before a head's token and seldom lets it be proven, or ''.
       blocked: why no proof is possible of what is read of a head, or ''.
+      bounded: ``compared`` and ``top_k`` of such a head where what blocks the proof are numbers that can be bounded.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
       reordered: the platform may sum the author's own product otherwise where a proof fails.
@@ -120,6 +121,7 @@ class SiteFacts:
     aligned: bool = False
     compared: int = 0
     blocked: str = ""
+    bounded: tuple[int, int] | None = None
     seldom: str = ""
     top_k: int = 1
     uncertifiable: str = ""
@@ -137,6 +139,13 @@ class SiteFacts:
     by_columns: bool = False
     shards: int = 1
     learned: Learned = NOTHING
+
+    def asked(self, logprobs: str) -> SiteFacts:
+        """These facts under a rule that lets numbers of a head be bounded, or does not (``Rule.logprobs``)."""
+        if self.bounded is None or logprobs != "bounded":
+            return self
+        compared, top_k = self.bounded
+        return replace(self, compared=compared, top_k=top_k, blocked="")
 
     @property
     def activity(self) -> Activity | None:
@@ -174,6 +183,7 @@ class SitePlan:
     tail: str = "predicted"
     winners_only: bool = False
     certify: bool | str = False
+    logprobs: str = "dense"
     axes: tuple[str, ...] = ()
     spread: bool = False
     common: int = 0

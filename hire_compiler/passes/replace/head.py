@@ -38,7 +38,7 @@ def replace_head(match: HeadMatch, plan: SitePlan, target: Target, *, local: boo
     """
     if plan.winners_only:
         return replace_winners(match, plan, target, local=local)
-    if plan.certify and match.tail is not None:
+    if plan.certify and match.tail_of(plan.logprobs) is not None:
         return replace_tail(match, plan, target)
     dot = match.dot
     weights = kept_weights(match, plan)

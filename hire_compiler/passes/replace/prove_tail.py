@@ -14,10 +14,9 @@ from hire_compiler.proofs.interval import around
 from hire_compiler.tails.program import Tail
 from hire_compiler.tails.values import Rows
 
-Attempt = tuple[list[jax.Array], jax.Array]  # the results, and which batch rows are proven
-State = tuple[
-    jax.Array, jax.Array, jax.Array, Attempt
-]  # tries done, logits, how far off they may be, and what came out
+# The results, which batch rows are proven, and how far numbers of each may be off that are only known between bounds.
+Attempt = tuple[list[jax.Array], jax.Array, jax.Array]
+State = tuple[jax.Array, jax.Array, jax.Array, Attempt]  # tries done, logits, how far off they may be, what came out
 
 
 def prove_tail(
@@ -27,7 +26,7 @@ def prove_tail(
     count: int,
     run_author: Callable[[], list[jax.Array]],
 ) -> tuple[list[jax.Array], jax.Array]:
-    """The results of the tail's last operations, as dense gives them, and ``[rows proven, 0]``.
+    """The results of the tail's last operations, as dense gives them, and ``[rows proven, how far numbers are off]``.
 
     Args:
       captured: what the tail reads beside its logits.
@@ -46,16 +45,22 @@ def prove_tail(
 
     def attempt(scores: jax.Array, away: jax.Array) -> Attempt:
         run = tail.interpret(tail.start(inside, around(scores, away), chosen), arithmetic, captured)
-        results, proven = [], jnp.ones(tail.rows, bool)
+        results, proven, off = [], jnp.ones(tail.rows, bool), jnp.zeros(tail.rows)
         for op in tail.ends:
             for value in op.results:
                 if not any(value is read for read in tail.read):
                     results.append(jnp.zeros(value.shape, value.dtype))
                     continue
                 low, high = run.bounds_of(value)
+                if any(value is number for number in tail.numbers):
+                    middle, reach = between(low, high, value.dtype)
+                    results.append(middle)
+                    proven &= _by_row(jnp.isfinite(reach), tail.rows)
+                    off = jnp.maximum(off, _largest(reach, tail.rows))
+                    continue
                 results.append(low.astype(value.dtype))
                 proven &= _by_row(low == high, tail.rows)
-        return results, proven
+        return results, proven, off
 
     # Each try costs a pass, and only in doubt; one loop, because the tail is by far the largest program. The last one
     # pays for a few rows, where the author's code would run for all.
@@ -63,20 +68,28 @@ def prove_tail(
     tries = 2 if tail.rows == 1 else 3
 
     def again(state: State) -> jax.Array:
-        done, _, _, (_, proven) = state
+        done, _, _, (_, proven, _) = state
         few = jnp.sum(~proven) * 2 <= tail.rows
         return ~proven.all() & ((done < 2) | ((done < tries) & few))
 
     def once(state: State) -> State:
-        done, scores, away, (_, proven) = state
+        done, scores, away, (_, proven, _) = state
         closer = [lambda: (scores, away), lambda: (scores, rows.finer())]
         closer += [lambda: rows.settled(proven, scores, away)][: tries - 2]
         scores, away = lax.switch(done, closer)
         return done + 1, scores, away, attempt(scores, away)
 
-    *_, (results, proven) = lax.while_loop(again, once, (jnp.zeros((), jnp.int32), scores, away, nothing))
+    *_, (results, proven, off) = lax.while_loop(again, once, (jnp.zeros((), jnp.int32), scores, away, nothing))
     made = lax.cond(proven.all(), lambda: results, run_author)
-    return made, jnp.stack([jnp.sum(proven, dtype=jnp.float32), jnp.zeros(())])
+    furthest = jnp.where(proven.all(), jnp.max(off), 0.0)  # the author's own numbers are not off
+    return made, jnp.stack([jnp.sum(proven, dtype=jnp.float32), furthest])
+
+
+def between(low: jax.Array, high: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
+    """The number in the middle, in its type, and how far the true one may be from it, roundings included."""
+    middle = ((low + high) / 2).astype(dtype)
+    unit = float(jnp.finfo(dtype).eps) + 2.0**-22
+    return middle, (high - low) / 2 * (1 + 2.0**-20) + jnp.maximum(jnp.abs(low), jnp.abs(high)) * unit
 
 
 def _by_row(check: jax.Array, batch: int) -> jax.Array:
@@ -84,3 +97,10 @@ def _by_row(check: jax.Array, batch: int) -> jax.Array:
     if check.size and check.size % batch == 0:
         return check.reshape(batch, -1).all(axis=1)
     return jnp.broadcast_to(check.all(), (batch,))
+
+
+def _largest(reach: jax.Array, batch: int) -> jax.Array:
+    """Of every batch row, or of all where a value is not one of each row."""
+    if reach.size and reach.size % batch == 0:
+        return reach.reshape(batch, -1).max(axis=1)
+    return jnp.broadcast_to(reach.max(), (batch,))

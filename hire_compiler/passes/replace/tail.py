@@ -35,7 +35,7 @@ def replace_tail(
       shard: the match in the sizes of one device, where there are several.
       layout: how it lies on them.
     """
-    dot, tail = match.dot, match.tail
+    dot, tail = match.dot, match.tail_of(plan.logprobs)
     assert tail is not None
     local = match if shard is None else shard
     by_columns = lies_by_columns(local.dot)

@@ -61,7 +61,8 @@ class HeadMatch:
       compared: from the product to what its readers compare, in coordinates ``[batch, vocabulary]``; without
         repetitions, and without those that are not elementwise.
       tail: the code from its logits to tokens, where there are no such winners and it can be followed.
-      blocked: why it cannot.
+      bounded: that code, where it makes numbers too that can be bounded, but not proven.
+      blocked: why there is no such tail.
     """
 
     kind: ClassVar[str] = "head"
@@ -74,6 +75,7 @@ class HeadMatch:
     winners: tuple[Winner, ...]
     compared: tuple[Region, ...] = ()
     tail: Tail | None = None
+    bounded: Tail | None = None
     blocked: str = ""
 
     @property
@@ -96,6 +98,10 @@ class HeadMatch:
         """Biases and masks between the product and what is compared."""
         regions = [winner.region for winner in self.winners] or list(self.compared)
         return tuple(parameter for region in regions for parameter in region.parameters)
+
+    def tail_of(self, logprobs: str) -> Tail | None:
+        """The code to its tokens; to bounded numbers too where a rule says that they may be (``Rule.logprobs``)."""
+        return self.bounded if self.tail is None and logprobs == "bounded" else self.tail
 
     @property
     def winner_key(self) -> str:
@@ -151,6 +157,7 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     winners = _winners(readers, reader, dot, provenance) if kinds <= {"argmax", "top_k", "sampling", "max"} else ()
     logits, read = _part_that_is_read(reader, dot)
     tail, blocked = (None, "") if winners else _tail_of(logits, readers, provenance)
+    numbers = tail is not None and bool(tail.numbers)
     return HeadMatch(
         dot,
         logits,
@@ -158,7 +165,8 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         tuple(sorted(kinds)),
         winners,
         _compared(readers, reader, dot),
-        tail,
+        None if numbers else tail,
+        tail if numbers else None,
         blocked,
     )
 
@@ -169,7 +177,8 @@ def _tail_of(logits: Value, readers: Readers, provenance: Provenance) -> tuple[T
     if axis is None:
         return None, ""
     try:
-        return read_tail(logits, axis, provenance.output), ""
+        tail = read_tail(logits, axis, provenance.output)
+        return tail, tail.blocked
     except NoTail as no:
         return None, str(no)
 
