@@ -37,7 +37,8 @@ from hire_compiler.patterns.site_match import Vector, computed_type, moment_key
 from hire_compiler.patterns.weights.provenance import Provenance
 from hire_compiler.proofs.monotone import is_decreasing
 from hire_compiler.reports.report import Site
-from hire_compiler.tails.program import NoTail, Tail, read_tail
+from hire_compiler.tails.find import NoTail, read_tail
+from hire_compiler.tails.program import Tail
 
 LOGIT_READERS = frozenset({
     "argmax", "top_k", "approx_top_k", "beam_search", "softmax", "log_softmax", "sort", "sampling", "returned",
