@@ -134,9 +134,9 @@ def look_up(value: Wide, index: Enclosure, elementwise: Elementwise) -> Enclosur
         lows.append(jnp.min(jnp.where(inside, part.low, first), axis=1, keepdims=True))
         highs.append(jnp.max(jnp.where(inside, part.high, last), axis=1, keepdims=True))
     bounds = Enclosure(jnp.stack(lows).min(axis=0), jnp.stack(highs).max(axis=0))
-    if value.bag is None or not isinstance(value.space, Ranks):
+    if value.bag is None or value.source is None or not isinstance(value.space, Ranks):
         return bounds
-    # The last of all, where a request keeps all of them, is the least of all.
+    # As they were sorted (no operation since), the last of all, where a request keeps all of them, is the least of all.
     least, last = reduced("minimum", value, elementwise), 0 if value.space.rising else value.space.width - 1
     all_of_them = (index.low == last) & (index.high == last)
     return Enclosure(jnp.where(all_of_them, least.low, bounds.low), jnp.where(all_of_them, least.high, bounds.high))
