@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hire_compiler.runtime.gathered import chosen_columns_dot, chosen_rows_dot
+from hire_compiler.runtime.gathered import Matrix, chosen_columns_dot, chosen_rows_dot
+from hire_compiler.runtime.narrow_rows import NarrowRows
 from hire_compiler.runtime.target import Target, unfused
 
 OneExpert = Callable[[jax.Array, Callable[[int, jax.Array], jax.Array]], jax.Array]
@@ -25,14 +26,14 @@ class ExpertRows:
     """The weight of a product, one expert after the other.
 
     Attributes:
-      matrix: ``[experts · rows, width]``, or stacked.
+      matrix: ``[experts · rows, width]``, or stacked; perhaps stored narrow.
       rows: of one expert.
       by_rows: the product sums along the rows, not down the columns.
       precise: the author asked for full precision.
       layer: which layer of a stack.
     """
 
-    matrix: jax.Array
+    matrix: Matrix
     rows: int
     by_rows: bool
     precise: bool
@@ -42,12 +43,18 @@ class ExpertRows:
         """``x [b, k]`` times the part of one expert, summed in float32: ``[b, n]``."""
         group = self.rows if target.gathered_rows is None else next(g for g in _GROUPS if self.rows % g == 0)
         blocks = self.rows // group
-        first = expert if self.layer is None else expert + self.layer * (self.matrix.shape[-2] // self.rows)
+        matrix, first = self._of_all_layers(expert)
         index = first.astype(jnp.int32) * blocks + jnp.arange(blocks, dtype=jnp.int32)
         chosen = chosen_rows_dot if self.by_rows else chosen_columns_dot
-        flat = self.matrix.reshape(-1, self.matrix.shape[-1])
         # Else XLA:CPU computes an activation anew for every row that it goes into.
-        return chosen(unfused(x, target), flat, index, group, target, precise=self.precise)
+        return chosen(unfused(x, target), matrix, index, group, target, precise=self.precise)
+
+    def _of_all_layers(self, expert: jax.Array) -> tuple[Matrix, jax.Array]:
+        """The rows of all experts, and which of these the expert is."""
+        if isinstance(self.matrix, NarrowRows):
+            return self.matrix.of_layer(self.layer), expert
+        first = expert if self.layer is None else expert + self.layer * (self.matrix.shape[-2] // self.rows)
+        return self.matrix.reshape(-1, self.matrix.shape[-1]), first
 
 
 def chosen_experts(

@@ -50,6 +50,20 @@ def test_a_block_skips_zeros_of_rows_as_they_are_stored(name: str, gated: bool, 
     assert wide or decision.dense_bytes < 4 * D * FF * (3 if gated else 2) // 2
 
 
+def test_blocks_that_differ_in_a_zero_point_alone_share_no_code(rng: np.random.Generator) -> None:
+    """Same shapes, same types, same scale: only the number in front of the product tells them apart."""
+    params = {name: jnp.asarray(rng.integers(0, 16, (2, D, FF)), jnp.int8) for name in ("up", "down")}
+
+    def blocks(p: Params, x: jax.Array) -> jax.Array:
+        for i, zero in enumerate((8.0, 7.0)):
+            up, down = ((p[name][i].astype(jnp.float32) - zero) / 40 for name in ("up", "down"))
+            x = x + jax.nn.relu(x @ up) @ down.T
+        return x
+
+    x = inputs(1)
+    close(hire.transform(jax.jit(blocks), FULL)(params, x), jax.jit(blocks)(params, x), 2e-6)
+
+
 @pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("name", STORED)
 def test_full_width_is_dense(name: str) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler.passes.plan.site_plan import SitePlan
-from hire_compiler.passes.replace.preparing import argument_views, held_matrices, make_preparation
+from hire_compiler.passes.replace.preparing import argument_views, held_matrices, how_held, make_preparation
 from hire_compiler.passes.replace.replacement import Replacement
 from hire_compiler.patterns.experts.experts import ExpertsMatch
 from hire_compiler.proofs.expert_zeros import adds_nothing, seen
@@ -35,7 +35,6 @@ def replace_experts(match: ExpertsMatch, plan: SitePlan, target: Target, *, loca
         parts = [
             ExpertRows(matrix, kernel.rows, kernel.by_rows, kernel.dot.precise, layer)
             for matrix, kernel in zip(held, kernels, strict=True)
-            if isinstance(matrix, jax.Array)
         ]
         known = [seen(value, axis) for value, axis in zip(captured, code.captured, strict=True)]
         limits = [prepared[f"size{i}"] for i in range(len(kernels))]
@@ -55,7 +54,7 @@ def replace_experts(match: ExpertsMatch, plan: SitePlan, target: Target, *, loca
         results=(result,),
         before=match.total,
         signature=repr((
-            "experts", code, [(w.shape, w.layers, w.is_view) for w in weights],
+            "experts", code, how_held(weights),
             [(kernel.rows, kernel.by_rows, kernel.dot.precise) for kernel in kernels],
         )),
         measure="proof",

@@ -162,6 +162,16 @@ def argument_views(weights: tuple[Weight, ...], target: Target, *, looped: bool 
     return tuple(leaf.argument for _, leaf in _leaves(weights) if _is_argument(leaf, target, looped))
 
 
+def how_held(weights: tuple[Weight, ...]) -> str:
+    """Everything that the code which reads held matrices depends on: equal for sites that can share it."""
+    return repr(
+        [
+            (weight.shape, weight.layers, weight.is_view, weight.rows if isinstance(weight, NarrowWeight) else None)
+            for weight in weights
+        ]
+    )
+
+
 def predictor_arrays(prepared: Arrays) -> Arrays:
     """Those of the prepared arrays that belong to the predictor."""
     return {name: prepared[name] for name in PREDICTOR_ARRAYS if name in prepared}

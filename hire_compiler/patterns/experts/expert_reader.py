@@ -23,12 +23,12 @@ from hire_compiler import _mlir
 from hire_compiler.graph.expert_code import ExpertCode, Piece, Reading
 from hire_compiler.graph.expression import BITWISE, OPERATIONS
 from hire_compiler.graph.graph import Op, Value
+from hire_compiler.graph.storage import Entangled
 from hire_compiler.graph.weight import Weight
 from hire_compiler.patterns.operations.match import NoMatch
 from hire_compiler.patterns.operations.reducers import reducer
-from hire_compiler.patterns.region.dots import WeightDot, is_precise, product_with
+from hire_compiler.patterns.region.dots import SUPPORTED, WeightDot, is_precise, product_with
 from hire_compiler.patterns.region.region import detail
-from hire_compiler.patterns.site_match import computed_type
 from hire_compiler.patterns.weights.provenance import Provenance
 
 _ELEMENTWISE = (OPERATIONS | BITWISE) - {"constant"}
@@ -44,13 +44,15 @@ class Kernel:
       dot: with the rows of all experts.
       weight: of one expert after the other: ``[experts · contracted, free]``, or ``[experts · free, contracted]``.
       by_rows: the latter.
-      rows: of it, of one expert; 0 where the weight is stored narrow, and not laid out.
+      rows: of it, of one expert; 0 where that cannot be read expert by expert (:attr:`why`).
+      why: why not.
     """
 
     dot: WeightDot
     weight: Weight
     by_rows: bool
     rows: int
+    why: str = ""
 
     @property
     def inputs(self) -> int:
@@ -250,14 +252,12 @@ class _Reader:
         free = tuple(i for i in range(len(origin.weight.shape)) if i not in (*inner, own))
         x_inner = tuple(i for _, i in pairs)
         x_free = tuple(i for i in range(len(x.shape)) if i not in x_inner)
-        narrow = origin.weight.is_computed or bool(computed_type(origin.weight))
-        weight, by_rows, rows = (origin.weight, False, 0) if narrow else _laid_out(origin.weight, own, inner, free)
         dot = product_with(op, origin, rows_first=position == 0)
         batch_rows = prod(x.shape[i] for i in x_free if i != others)
         reading = Reading(0, (*x_free, *x_inner), batch_rows, position == 0)
         shape = self._result_part(op, own, others, position)
         arg = self.sliced(x, others, depth + 1)
-        kernel = Kernel(dot, weight, by_rows, rows)
+        kernel = _kernel(dot, origin.weight, own, inner, free)
         return _Node("kernel", (arg,), shape, op.result.dtype, (reading,), op, kernel=kernel, works=True)
 
     def _result_part(self, op: Op, own: int, others: int | None, position: int) -> tuple[int, ...]:
@@ -278,12 +278,18 @@ def moved_axis(shape: tuple[int, ...], other: tuple[int, ...], axis: int) -> int
     return next((i for i, n in enumerate(other) if prod(other[:i]) == before and n == shape[axis]), None)
 
 
-def _laid_out(weight: Weight, own: int, inner: tuple[int, ...], free: tuple[int, ...]) -> tuple[Weight, bool, int]:
-    """The weight with one expert after the other, as it lies if that is possible; by rows?; rows of one expert."""
-    columns, rows = weight.as_matrix((own, *inner), free), weight.as_matrix((own, *free), inner)
+def _kernel(dot: WeightDot, weight: Weight, own: int, inner: tuple[int, ...], free: tuple[int, ...]) -> Kernel:
+    """A product, and its weight with one expert after the other, as it lies if that is possible."""
+    if dot.result.dtype not in SUPPORTED:
+        why = f"their inputs are quantised, too: such products ({weight.stored}, summed in {dot.result.dtype}) are not"
+        return Kernel(dot, weight, False, 0, f"{why} skipped yet")
+    try:
+        columns, rows = weight.as_matrix((own, *inner), free), weight.as_matrix((own, *free), inner)
+    except Entangled as mixed:
+        return Kernel(dot, weight, False, 0, f"{mixed} mixes numbers and scales of different experts")
     by_rows = rows.is_view and not columns.is_view
     laid = rows if by_rows else columns
-    return laid, by_rows, laid.shape[0] // weight.shape[own]
+    return Kernel(dot, laid, by_rows, laid.shape[0] // weight.shape[own])
 
 
 def _splat(value: Value) -> float | bool | None:

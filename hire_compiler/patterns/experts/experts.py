@@ -11,8 +11,7 @@
 Nothing is predicted: the program itself says which experts a call uses, and what the others add is proven to be zero.
 
 Deliberately not matched: experts that are gathered, or take ragged groups of rows elsewhere (only those chosen are
-read already), weights that are never exactly zero (a soft mixture), experts that something else reads too, experts
-stored narrow.
+read already), weights that are never exactly zero (a soft mixture), experts that something else reads too.
 """
 
 from __future__ import annotations
@@ -157,9 +156,9 @@ def _matched(last: Op, total: Op, axes: tuple[int, ...], provenance: Provenance)
 
 def _why_all_are_computed(region: ExpertRegion, total: Op) -> str:
     """Why experts that do not count cannot be left out, or ''."""
-    narrow = [kernel.dot.weight for kernel in region.kernels if not kernel.rows]
-    if narrow:
-        return f"those stored narrow ({narrow[0].stored}) are not skipped yet"
+    whole = [kernel.why for kernel in region.kernels if kernel.why]
+    if whole:
+        return whole[0]
     if len({kernel.dot.layer for kernel in region.kernels}) > 1:
         return "their weights are picked by different loop counters"
     inner = region.inside - {total}
