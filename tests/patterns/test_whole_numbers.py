@@ -187,6 +187,25 @@ def test_sums_in_blocks_of_inputs_are_a_miss() -> None:
     assert [("added up" in miss.reason) for miss in report.misses] == [True, True], report.misses
 
 
+def unsigned(p: Params, x: jax.Array) -> jax.Array:
+    """What a ReLU leaves has no sign: uint8 times int8, which JAX widens before the product."""
+    s = jnp.max(x, -1, keepdims=True) / 255
+    return sums(jnp.round(x / s).astype(jnp.uint8), p["q"]) * s * p["s"]
+
+
+def test_inputs_without_a_sign() -> None:
+    def block(p: dict[str, Any], x: jax.Array) -> jax.Array:
+        return unsigned(p["down"], jax.nn.relu(divided(p["gate"], x)))
+
+    step = hire.transform(jax.jit(block), EXACT)
+    np.testing.assert_array_equal(step(block_params(), inputs(1)), jax.jit(block)(block_params(), inputs(1)))
+    assert step.report().rewritten
+    signed = hire.inspect(
+        lambda p, x: unsigned(p["down"], jax.nn.silu(divided(p["gate"], x))), block_params(), inputs(1)
+    )
+    assert all("depend on zeros" in miss.reason for miss in signed.misses), signed.misses  # the largest may be below 0
+
+
 def asymmetric(p: Params, x: jax.Array) -> jax.Array:
     low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
     s = (high - low) / 254

@@ -24,7 +24,8 @@ def read_elsewhere(match: FfnMatch, replaced: Collection[Op]) -> tuple[bool, ...
     """
     products = {dot.op for dot in match.products}
     made_anew = set() if match.quantiser is None else {value.op for value, _ in match.quantiser.scales}
-    inside, stack = set(products), [match.down.x.op]
+    last, x = match.down.start
+    inside, stack = set(products), [last.operands[x].op]
     while stack:
         op = stack.pop()
         if op is not None and op not in inside:

@@ -65,7 +65,8 @@ def read_quantiser(down: WeightDot, provenance: Provenance) -> Quantiser | None:
 
 def _read(down: WeightDot, h: Value, reader: RegionReader) -> Quantiser:
     region = reader.read(down.x, down.x_contracting)
-    _check(region, down)
+    signed = not _is_nonnegative(h)
+    _check(region, down, signed)
     if not _keeps_zeros(region.expression):
         raise NoMatch("the neurons of its block are quantised with a zero point, so zeros do not stay zero", depth=3)
     cone = _cone(down.x, h)
@@ -76,7 +77,7 @@ def _read(down: WeightDot, h: Value, reader: RegionReader) -> Quantiser:
         if not products_of(term):
             continue  # a constant
         own = resolve(term, canonical_form(value.shape, ()))
-        _check(own, down)
+        _check(own, down, signed)
         scales.append((value, own.expression))
     return Quantiser(h, region.expression, tuple(scales))
 
@@ -171,24 +172,40 @@ def _is_row(op: Op, down: WeightDot) -> bool:
     return len(op.results) == 1 and op.result.size == down.batch and op.name not in ("constant", "iota")
 
 
-def _check(region: Region, down: WeightDot) -> None:
+def _check(region: Region, down: WeightDot, signed: bool) -> None:
     whole = len(region.streams) == 1 and np.array_equal(region.batch_rows, np.arange(down.batch))
     if not whole or region.parameters or region.givens:
         raise NoMatch("its input is quantised by numbers of other rows", depth=3)
-    if not _ignores_zeros(region.expression):
+    if not _ignores_zeros(region.expression, signed):
         raise NoMatch("its input is quantised by numbers of its row that depend on zeros", depth=3)
 
 
-def _ignores_zeros(code: Expression) -> bool:
-    """Whether zeros are made of zeros, and change nothing of what is made of others."""
+def _ignores_zeros(code: Expression, signed: bool) -> bool:
+    """Whether zeros are made of zeros, and change nothing of what is made of others (``signed``: of any sign)."""
     rng = np.random.default_rng(0)
     h = rng.normal(size=(8, 64)) * 3
-    for rows in (h, np.abs(h), -np.abs(h)):
+    for rows in (h, np.abs(h), -np.abs(h)) if signed else (np.abs(h),):
         own = np.broadcast_to(code.evaluate([rows]), (8, 64))
         beside = np.broadcast_to(code.evaluate([np.concatenate([rows, 0 * rows], axis=1)]), (8, 128))
         if not np.array_equal(own, beside[:, :64]):
             return False
     return True
+
+
+def _is_nonnegative(value: Value, steps: int = _STEPS) -> bool:
+    """Whether no number of a value is below zero, by the operations that make it: a ReLU, a square."""
+    op = value.op
+    if op is None or not steps:
+        return False
+    if op.name == "constant":
+        constant = op.constant()
+        return constant is not None and bool((constant >= 0).all())
+    if op.name == "multiply" and op.operands[0] is op.operands[1]:
+        return True
+    each = (_is_nonnegative(operand, steps - 1) for operand in op.operands)
+    if op.name in ("maximum", "abs", "chlo.square"):
+        return op.name != "maximum" or any(each)
+    return op.name in ("multiply", "add", "convert", *LAYOUT) and all(each)
 
 
 def _keeps_zeros(code: Expression) -> bool:

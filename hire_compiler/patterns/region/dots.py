@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from math import prod
 
@@ -12,12 +11,12 @@ from hire_compiler import _mlir
 from hire_compiler.graph.graph import Op, Value
 from hire_compiler.graph.weight import Weight
 from hire_compiler.patterns.operations.match import NoMatch
+from hire_compiler.patterns.weights.narrow_reader import is_whole_type, unwidened
 from hire_compiler.patterns.weights.provenance import Origin, Provenance
 
 SUPPORTED = ("float32", "bfloat16", "float16")  # others would lose accuracy: exact sums here are float32
 
 _STEPS = 8
-_INTEGER = re.compile(r"u?int[248]$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +174,8 @@ def _is_summed_over(op: Op, batch: int) -> bool:
 
 def _is_of_whole_numbers(op: Op) -> bool:
     """Whether a product sums narrow integers in 32 bits, exactly."""
-    return op.result.dtype == "int32" and all(_INTEGER.match(operand.dtype) for operand in op.operands)
+    narrow = (is_whole_type(unwidened(op, position).dtype) for position in (0, 1))
+    return op.result.dtype == "int32" and all(narrow)
 
 
 def product_with(op: Op, origin: Origin, *, rows_first: bool) -> WeightDot:
@@ -184,7 +184,8 @@ def product_with(op: Op, origin: Origin, *, rows_first: bool) -> WeightDot:
     Where the operand is joined from several weights, ``origin`` is one of them, and the result that of all.
     """
     _, _, left, right = _mlir.dot_dimensions(op.ir)
-    x, x_contracting, w_contracting = (op.operands[1], right, left) if rows_first else (op.operands[0], left, right)
+    x = unwidened(op, int(rows_first))
+    x_contracting, w_contracting = (right, left) if rows_first else (left, right)
     # The pairs of contracted dimensions may stand in any order: take them as the weight stores them.
     pairs = sorted(zip(w_contracting, x_contracting, strict=True))
     w_contracting, x_contracting = tuple(i for i, _ in pairs), tuple(i for _, i in pairs)

@@ -27,6 +27,7 @@ from hire_compiler.patterns.operations.match import NoMatch
 from hire_compiler.patterns.weights.origin import Origin
 
 _NARROW = re.compile(r"u?int[248]$|float[468]_")
+_INTEGER = re.compile(r"u?int[248]$")
 _PACKED = ("int16", "uint16", "int32", "uint32")
 FLOATS = ("float32", "bfloat16", "float16")
 _DEEPEST = 64
@@ -127,6 +128,22 @@ class NarrowReader:
 def is_narrow_type(dtype: str) -> bool:
     """Whether a type holds quantised numbers, one each."""
     return bool(_NARROW.match(dtype))
+
+
+def is_whole_type(dtype: str) -> bool:
+    """Whether a type holds narrow integers."""
+    return bool(_INTEGER.match(dtype))
+
+
+def unwidened(op: Op, position: int) -> Value:
+    """An operand of a product, before it is widened to the type of an exact sum.
+
+    JAX widens both where they are narrow integers of different types: ``uint8`` inputs, an ``int8`` weight.
+    """
+    value = op.operands[position]
+    made = value.op if value.dtype == op.result.dtype == "int32" else None
+    widens = made is not None and made.name == "convert" and is_whole_type(made.operands[0].dtype)
+    return made.operands[0] if made is not None and widens else value
 
 
 def _is_matrix(part: Weight, form: Form) -> bool:

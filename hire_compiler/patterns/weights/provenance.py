@@ -13,7 +13,7 @@ from hire_compiler.graph.storage import Entangled
 from hire_compiler.graph.weight import Step, Weight
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
 from hire_compiler.patterns.operations.match import NoMatch
-from hire_compiler.patterns.weights.narrow_reader import NarrowReader
+from hire_compiler.patterns.weights.narrow_reader import NarrowReader, unwidened
 from hire_compiler.patterns.weights.origin import Origin
 from hire_compiler.patterns.weights.quantised import storage
 from hire_compiler.patterns.weights.sources import ACTIVATION, Source, Sources
@@ -67,7 +67,7 @@ class Provenance:
         Raises:
           NoMatch: as :meth:`weight`.
         """
-        value = op.operands[position]
+        value = unwidened(op, position)
         if value.dtype == op.result.dtype or not storage(value.dtype):
             return self.weight(value)
         if self.sources.of(value) is ACTIVATION:
