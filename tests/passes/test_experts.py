@@ -199,7 +199,20 @@ def test_experts_of_a_soft_mixture_are_all_needed(params: Params) -> None:
     def soft(p: Params, x: jax.Array) -> jax.Array:
         return jnp.einsum("bef,efd,be->bd", gated(p, x), p["down"], jax.nn.softmax(x @ p["router"]))
 
-    misses(soft, params)
+    said = misses(soft, params)
+    assert set(said) == {"gate", "up", "down", "router"}
+    assert all(f"a soft mixture of {EXPERTS} experts: none of their weights" in reason for reason in said.values())
+
+
+def test_experts_that_are_mixed_into_one_matrix_are_another_weight_in_each_call(params: Params) -> None:
+    def merged(p: Params, x: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(x @ p["router"])
+        up, down = (jnp.einsum("be,eij->bij", weights, p[name]) for name in ("up", "down"))
+        return jnp.einsum("bf,bfd->bd", jax.nn.relu(jnp.einsum("bd,bdf->bf", x, up)), down)
+
+    said = {miss.weight: miss.reason for miss in hire.inspect(merged, params, rows(2)).misses}
+    mixed = f"it mixes {EXPERTS} matrices by numbers of the call"
+    assert all(mixed in said[f"p['{name}']"] for name in ("up", "down")), said
 
 
 def test_experts_whose_weight_is_added_and_not_multiplied_are_all_needed(params: Params) -> None:

@@ -26,7 +26,7 @@ from hire_compiler import _mlir
 from hire_compiler.graph.graph import Op, Value
 from hire_compiler.graph.weight import Weight
 from hire_compiler.patterns.experts.expert_reader import ExpertRegion, Kernel, moved_axis, read_experts
-from hire_compiler.patterns.experts.routing import routed_experts
+from hire_compiler.patterns.experts.routing import routed_experts, scored_by
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
 from hire_compiler.patterns.operations.match import EXPERTS, NoMatch
 from hire_compiler.patterns.operations.reducers import reducer
@@ -145,13 +145,23 @@ def _matched(last: Op, total: Op, axes: tuple[int, ...], provenance: Provenance)
     experts, gates = region.code.experts, _gates(region)
     chosen = [count for gate in gates if (count := routed_experts(gate, experts, provenance)) is not None]
     if not chosen:
-        why = "none of their weights is known to be zero (a soft mixture)" if gates else "no weight makes one zero"
-        raise NoMatch(f"all of its {experts} experts count: {why}", depth=1)
+        raise _all_count(region, total, gates, provenance)
     why = _why_all_are_computed(region, total)
     if why:
         involved = tuple(op for op in products if op is not last)
         raise NoMatch(f"all of its {experts} experts are computed: {why}", depth=EXPERTS, involved=involved)
     return ExpertsMatch(total, last, region, chosen[0])
+
+
+def _all_count(region: ExpertRegion, total: Op, gates: list[Value], provenance: Provenance) -> NoMatch:
+    """Why none of the experts can be left out: what weighs them is never known to be zero."""
+    experts, products = region.code.experts, [kernel.dot.op for kernel in region.kernels]
+    routers = [op for gate in gates if (op := scored_by(gate, provenance)) is not None]
+    between = any(piece.op == "dot_general" for piece in region.code.pieces[:-1])  # heads of attention
+    if len(products) < 2 or not routers or between:
+        return NoMatch(f"all of its {experts} experts count: no weight is known to make one zero", depth=1)
+    why = f"a soft mixture of {experts} experts: none of their weights is known to be zero, so all of them count"
+    return NoMatch(why, depth=EXPERTS, involved=(*products, *routers))
 
 
 def _why_all_are_computed(region: ExpertRegion, total: Op) -> str:

@@ -37,5 +37,19 @@ def routed_experts(weights: Value, experts: int, provenance: Provenance) -> int 
     return chosen
 
 
+def scored_by(weights: Value, provenance: Provenance) -> Op | None:
+    """The product with a weight, nearest to a router's weights, of which they are made; its scores are as many."""
+    queue, seen = deque([weights.op]), set[Op]()
+    while queue and len(seen) < _STEPS:
+        op = queue.popleft()
+        if op is None or op in seen:
+            continue
+        seen.add(op)
+        if is_product(op) and any(provenance.is_weight(v) for v in op.operands):
+            return op if op.result.size == weights.size else None
+        queue += [v.op for v in op.operands]
+    return None
+
+
 def _length(op: Op, axis: int) -> int:
     return op.operands[0].shape[axis]

@@ -11,7 +11,7 @@ from math import prod
 
 from hire_compiler import _mlir
 from hire_compiler.graph.graph import Op, Value
-from hire_compiler.patterns.misses.neighbours import is_attended, is_chosen_among, is_from_attention
+from hire_compiler.patterns.misses.neighbours import is_attended, is_chosen_among, is_from_attention, is_mixed
 from hire_compiler.patterns.operations.contractions import is_opaque, is_product, operands
 from hire_compiler.patterns.operations.match import EXPERTS, NoMatch
 from hire_compiler.patterns.region.dots import contracted_size
@@ -112,6 +112,11 @@ class Explainer:
             return _EXPERTS.format(experts)
         contracted = left if operand is op.operands[0] else right
         free = [n for i, n in enumerate(operand.shape) if i not in contracted]
+        if len(contracted) == 1 and is_mixed(op, operand.shape[contracted[0]], free):
+            mixed = operand.shape[contracted[0]]
+            return (
+                f"it mixes {mixed} matrices by numbers of the call, so what is multiplied is another weight each time"
+            )
         if prod(free) in self._expert_counts and is_chosen_among(op):
             return f"a router: it scores {prod(free)} experts"
         attended, from_attention = (walk(op, self._has_weight) for walk in (is_attended, is_from_attention))

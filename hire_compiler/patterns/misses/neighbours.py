@@ -52,6 +52,24 @@ def is_chosen_among(op: Op) -> bool:
     return False
 
 
+def is_mixed(op: Op, count: int, matrix: list[int]) -> bool:
+    """Whether a product sums ``count`` matrices of such a shape, and its result is then one of a product itself."""
+    if len(matrix) < 2 or count >= min(matrix):
+        return False
+    value = op.result
+    for _ in range(_STEPS):
+        if len(value.uses) != 1:
+            return False
+        reader, position = value.uses[0]
+        if reader.name == "dot_general":
+            other = reader.operands[1 - position]
+            return value.size >= min(matrix) * other.size  # a matrix for each row of the other
+        if reader.name not in (*LAYOUT, "convert"):
+            return False
+        value = reader.result
+    return False
+
+
 def _readers(op: Op) -> list[Op]:
     """What reads a value or what becomes of it, up to the next products, which are among them."""
     queue, seen, found = deque([op.result]), {op}, list[Op]()
@@ -76,4 +94,4 @@ def _onwards(reader: Op, position: int) -> tuple[Value, ...]:
     return ()
 
 
-__all__ = ["is_attended", "is_chosen_among", "is_from_attention"]
+__all__ = ["is_attended", "is_chosen_among", "is_from_attention", "is_mixed"]
