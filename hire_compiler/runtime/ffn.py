@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from hire_compiler.runtime.target import Target, columns_dot, load, rows_dot, ta
 from hire_compiler.runtime.topk import top_groups
 
 Quantise = Callable[[jax.Array], "tuple[jax.Array, tuple[jax.Array, ...]]"]
+Down: TypeAlias = "Matrix | tuple[Matrix, ...]"  # the last matrix; or several, whose results stand side by side
 Rank = Callable[[jax.Array], jax.Array]
 
 
@@ -101,9 +103,10 @@ class Form:
             return self.product(x, stack)
         return self.chosen_product(x, stack, self._all_groups(stack))
 
-    def common_down_product(self, h: jax.Array, stack: Matrix) -> jax.Array:
+    def common_down_product(self, h: jax.Array, stack: Down) -> jax.Array:
         """The last product, of ``h [b, c]`` with the neurons that are always computed: ``[b, d_out]`` float32."""
-        return self.chosen_down_product(h, stack, self._all_groups(stack))
+        first = stack[0] if isinstance(stack, tuple) else stack
+        return self.chosen_down_product(h, stack, self._all_groups(first))
 
     def _all_groups(self, stack: Matrix) -> jax.Array:
         # As a gather: slicing a layer out of a stack first would copy it.
@@ -116,8 +119,10 @@ class Form:
         entering, scales = (h, ()) if self.quantise is None else self.quantise(h)
         return product(entering), scales
 
-    def chosen_down_product(self, h: jax.Array, stack: Matrix, groups: jax.Array) -> jax.Array:
+    def chosen_down_product(self, h: jax.Array, stack: Down, groups: jax.Array) -> jax.Array:
         """The last product, of ``h [b, k · group]`` with the chosen groups: ``[b, d_out]`` float32."""
+        if isinstance(stack, tuple):
+            return jnp.concatenate([self.chosen_down_product(h, one, groups) for one in stack], axis=1)
         rows, index = self._flat(stack, groups)
         return chosen_columns_dot(h, rows, index, self.group, self.target, precise=self.down_precise)
 
@@ -128,8 +133,10 @@ class Form:
         index = groups if self.layer is None else groups + self.layer.astype(jnp.int32) * (m // self.group)
         return stack.reshape(-1, width), index
 
-    def down_product(self, h: jax.Array, stack: Matrix) -> jax.Array:
+    def down_product(self, h: jax.Array, stack: Down) -> jax.Array:
         """The last product with all rows: ``[b, d_out]`` float32."""
+        if isinstance(stack, tuple):
+            return jnp.concatenate([self.down_product(h, one) for one in stack], axis=1)
         if isinstance(stack, NarrowRows) or (
             self.target.rows_one_by_one and h.shape[0] == 1 and stack.dtype.itemsize == 2
         ):
@@ -159,13 +166,13 @@ class CommonPath:
     """The neurons that every call computes: their rows of every first matrix, and of the last one."""
 
     matrices: Sequence[Matrix]
-    down: Matrix
+    down: Down
 
 
 def sparse_ffn(
     x: jax.Array,
     matrices: Sequence[Matrix],
-    down: Matrix,
+    down: Down,
     biases: Sequence[jax.Array | PerRow],
     groups: jax.Array,
     form: Form,
@@ -188,7 +195,7 @@ def sparse_ffn(
     if common is None:
         h = form.activation(*products, *(form.take_vector(bias, groups) for bias in biases))
         return form.finish(h, lambda h: form.chosen_down_product(h, down, groups))
-    c = common.down.shape[-2]
+    c = common.matrices[0].shape[-2]
     always = [form.common_product(x, matrix) for matrix in common.matrices]
     products = [jnp.concatenate(pair, axis=1) for pair in zip(always, products, strict=True)]
     first = c // form.group

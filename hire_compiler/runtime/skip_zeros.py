@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.runtime.certify import upper_bounds
-from hire_compiler.runtime.ffn import Form, PerRow
+from hire_compiler.runtime.ffn import Down, Form, PerRow
 from hire_compiler.runtime.gathered import Matrix
 from hire_compiler.runtime.predictors import Arrays, predict
 
@@ -77,7 +77,7 @@ class Negative(Protocol):
 def exact_ffn(
     x: jax.Array,
     matrices: Sequence[Matrix],
-    down: Matrix,
+    down: Down,
     vectors: Sequence[jax.Array | PerRow],
     prepared: Arrays,
     gate: int,
@@ -129,7 +129,7 @@ def exact_ffn(
 def certified_ffn(
     x: jax.Array,
     matrices: Sequence[Matrix],
-    down: Matrix,
+    down: Down,
     vectors: Sequence[jax.Array | PerRow],
     prepared: Arrays,
     gate: int,
@@ -251,7 +251,7 @@ _SHARDS = 1024  # whose sums are added up, at most
 def _sparse_or_dense(
     needed: jax.Array,
     budgets: Sequence[int],
-    down: Matrix,
+    down: Down,
     form: Form,
     sparse: Callable[[jax.Array], jax.Array],
     dense: Callable[[], jax.Array] | None,

@@ -131,20 +131,21 @@ def _mask(
 
     def masked(h: jax.Array, x: jax.Array, setting: jax.Array, kept: jax.Array, *more: jax.Array) -> list[jax.Array]:
         given = dict(zip(names, more, strict=False))
-        at = more[len(names)].reshape(()) if layer is not None else None
+        own_layer = more[len(names)].reshape(()) if layer is not None else None
         rows, inputs = canonical_input(h, down), canonical_input(x, first)
 
         def chosen(number: int) -> jax.Array:
             start = f"{number}:"
             own = {name.removeprefix(start): array for name, array in given.items() if name.startswith(start)}
-            scores = _scores(match, inputs, own, given, at, target)
+            scores = _scores(match, inputs, own, given, own_layer, target)
             return jnp.where(_kept(scores, simulated.rules[number], simulated.together, kept), rows, 0)
 
         settings = [lambda: rows, *(lambda n=n: chosen(n) for n in range(len(simulated.rules)))]  # type: ignore[misc]
         return [written_input(lax.switch(setting + 1, settings), down)]
 
     key = match.neuron_key
-    operands = [match.down.x, match.x]
+    last, at = down.start
+    operands = [last.operands[at], match.x]
     values = [operand.ir for operand in operands]
     types = [jax.ShapeDtypeStruct(operand.shape, jnp.dtype(operand.dtype)) for operand in operands]
     types += [jax.ShapeDtypeStruct((), jnp.int32)] * 2
@@ -156,7 +157,7 @@ def _mask(
     merged = merge_jax_function(module, "hire_simulated", masked, types, target)
     with _mlir.ir.InsertionPoint(down.op.ir), down.op.ir.location:
         result = _mlir.call(*merged, values)[0]
-    down.op.ir.operands[down.op.operands.index(down.x)] = result
+    last.ir.operands[at] = result
 
 
 def _scores(

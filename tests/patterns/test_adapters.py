@@ -67,6 +67,11 @@ def on_all_three(w: Weights, x: jax.Array, ids: jax.Array) -> jax.Array:
     return h @ w["down"] + low(w, "down", h)
 
 
+def on_down(w: Weights, x: jax.Array, ids: jax.Array) -> jax.Array:
+    h = jax.nn.relu(x @ w["up"] - 1)
+    return h @ w["down"] + 0.5 * low(w, "down", h)
+
+
 def one_for_each_request(w: Weights, x: jax.Array, ids: jax.Array) -> jax.Array:
     return jax.nn.relu(x @ w["up"] + picked(w, "up", x, ids) - 1) @ w["down"]
 
@@ -84,8 +89,8 @@ def fused(w: Weights, x: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 BLOCKS: list[Block] = [
-    on_up, scaled, with_a_bias, two_on_up, on_gate_and_up, on_up_alone, on_all_three, one_for_each_request,
-    one_for_each_request_on_both, fused,
+    on_up, scaled, with_a_bias, two_on_up, on_gate_and_up, on_up_alone, on_down, on_all_three,
+    one_for_each_request, one_for_each_request_on_both, fused,
 ]  # fmt: skip
 
 
@@ -120,7 +125,7 @@ def test_full_width_is_the_dense_block(block: Block, rng: np.random.Generator) -
 
 
 @pytest.mark.diagonal
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b is not on_all_three], ids=lambda block: block.__name__)
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("group", [1, 4])
 def test_zeros_are_skipped_exactly(block: Block, group: int, rng: np.random.Generator) -> None:
     rule = {"predictor": hire.Exact(), "density": 0.75, "group": group}
@@ -158,6 +163,15 @@ def test_the_default_skips_zeros_of_an_adapted_block(rng: np.random.Generator) -
     with stand_in(replace(cpu, costs=replace(cpu.costs, worth_bytes=0))):
         np.testing.assert_allclose(step(w, x, ids), jax.jit(on_up)(w, x, ids), rtol=1e-5, atol=1e-5)
     assert [decision.predictor for decision in step.report().rewritten] == ["Exact()"]
+
+
+def test_what_adapts_the_last_product_is_computed_of_the_chosen_neurons(rng: np.random.Generator) -> None:
+    w, (x, ids) = weights(rng), inputs(rng, 1)
+    report = check(on_down, {"predictor": hire.Exact(), "density": 0.75, "group": 1}, w, x, ids)
+    (site,), (decision,) = report.sites, report.decisions
+    assert site.weights == ("w['up']", "w['down']", "w['down_a']")
+    first, limits = 4 * D * FF, 4 * FF
+    assert decision.sparse_bytes <= first + 0.75 * 4 * FF * (D + RANK) + limits  # nothing else reads the neurons
 
 
 def test_products_of_another_input_are_no_adapter() -> None:

@@ -164,13 +164,13 @@ def test_a_block_whose_layer_is_an_argument_runs_once() -> None:
     assert [site.repeat for site in report.sites] == [1]
 
 
-def test_an_adapter_on_the_down_projection_is_none_and_the_block_beside_it_is_one() -> None:
+def test_an_adapter_on_the_down_projection_is_no_block_of_its_own_but_read_with_the_one_beside_it() -> None:
     def program(x: jax.Array, u: jax.Array, v: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
         h = jax.nn.relu(jnp.sin(x) @ u)
         return h @ v + h @ a @ b
 
     report = hire.inspect(program, X, UP, DOWN, shape(WIDTH, 2), shape(2, D))
-    assert [site.weights for site in report.sites] == [("u", "v")]
+    assert [site.weights for site in report.sites] == [("u", "v", "a")]
     assert any("an adapter on the block" in miss.reason for miss in report.misses if miss.weight == "a")
 
 

@@ -22,7 +22,7 @@ from hire_compiler.runtime.target import Target
 
 def ffn_facts(matches: Sequence[FfnMatch], target: Target) -> list[SiteFacts]:
     """What the blocks of a program say of themselves."""
-    downs = {match.down.op for match in matches}
+    downs = {dot.op for match in matches for dot in match.last}
     return [
         SiteFacts(
             target.costs,
@@ -91,4 +91,4 @@ def ffn_looks(match: FfnMatch, strongest: float, wanted: Collection[str]) -> lis
 
 def tried_block(match: FfnMatch) -> FfnMatch | None:
     """The block, if predictors can be tried on rows of its input alone."""
-    return None if match.givens or match.region.expression.sums_rows else match
+    return None if match.givens or match.beside or match.region.expression.sums_rows else match

@@ -20,7 +20,7 @@ def _rows(match: FfnMatch, plain: SiteLayout, source: Source) -> tuple[Axes, boo
             "its weights are split over the model's width (FSDP?), so every device has to gather them, as the "
             "program does"
         )
-    if match.givens:
+    if match.givens or match.beside:
         raise NotLocal("an adapter adds to its products, which is not followed over devices yet")
     if len(splits) > 1:
         raise NotLocal("its matrices are split differently, so no device holds all parts of a neuron")

@@ -31,7 +31,8 @@ from hire_compiler.patterns.ffn.quantiser import Quantiser
 from hire_compiler.patterns.region.canonical import Outside
 from hire_compiler.patterns.region.dots import WeightDot
 from hire_compiler.runtime.certify import prepare_bound, rounded_terms
-from hire_compiler.runtime.ffn import CommonPath, Form, PerRow, select_groups, sparse_ffn
+from hire_compiler.runtime.ffn import CommonPath, Down, Form, PerRow, select_groups, sparse_ffn
+from hire_compiler.runtime.gathered import Matrix
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.skip_zeros import (
     Skipped,
@@ -63,7 +64,8 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     code = match.region.expression.on_part(match.down.d, plan.candidates)
     deciding = None if local else _deciding(match, plan, target)
     behind = () if match.quantiser is None else tuple(value for value, _ in match.quantiser.scales)
-    added = None if local or proof is None or behind else _added_behind(match.down.result)
+    alone = not (local or behind or match.beside)  # what an adapter adds follows from the block itself
+    added = _added_behind(match.down.result) if alone and proof is not None else None
 
     def step(
         prepared: Arrays,
@@ -79,10 +81,11 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             for value, (_, index) in zip(more[stacked:][: len(match.givens)], match.givens, strict=True)
         ]
         biases += [prepared[f"vector{i}"] for i in range(len(vectors))]
-        *inputs, down = (
+        inputs, down = _first_and_last(
             held_matrices(weights, prepared, views, target)
             if order is None
-            else [prepared[f"rows{i}"] for i in range(len(weights))]
+            else [prepared[f"rows{i}"] for i in range(len(weights))],
+            len(match.matrices),
         )
         form = Form(
             activation=lambda *values: code.evaluate(values, exact=True),
@@ -130,8 +133,8 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             plan.score,
             _row_scale(match, biases),
         )
-        y, scales = sparse_ffn(rows, inputs, down, biases, groups, form, _common_path(prepared, plan, len(weights)))
-        return [restore_result(y, match.down), *_restored(scales, match)]
+        y, scales = sparse_ffn(rows, inputs, down, biases, groups, form, _common_path(prepared, plan, match))
+        return [*_results(y, match), *_restored(scales, match)]
 
     return Replacement(
         preparation=preparation,
@@ -143,21 +146,21 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         ),
         views=argument_views(weights, target) if order is None else (),
         step=step,
-        results=(match.down.result if added is None else added.op.result,),
+        results=tuple(dot.result for dot in match.last) if added is None else (added.op.result,),
         behind=behind,
         before=match.down.op if added is None else added.op,
         signature=repr((
             plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.score, plan.common,
             activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
             match.down.rows_first, len(vectors), up.precise, match.down.precise,
-            how_held(weights),
+            how_held(weights), [(dot.row_shape, dot.rows_first) for dot in match.beside],
             [(value.shape, value.dtype, digest(index)) for value, index in match.givens], match.row_scales,
             deciding is None, added and (added.other.shape, added.other.dtype),
             match.quantiser and (match.quantiser.code, [code for _, code in match.quantiser.scales]),
         )),
         captured=() if added is None else (Outside(added.other, np.arange(added.other.size), None),),
         measure="" if proof is None else "proof",
-        author=None if proof is None else _authors_code(match, behind, match.down.op if added is None else added.op),
+        author=None if proof is None else _authors_code(match, behind, added),
     )  # fmt: skip
 
 
@@ -193,11 +196,12 @@ def _added_behind(result: Value) -> _Added | None:
     return _Added(op, op.operands[1 - position])
 
 
-def _authors_code(match: FfnMatch, behind: Sequence[Value], last: Op) -> AuthorsCode:
-    dots = (*match.products, match.down)
+def _authors_code(match: FfnMatch, behind: Sequence[Value], added: _Added | None) -> AuthorsCode:
+    dots = (*match.products, *match.last)
+    last = tuple(dot.op for dot in match.last) if added is None else (added.op,)
     made = tuple(value.op for value in behind if value.op is not None)
     products = tuple(dict.fromkeys(dot.start for dot in match.products))
-    return AuthorsCode(products, (last, *made), weights=tuple(dot.factor for dot in dots))
+    return AuthorsCode(products, (*last, *made), weights=tuple(dot.factor for dot in dots))
 
 
 def _or_author(
@@ -207,9 +211,9 @@ def _or_author(
 
     Without ``run_author`` the whole program runs the author's code, for any row that is not counted.
     """
-    y = restore_result(found.y, match.down)
-    results = [y if added is None else y + added, *_restored(found.scales, match)]
-    right = found.ordinary & ordinary(results[0])
+    y, *others = _results(found.y, match)
+    results = [y if added is None else y + added, *others, *_restored(found.scales, match)]
+    right = found.ordinary & jnp.stack([ordinary(result) for result in results[: len(match.last)]]).all()
     held = jnp.where(right & found.fits, match.down.batch, 0).astype(jnp.int32)
     if run_author is not None:
         results = jax.lax.cond(right, lambda: results, run_author)
@@ -230,7 +234,8 @@ def _proof(match: FfnMatch, plan: SitePlan, target: Target) -> Proof:
         if plan.certify:
             copy = {name: prepared[name] for name in ("q", "scale")}
             made["bound"] = (jax.vmap(bound) if rows.ndim == 3 else bound)(rows, copy)
-        down = matrix(len(match.weights) - 1)
+        first, count = len(match.matrices), len(match.weights)
+        down = jnp.concatenate([matrix(i) for i in range(first, count)], axis=-1) if match.beside else matrix(first)
         limits = {f"limit{i}": row_limits(matrix(i), down) for i in range(len(match.products))}
         return made | limits | {"largest": largest_entry(down)}
 
@@ -292,8 +297,22 @@ def _beside(vector: jax.Array | PerRow, common: int, layer: jax.Array | None) ->
     return own if layer is None else jax.lax.dynamic_index_in_dim(own, layer, keepdims=False)
 
 
-def _common_path(prepared: Arrays, plan: SitePlan, matrices: int) -> CommonPath | None:
+def _common_path(prepared: Arrays, plan: SitePlan, match: FfnMatch) -> CommonPath | None:
     if not plan.common:
         return None
-    *first, down = (prepared[f"common{i}"] for i in range(matrices))
-    return CommonPath(first, down)
+    return CommonPath(
+        *_first_and_last([prepared[f"common{i}"] for i in range(len(match.weights))], len(match.matrices))
+    )
+
+
+def _first_and_last(held: Sequence[Matrix], first: int) -> tuple[list[Matrix], Down]:
+    """The first matrices of a block, and the last one, or the last ones side by side."""
+    last = tuple(held[first:])
+    return list(held[:first]), last if len(last) > 1 else last[0]
+
+
+def _results(y: jax.Array, match: FfnMatch) -> list[jax.Array]:
+    """What the last products make ``[b, …]``, each in its own shape and type."""
+    ends = np.cumsum([dot.rows for dot in match.last])[:-1]
+    parts = jnp.split(y, ends, axis=1) if match.beside else [y]
+    return [restore_result(part, dot) for part, dot in zip(parts, match.last, strict=True)]

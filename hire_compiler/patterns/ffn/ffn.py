@@ -33,7 +33,7 @@ from hire_compiler.patterns.ffn.sparsity import gate_stages, zero_shares
 from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
 from hire_compiler.patterns.operations.match import NoMatch
-from hire_compiler.patterns.region.adapters import is_narrow
+from hire_compiler.patterns.region.adapters import adapters_beside, is_narrow
 from hire_compiler.patterns.region.canonical import Region
 from hire_compiler.patterns.region.dots import WeightDot, contracted_size, read_weight_dot
 from hire_compiler.patterns.region.region import RegionReader
@@ -59,6 +59,7 @@ class FfnMatch:
       givens: what adapters add, or what scales quantised inputs, with the element of each neuron in each batch row;
         inputs of the region before biases.
       quantiser: what becomes of h before the second product, if that is quantised row by row; the region ends at h.
+      beside: products of h like the second one, but narrow: the first ones of adapters on it.
     """
 
     kind: ClassVar[str] = "ffn"
@@ -73,6 +74,7 @@ class FfnMatch:
     givens: tuple[tuple[Value, np.ndarray], ...] = ()
     quantiser: Quantiser | None = None
     scales: tuple[ChannelScale, ...] = ()
+    beside: tuple[WeightDot, ...] = ()
 
     @property
     def ranked(self) -> WeightDot:
@@ -81,8 +83,13 @@ class FfnMatch:
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        """Up (or gate and up), and down; one row a neuron."""
-        return (*self.matrices, self.down.columns)
+        """Up (or gate and up), down, and what adapts it; one row a neuron."""
+        return (*self.matrices, *(dot.columns for dot in self.last))
+
+    @property
+    def last(self) -> tuple[WeightDot, ...]:
+        """The second product, and those beside it."""
+        return (self.down, *self.beside)
 
     @property
     def vectors(self) -> tuple[Vector, ...]:
@@ -177,7 +184,7 @@ class FfnMatch:
             dtype=self.down.weight.stored,
             computed=computed_type(self.down.weight),
             repeat=trips(self.down, counters),
-            weights=tuple(w.name for w in (*self.matrices, self.down.weight)),
+            weights=tuple(w.name for w in (*self.matrices, *(dot.weight for dot in self.last))),
         )
 
 
@@ -200,10 +207,11 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
     if _is_residual(region):
         raise NoMatch("its input is a sum of what earlier blocks put out, not one block's neurons")
     try:
-        return _match_region(down, region, quantiser)
+        match = _match_region(down, region, quantiser)
     except NoMatch as no:
         # What keeps this product from being a site keeps those before it, too.
         raise NoMatch(no.reason, depth=no.depth, involved=tuple(dot.op for dot in region.products)) from None
+    return match if quantiser is not None else replace(match, beside=adapters_beside(down, provenance))
 
 
 def _match_region(down: WeightDot, region: Region, quantiser: Quantiser | None) -> FfnMatch:

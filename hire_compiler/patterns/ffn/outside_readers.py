@@ -20,7 +20,7 @@ def read_elsewhere(match: FfnMatch, replaced: Collection[Op]) -> tuple[bool, ...
     """For every first product, whether something but the block reads it or what becomes of it.
 
     Args:
-      replaced: the second products of all blocks; a block may share its neurons with another.
+      replaced: the last products of all blocks; a block may share its neurons with another.
     """
     products = {dot.op for dot in match.products}
     made_anew = set() if match.quantiser is None else {value.op for value, _ in match.quantiser.scales}

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from hire_compiler.graph.graph import Op, Value
 from hire_compiler.patterns.operations.layout import LAYOUT
-from hire_compiler.patterns.region.dots import SUPPORTED, WeightDot, contracted_size
+from hire_compiler.patterns.operations.match import NoMatch
+from hire_compiler.patterns.region.dots import SUPPORTED, WeightDot, contracted_size, read_weight_dot
 from hire_compiler.patterns.weights.provenance import Provenance
 
 _NARROWER = 4  # an adapter contracts at most this part of what the weight beside it does
@@ -38,6 +39,40 @@ def is_narrow(value: Value, dot: WeightDot) -> bool:
     """Whether a given value is an adapter's beside a product: made by contracting much fewer numbers."""
     op = _product_behind(value)
     return op is not None and contracted_size(op) * _NARROWER <= dot.d
+
+
+def adapters_beside(down: WeightDot, provenance: Provenance) -> tuple[WeightDot, ...]:
+    """The products of the same input beside a block's last one that are as narrow as an adapter's, and read after it.
+
+    ::
+
+        h ── dot(w_down) ──────────── + ──
+        h ── dot(a) ── dot(b) [· scale] ┘
+    """
+    found: list[WeightDot] = []
+    for op, _ in down.x.uses:
+        if (
+            op is down.op
+            or op.name != "dot_general"
+            or op.block is not down.op.block
+            or op in {dot.op for dot in found}
+        ):
+            continue
+        try:
+            dot = read_weight_dot(op, provenance)
+        except NoMatch:
+            continue
+        later = all(reader.block is op.block and reader.position > down.op.position for reader, _ in op.result.uses)
+        if later and _is_alike(dot, down) and dot.rows <= min(_WIDEST, down.rows // _NARROWER):
+            found.append(dot)
+    return tuple(found)
+
+
+def _is_alike(dot: WeightDot, down: WeightDot) -> bool:
+    """Whether two products read the same rows of one value, and are computed alike."""
+    same_input = dot.x is down.x and dot.x_contracting == down.x_contracting and dot.layer is down.layer
+    alike = dot.precise == down.precise and dot.result.dtype == down.result.dtype
+    return same_input and alike and dot.weight.layers == down.weight.layers
 
 
 def _product_behind(value: Value) -> Op | None:
