@@ -37,6 +37,7 @@ class Model:
       build: returns the function and its arguments; imports the package.
       expected: what has to be found.
       note: what is special about its graph.
+      package: what it needs, if that is not the package of its family's file.
     """
 
     family: str
@@ -44,6 +45,7 @@ class Model:
     build: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
     expected: Expected
     note: str = ""
+    package: str = ""
 
     @property
     def id(self) -> str:

@@ -15,6 +15,7 @@ import jax
 import keras_models
 import penzai_models
 import pytest
+import small_code_bases
 import torch_models
 import tunix_models
 from lowered import Model, every_site
@@ -22,16 +23,17 @@ from lowered import Model, every_site
 import hire_compiler as hire
 from tests.support.masked import largest_difference, masked
 
-FAMILIES = (hf_flax, torch_models, keras_models, tunix_models, penzai_models)
+FAMILIES = (hf_flax, torch_models, keras_models, tunix_models, penzai_models, small_code_bases)
 QUICK = {"HF_Flax-OPT", "HF_Flax-Llama"}
 
 
 def _cases() -> list[object]:
     cases = []
     for family in FAMILIES:
-        missing = importlib.util.find_spec(family.PACKAGE) is None
         for model in family.MODELS:
-            marks = [pytest.mark.skipif(missing, reason=f"{family.PACKAGE} is not installed")]
+            package = model.package or family.PACKAGE
+            missing = importlib.util.find_spec(package) is None
+            marks = [pytest.mark.skipif(missing, reason=f"{package} is not installed")]
             marks += [] if model.id in QUICK else [pytest.mark.slow]
             cases.append(pytest.param(model, id=model.id, marks=marks))
     return cases
