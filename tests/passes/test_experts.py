@@ -204,6 +204,14 @@ def test_experts_of_a_soft_mixture_are_all_needed(params: Params) -> None:
     assert all(f"a soft mixture of {EXPERTS} experts: none of their weights" in reason for reason in said.values())
 
 
+def test_experts_that_an_argument_weighs_say_so(params: Params) -> None:
+    def given(p: Params, x: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.einsum("bef,efd,be->bd", gated(p, x), p["down"], weights)
+
+    said = {miss.weight: miss.reason for miss in hire.inspect(given, params, rows(2), jnp.ones((2, EXPERTS))).misses}
+    assert all("what weighs them is an argument" in said[f"p['{name}']"] for name in ("gate", "up", "down")), said
+
+
 def test_experts_that_are_mixed_into_one_matrix_are_another_weight_in_each_call(params: Params) -> None:
     def merged(p: Params, x: jax.Array) -> jax.Array:
         weights = jax.nn.softmax(x @ p["router"])

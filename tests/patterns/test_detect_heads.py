@@ -248,3 +248,15 @@ def test_a_head_behind_a_small_layer_is_no_block() -> None:
 
     (site,) = hire.inspect(read, X, shape(D, D), shape(8 * D, D)).sites
     assert (site.kind, site.width) == ("head", 8 * D)
+
+
+def test_several_heads_in_one_product_and_one_in_several_say_so() -> None:
+    def codebooks(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.argmax(LOGITS(x, w).reshape(len(x), 4, -1), -1)
+
+    def added_tokens(x: jax.Array, w: jax.Array, more: jax.Array) -> jax.Array:
+        return jnp.argmax(jnp.concatenate([LOGITS(x, w), LOGITS(x, more)], -1), -1)
+
+    assert "several heads in one product" in why(codebooks, "w", X, HEAD)
+    for weight in ("w", "more"):
+        assert "joined with those of other products (one head in parts)" in why(added_tokens, weight, X, HEAD, HEAD)

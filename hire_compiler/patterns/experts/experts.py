@@ -27,6 +27,7 @@ from hire_compiler.graph.graph import Op, Value
 from hire_compiler.graph.weight import Weight
 from hire_compiler.patterns.experts.expert_reader import ExpertRegion, Kernel, moved_axis, read_experts
 from hire_compiler.patterns.experts.routing import routed_experts, scored_by
+from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
 from hire_compiler.patterns.operations.match import EXPERTS, NoMatch
 from hire_compiler.patterns.operations.reducers import reducer
@@ -158,10 +159,20 @@ def _all_count(region: ExpertRegion, total: Op, gates: list[Value], provenance: 
     experts, products = region.code.experts, [kernel.dot.op for kernel in region.kernels]
     routers = [op for gate in gates if (op := scored_by(gate, provenance)) is not None]
     between = any(piece.op == "dot_general" for piece in region.code.pieces[:-1])  # heads of attention
+    if len(products) > 1 and not between and any(_is_given(gate) for gate in gates):
+        why = "what weighs them is an argument of the program, or of the shard_map around them"
+        return NoMatch(f"all of its {experts} experts are computed: {why}", depth=EXPERTS, involved=tuple(products))
     if len(products) < 2 or not routers or between:
         return NoMatch(f"all of its {experts} experts count: no weight is known to make one zero", depth=1)
     why = f"a soft mixture of {experts} experts: none of their weights is known to be zero, so all of them count"
     return NoMatch(why, depth=EXPERTS, involved=(*products, *routers))
+
+
+def _is_given(value: Value) -> bool:
+    """Whether a value is an argument, in whatever layout and type."""
+    while value.op is not None and (value.op.name in LAYOUT or value.op.name == "convert"):
+        value = value.op.operands[0]
+    return value.op is None
 
 
 def _why_all_are_computed(region: ExpertRegion, total: Op) -> str:

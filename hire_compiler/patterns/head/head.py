@@ -26,6 +26,7 @@ from hire_compiler.graph.weight import Weight
 from hire_compiler.patterns.head.readers import Readers
 from hire_compiler.patterns.head.tail import TailReader
 from hire_compiler.patterns.head.winners import Winner, grouped, replaced_before, same_values
+from hire_compiler.patterns.misses.neighbours import is_chosen_among
 from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
 from hire_compiler.patterns.operations.match import NoMatch
@@ -143,8 +144,14 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     if rows <= d and not chosen_from:
         raise NoMatch(narrow, depth=1)
     if readers.cut is not None and not chosen_from:
+        if is_chosen_among(op):
+            several = "the program chooses among each part alone (several heads in one product)"
+            raise NoMatch(f"its {rows} rows are cut into parts, and {several}: not followed yet", depth=2)
         raise NoMatch(f"its {rows} rows are cut into parts (a fused projection)", depth=1)
     kinds = readers.kinds | ({"part"} if readers.cut else set()) | ({"product"} if readers.contracted else set())
+    if not kinds & LOGIT_READERS and (is_chosen_among(op) or "all_gather" in kinds):
+        joined = "of other devices" if "all_gather" in kinds else "of other products"
+        raise NoMatch(f"its results are joined with those {joined} (one head in parts): not followed yet", depth=2)
     if not kinds & LOGIT_READERS:
         raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
     if d < MINIMUM_INPUTS:
