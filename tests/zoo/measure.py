@@ -47,7 +47,7 @@ def measured(model: Model) -> dict[str, Any]:
 def _by_default(model: Model) -> int:
     """How many sites are rewritten without rules if the token alone leaves, in a program of any size."""
     cpu = target_for("cpu")
-    with stand_in(replace(cpu, costs=replace(cpu.costs, worth_bytes=0))):
+    with stand_in(replace(cpu, costs=replace(cpu.costs, worth_bytes=0, choice_bytes=0))):
         function, arguments = model.build()
         try:
             return len(hire.transform(hire.with_sampler(function, "greedy")).report(*arguments).rewritten)
