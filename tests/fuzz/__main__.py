@@ -21,15 +21,17 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.fuzz import check_blocks, check_heads, check_shards, reproduce
 from tests.fuzz.blocks import blocks
 from tests.fuzz.heads import heads
-from tests.fuzz.shards import ENVIRONMENT, sharded_heads
+from tests.fuzz.meshes import ENVIRONMENT, OnMesh
+from tests.fuzz.shards import sharded_blocks, sharded_heads
 from tests.fuzz.tally import Tally
 
 KINDS: dict[str, tuple[Any, Any, int]] = {
     "heads": (heads, check_heads.run, 600),
     "blocks": (blocks, check_blocks.run, 200),
     "shards": (sharded_heads, check_shards.run, 400),
+    "block-shards": (sharded_blocks, check_shards.run_block, 100),
 }
-SHARES = {"heads": 0.5, "blocks": 0.25, "shards": 0.25}  # of the time, or of the jobs
+SHARES = {"heads": 0.4, "blocks": 0.2, "shards": 0.2, "block-shards": 0.2}  # of the time, or of the jobs
 CHUNK = 12  # programs that hypothesis draws together; it varies what it has drawn
 
 
@@ -64,7 +66,9 @@ class Fuzzer:
     def attempt(self, program: Any) -> None:
         """Run one program, count it, and write down its fault."""
         outcome = self.run(program, self.rows)
-        name = f"{outcome.mode} {program.dtype}" if self.kind != "shards" else f"{program.mesh} devices, {outcome.mode}"
+        name = f"{outcome.mode} {program.dtype}"
+        if isinstance(program, OnMesh):
+            name = f"{program.mesh} devices, {outcome.mode}"
         self.tally.add_outcome(name, outcome)
         if outcome.note:
             self.notes[f"{outcome.status}: {outcome.note[:140]}"] += 1
@@ -78,7 +82,8 @@ class Fuzzer:
         if self.seen[known] > 1 or len(self.files) >= 40:
             return
         fault = reproduce.minimise(fault, self.run, self.rows, self.minimise)
-        shown = {"environment": ENVIRONMENT, "place": fault.program.place_source()} if self.kind == "shards" else {}
+        on_mesh = isinstance(fault.program, OnMesh)
+        shown = {"environment": ENVIRONMENT, "place": fault.program.place_source()} if on_mesh else {}
         number = len(list(self.folder.glob(f"{self.kind}_*.py")))
         self.files.append(reproduce.write(fault, self.folder / f"{self.kind}_{number:03d}.py", **shown))
         print(f"  smallest: {fault.program.describe()}: {fault.what}; written to {self.files[-1]}", flush=True)
@@ -103,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _at_once(options)
     if options.only is None:
         return _all_in_turn(options)
-    if options.only == "shards" and not os.environ.get("HIRE_FUZZ_DEVICES"):
+    if options.only in ("shards", "block-shards") and not os.environ.get("HIRE_FUZZ_DEVICES"):
         environment = {**os.environ, "HIRE_FUZZ_DEVICES": "8", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
         command = [sys.executable, "-m", "tests.fuzz", *(arguments if arguments is not None else sys.argv[1:])]
         return subprocess.run(command, env=environment, check=False).returncode
@@ -137,7 +142,7 @@ def _all_in_turn(options: argparse.Namespace) -> int:
 
 def _at_once(options: argparse.Namespace) -> int:
     """Run ``jobs`` processes for all the time, each with a folder for its log and totals; the sum lies above them."""
-    kinds = [options.only] if options.only else [k for k, share in SHARES.items() for _ in range(round(share * 4))]
+    kinds = [options.only] if options.only else [k for k, share in SHARES.items() for _ in range(round(share * 5))]
     cores = sorted(os.sched_getaffinity(0))
     running = []
     for job in range(options.jobs):

@@ -11,7 +11,7 @@ import numpy as np
 import hire_compiler as hire
 from tests.fuzz import check_heads
 from tests.fuzz.blocks import GATED, PLAIN, Block
-from tests.fuzz.check_heads import Fault, Outcome
+from tests.fuzz.check_heads import Fault, Outcome, Place, on_one_device
 from tests.fuzz.oracle import EPS, TINY
 
 Array = np.ndarray
@@ -26,7 +26,7 @@ def build(program: Block) -> tuple[Any, Any]:
     return dense, hire.transform(dense, eval(program.config_source(), {"hire": hire}))
 
 
-def run(program: Block, rows: int = 200, stop_after: int = 3) -> Outcome:
+def run(program: Block, rows: int = 200, stop_after: int = 3, place: Place = on_one_device) -> Outcome:
     """Compare one program on many calls; gives up after a few faults."""
     outcome = Outcome(mode="block " + program.rule)
     dense, step = build(program)
@@ -34,11 +34,11 @@ def run(program: Block, rows: int = 200, stop_after: int = 3) -> Outcome:
     each = -(-rows // (program.rows_a_call * len(program.weight_kinds)))
     for kind in program.weight_kinds:
         p = program.weights(kind, rng)
-        placed = jax.tree.map(jnp.asarray, p)
+        placed = {name: place(name, array) for name, array in p.items()}
         for _ in range(each):
             x, q, kinds = program.call(rng, p)
             try:
-                got = np.asarray(step(placed, jnp.asarray(x), q)[0])
+                got = np.asarray(step(placed, place("x", x), q)[0])
             except hire.HireError as error:
                 outcome.status, outcome.note = "refused", str(error)
                 if program.rule == "default":
@@ -51,7 +51,7 @@ def run(program: Block, rows: int = 200, stop_after: int = 3) -> Outcome:
                 outcome.status = "dense"
                 outcome.note = check_heads.why_dense(step.report())
                 return outcome
-            wanted = np.asarray(dense(placed, jnp.asarray(x), q)[0])
+            wanted = np.asarray(dense(placed, place("x", x), q)[0])
             outcome.rows += program.rows_a_call
             outcome.hard += program.rows_a_call if kind != "gaussian" else sum(k != "gaussian" for k in kinds)
             what = compare(program, p, x, got, wanted)

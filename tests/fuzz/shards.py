@@ -1,30 +1,26 @@
-"""Heads whose rows are split over several devices."""
+"""Heads and blocks whose rows are split over several devices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from tests.fuzz.blocks import Block, blocks
 from tests.fuzz.heads import Head, heads
-
-MESHES = {"4": (1, 4), "8": (1, 8), "2x4": (2, 4), "2x2": (2, 2)}
-ENVIRONMENT = 'os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"\n'
+from tests.fuzz.meshes import MESHES, OnMesh
 
 
 @dataclass(frozen=True)
-class ShardedHead(Head):
-    """A head on a mesh of ``data × model`` virtual devices; the vocabulary is split over ``model``."""
+class ShardedHead(OnMesh, Head):
+    """A head whose vocabulary is split over ``model``."""
 
     mesh: str = "4"
+    split: ClassVar[tuple[str, ...]] = ("w", "bias", "wide_bias", "mask_bias", "keep", "x")
 
     def spec(self, name: str) -> PartitionSpec:
-        """How an argument is split."""
         if name == "w":
             return PartitionSpec("model", None) if self.layout == "vd" else PartitionSpec(None, "model")
         if name in ("bias", "wide_bias", "mask_bias", "keep"):
@@ -33,24 +29,28 @@ class ShardedHead(Head):
             return PartitionSpec("data", None)
         return PartitionSpec()
 
-    def put(self, name: str, array: np.ndarray) -> jax.Array:
-        data, model = MESHES[self.mesh]
-        auto = (jax.sharding.AxisType.Auto,) * 2
-        mesh = jax.make_mesh((data, model), ("data", "model"), auto, devices=jax.devices()[: data * model])
-        return jax.device_put(jnp.asarray(array), NamedSharding(mesh, self.spec(name)))
+    def describe(self) -> str:
+        return f"{super().describe()} on {self.mesh} devices"
 
-    def place_source(self) -> str:
-        """Text of ``place(name, array)`` for a reproducer."""
-        data, model = MESHES[self.mesh]
-        names = {name: tuple(self.spec(name)) for name in ("w", "bias", "wide_bias", "mask_bias", "keep", "x")}
-        return (
-            "auto = (jax.sharding.AxisType.Auto,) * 2\n"
-            f"devices = jax.devices()[:{data * model}]\n"
-            f'mesh = jax.make_mesh(({data}, {model}), ("data", "model"), auto, devices=devices)\n'
-            f"specs = {names!r}\n"
-            "place = lambda name, array: jax.device_put(\n"
-            "    jnp.asarray(array), jax.NamedSharding(mesh, jax.P(*specs.get(name, ())))\n)\n"
-        )
+
+@dataclass(frozen=True)
+class ShardedBlock(OnMesh, Block):
+    """A block whose neurons are split over ``model``: the last product is summed over devices."""
+
+    mesh: str = "4"
+    split: ClassVar[tuple[str, ...]] = ("gate", "up", "down", "b", "db", "x")
+
+    def spec(self, name: str) -> PartitionSpec:
+        by_rows = self.layout == "out_in"
+        own: dict[str, tuple[str | None, ...]] = {
+            "gate": ("model", None) if by_rows else (None, "model"),
+            "up": ("model", None) if by_rows else (None, "model"),
+            "down": (None, "model") if by_rows else ("model", None),
+            "b": ("model",),
+        }
+        if name == "x":
+            return PartitionSpec("data" if MESHES[self.mesh][0] > 1 else None, None)
+        return PartitionSpec(*(None,) * bool(self.layers and name in own), *own.get(name, ()))
 
     def describe(self) -> str:
         return f"{super().describe()} on {self.mesh} devices"
@@ -67,3 +67,16 @@ def sharded_heads(draw: Any) -> ShardedHead:
         own["batch"] = draw(st.sampled_from((2, 4, 8)))
     own["k"] = min(own["k"], own["candidates"] // MESHES[mesh][1])
     return ShardedHead(**own, mesh=mesh)
+
+
+@st.composite
+def sharded_blocks(draw: Any) -> ShardedBlock:
+    """A block of any kind, eight times as wide where the default would leave a device's part dense."""
+    block = draw(blocks())
+    own = {field.name: getattr(block, field.name) for field in fields(block)}
+    mesh = draw(st.sampled_from(tuple(MESHES)))
+    if MESHES[mesh][0] > 1:
+        own["batch"] = draw(st.sampled_from((2, 4, 8)))
+    if own["rule"] == "default":
+        own["width"] *= MESHES[mesh][1]
+    return ShardedBlock(**own, mesh=mesh)
