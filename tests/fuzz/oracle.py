@@ -128,8 +128,12 @@ class _State:
         self.z, self.room, self.factor, self.store, self.limit = z, room, factor, store, limit
 
     def round(self, eps: float, ulps: float = 1.0) -> None:
-        least = 2.0**-25 if self.store == EPS["float16"] else TINY  # half a step between the smallest numbers
-        self.room = self.room + ulps * (eps * np.where(np.isfinite(self.z), np.abs(self.z), 0).max(1) + least)
+        self.room = self.room + ulps * (eps * np.where(np.isfinite(self.z), np.abs(self.z), 0).max(1) + self.least)
+
+    @property
+    def least(self) -> float:
+        """Half a step between the smallest numbers."""
+        return 2.0**-25 if self.store == EPS["float16"] else TINY
 
     def scale(self, by: Array | float) -> None:
         self.room, self.factor = self.room * np.abs(by), self.factor * np.abs(by)
@@ -157,6 +161,7 @@ def _after(program: Head, name: str, c: float, s: _State, p: dict[str, Array], q
     elif name == "softcap":
         s.z = c * np.tanh(s.z / c)
         s.round(narrow, 8)
+        s.room = s.room + 2 * c * s.least  # of z / c and of its tanh, before they are multiplied
     elif name == "tanh":
         s.z = np.tanh(s.z)
         s.round(narrow, 8)
