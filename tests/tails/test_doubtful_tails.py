@@ -98,3 +98,23 @@ def test_a_doubtful_row_of_a_batch_is_settled_by_its_own_products(batch: int, rn
     alone = hire.transform(step, STRICT)
     np.testing.assert_array_equal(alone(w, x[:1]), jax.jit(step)(w, x[:1]))
     assert alone.report().certificates[0].proven == 0
+
+
+def test_the_last_of_sorted_values_that_were_negated_is_their_largest(rng: np.random.Generator) -> None:
+    """A look-up at the last rank finds the least only of values as they were sorted."""
+
+    def step(w: jax.Array, x: jax.Array, at: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z = x @ w.T
+        cut = jnp.take_along_axis(-jnp.sort(-z, axis=-1), at[:, None], axis=-1)
+        kept = jnp.where(z < cut, -jnp.inf, z)
+        return jax.random.categorical(key, kept, axis=-1), jax.random.categorical(key, z, axis=-1)
+
+    fast, dense = hire.transform(step, STRICT), jax.jit(step)
+    w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
+    for call in range(6):
+        x = jnp.asarray(rng.normal(size=(4, D)), jnp.float32)
+        at = jnp.asarray([0, V - 1, 5, 40] if call % 2 else [V - 1, 0, 0, V - 1], jnp.int32)
+        jax.tree.map(
+            np.testing.assert_array_equal, fast(w, x, at, jax.random.key(call)), dense(w, x, at, jax.random.key(call))
+        )
+    assert fast.report().certificates[0].proven > 0
