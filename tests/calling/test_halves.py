@@ -76,6 +76,15 @@ def test_weights_that_stop_being_bfloat16_numbers_are_kept_wide(
         check(lambda w, x: step(w, x, prepared=held), original, w, x)  # what was prepared before still runs
 
 
+def test_a_head_whose_weight_is_computed_from_a_constant(rng: np.random.Generator) -> None:
+    """What stands in front of the weight may begin with no argument at all."""
+    dense = jax.jit(lambda w, x: jax.lax.top_k(x @ (0.5 * w).T, 2))
+    step = hire.transform(dense, HEAD)
+    w, x = weights(rng)["head"], row(rng)
+    np.testing.assert_array_equal(step(w, x)[1], dense(w, x)[1])
+    assert step.report().rewritten
+
+
 @pytest.mark.slow
 def test_a_scanned_stack(rng: np.random.Generator) -> None:
     def layers(w: Any, x: Any) -> Any:

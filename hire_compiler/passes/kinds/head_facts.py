@@ -59,9 +59,7 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
 
 def _read_alone(value: Value) -> bool:
     """Whether nothing else is computed from the argument behind a product's operand."""
-    while len(value.uses) == 1 and value.op is not None:
-        value = value.op.operands[0]
-    return len(value.uses) == 1
+    return len(value.uses) == 1 and (value.op is None or all(map(_read_alone, value.op.operands)))
 
 
 def _is_aligned(winner: Winner) -> bool:
