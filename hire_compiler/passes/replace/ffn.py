@@ -74,6 +74,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         *more: jax.Array,
         run_author: Callable[[], list[jax.Array]] | None = None,
     ) -> list[jax.Array]:
+        more, other = (more, None) if added is None else (more[:-1], more[-1])
         layer = more[0].reshape(()) if stacked else None
         rows = canonical_input(x, up)
         biases: list[jax.Array | PerRow] = [
@@ -111,16 +112,16 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
                 budgets,
                 form,
                 stages,
-                product=None if deciding is None else canonical_result(more[-1 if added is None else -2], deciding),
+                product=None if deciding is None else canonical_result(more[-1], deciding),
                 or_all=run_author is not None,
             )
-            return _or_author(found, match, None if added is None else more[-1], run_author)
+            return _or_author(found, match, other, run_author)
         if negative is not None:
             gate = activation.gate
             found = certified_ffn(
                 rows, inputs, down, biases, prepared, gate, budget, form, negative, or_all=run_author is not None
             )
-            return _or_author(found, match, None if added is None else more[-1], run_author)
+            return _or_author(found, match, other, run_author)
         groups = select_groups(
             rows,
             predictor_arrays(prepared),

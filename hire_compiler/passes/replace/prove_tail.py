@@ -53,7 +53,7 @@ def prove_tail(
                     continue
                 low, high = run.bounds_of(value)
                 if any(value is number for number in tail.numbers):
-                    middle, reach = between(low, high, value.dtype)
+                    middle, reach = middle_of(low, high, value.dtype)
                     results.append(middle)
                     proven &= _by_row(jnp.isfinite(reach), tail.rows)
                     off = jnp.maximum(off, _largest(reach, tail.rows))
@@ -85,7 +85,7 @@ def prove_tail(
     return made, jnp.stack([jnp.sum(proven, dtype=jnp.float32), furthest])
 
 
-def between(low: jax.Array, high: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
+def middle_of(low: jax.Array, high: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
     """The number in the middle, in its type, and how far the true one may be from it, roundings included."""
     middle = ((low + high) / 2).astype(dtype)
     unit = float(jnp.finfo(dtype).eps) + 2.0**-22

@@ -281,8 +281,9 @@ def moved_axis(shape: tuple[int, ...], other: tuple[int, ...], axis: int) -> int
 def _kernel(dot: WeightDot, weight: Weight, own: int, inner: tuple[int, ...], free: tuple[int, ...]) -> Kernel:
     """A product, and its weight with one expert after the other, as it lies if that is possible."""
     if dot.result.dtype not in SUPPORTED:
-        why = f"their inputs are quantised, too: such products ({weight.stored}, summed in {dot.result.dtype}) are not"
-        return Kernel(dot, weight, False, 0, f"{why} skipped yet")
+        products = f"such products ({weight.stored}, summed in {dot.result.dtype})"
+        why = f"their inputs are quantised, too: {products} are not skipped yet"
+        return Kernel(dot, weight, False, 0, why)
     try:
         columns, rows = weight.as_matrix((own, *inner), free), weight.as_matrix((own, *free), inner)
     except Entangled as mixed:
