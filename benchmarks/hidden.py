@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from examples.models import Model
 from examples.models.text import heldout_text
@@ -11,11 +12,12 @@ from examples.models.text import heldout_text
 
 def heldout_states(model: Model, length: int = 512) -> jax.Array:
     """The head's inputs ``[positions, d]`` of the held-out text, in windows of ``length`` tokens."""
-    ids = model.tokenizer.encode(heldout_text(), add_bos=True)
     states = jax.jit(model.hidden_states)
-    found = []
-    for start in range(0, len(ids) - length + 1, length):
-        tokens = jnp.asarray([ids[start : start + length]], jnp.int32)
-        x, _ = states(model.params, tokens, model.init_cache(1, length))
-        found.append(x[0])
-    return jnp.concatenate(found)
+    windows = heldout_tokens(model, length).reshape(-1, 1, length)
+    return jnp.concatenate([states(model.params, window, model.init_cache(1, length))[0][0] for window in windows])
+
+
+def heldout_tokens(model: Model, length: int = 512) -> np.ndarray:
+    """The tokens ``[positions]`` behind these states; what does not fill a window is left out."""
+    ids = model.tokenizer.encode(heldout_text(), add_bos=True)
+    return np.asarray(ids[: len(ids) // length * length], np.int32)

@@ -90,21 +90,26 @@ class LossSearch:
             self._notes.append("interrupted: what was not weighed yet stays as it is")
 
     def _weigh(self, block: Block, rules: Sequence[Rule], losses: Losses) -> None:
-        """Measure what the settings of a block cost alone: each predictor from most neurons on, until too much."""
+        """Measure what the settings of a block cost alone: from the most faithful predictor and most neurons on.
+
+        Where so many neurons cost too much, neither fewer are tried, nor as many of a predictor that knows less.
+        """
         own = [t for t in self._table if t.site == block.site.id and not (t.lossless or t.why)]
-        for number, rule in enumerate(rules):
-            dear = False
+        dear = 0  # neurons that were not enough
+        for number, rule in reversed([*enumerate(rules)]):
             mine = [t for t in own if t.rule is not None and t.rule.predictor == rule.predictor]
             for tried in sorted(mine, key=lambda t: -t.candidates):
-                if dear:
-                    self._put(replace(tried, why="not weighed: more neurons cost too much already"))
+                if tried.candidates <= dear:
+                    self._put(replace(tried, why=f"not weighed: {dear} neurons cost too much already"))
                     continue
                 knob = number, tried.candidates // (rule.group or 1)
                 rise = losses.rise({block.key: knob}, self._limit)
-                dear = not rise.within(self._limit)
-                weighed = replace(tried, loss=rise.mean, why=rise.why_not(self._limit) if dear else "")
+                if rise.within(self._limit):
+                    weighed = replace(tried, loss=rise.mean)
+                    self._moves.append(Move(weighed, block.key, knob, rise))
+                else:
+                    dear, weighed = tried.candidates, replace(tried, loss=rise.mean, why=rise.why_not(self._limit))
                 self._put(weighed)
-                self._moves += [] if dear else [Move(weighed, block.key, knob, rise)]
 
     def _put(self, tried: Tried) -> None:
         """Put a setting into the table, in its place."""
@@ -183,7 +188,7 @@ class LossSearch:
 
 
 def predictors(block: Block) -> Iterator[Predictor]:
-    """What is tried on a block."""
+    """What is tried on a block, from the one that knows least on."""
     ranks = sorted({max(8, round(share * block.site.d / 8) * 8) for share in RANKS})
     yield from (LowRank(rank, dtype="int8") for rank in ranks if rank < block.site.d)
     yield Quantized(8)

@@ -139,10 +139,10 @@ def _losses_of(batch: Batch, made: Simulation) -> Any:
 
     @jax.jit
     def run(*values: Any) -> jax.Array:
-        z = _mlir.run_module(made.module, out_avals, values)[logits]
-        scores = jax.nn.log_softmax(z[..., :-1, :].astype(jnp.float32), axis=-1)
-        following = values[tokens][..., 1:].astype(jnp.int32)
-        return -jnp.take_along_axis(scores, following[..., None], axis=-1)[..., 0]
+        z = _mlir.run_module(made.module, out_avals, values)[logits].astype(jnp.float32)
+        following = jnp.roll(values[tokens], -1, axis=-1).astype(jnp.int32)  # what follows the last is not known
+        scores = jnp.take_along_axis(z, following[..., None], axis=-1)[..., 0]
+        return (jax.nn.logsumexp(z, axis=-1) - scores)[..., :-1]  # no array of all probabilities is made
 
     return run
 
