@@ -23,6 +23,9 @@ from hire_compiler.runtime.certify import Winners, in_order, reaches
 
 Axes = tuple[str, ...]
 NUMBERS = "numbers"  # the prepared array that numbers the rows of a shard, where they were dealt out
+_SHORT, _UPPER = 1 << 16, np.uint32(0xFFFF0000)
+_UP = 1 + 2.0**-6  # more than cutting a float32 off to its upper half takes away
+_ULP, _TINY = 2.0**-22, 2.0**-120  # what float32 sums may round off, and what may be flushed
 
 
 def sum_shards(partial: jax.Array, axes: Axes) -> jax.Array:
@@ -70,11 +73,37 @@ class Numbering:
 
     def gather(self, ids: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
         """All shards' ``ids`` (numbered among all) and arrays ``[b, k]``, equal values in ascending order of row."""
-        parts = gather_columns(self.axes, self.of_all(ids), *arrays)
+        return self._ascending(gather_columns(self.axes, self.of_all(ids), *arrays))
+
+    def gather_enclosed(self, ids: jax.Array, low: jax.Array, high: jax.Array) -> list[jax.Array]:
+        """All shards' ``ids``, bounds, and what lies in their middle; 8 bytes of each where a shard's rows allow it.
+
+        A row's number within its shard takes 16 bits, and how far the bounds are apart the other 16: rounded up, so
+        they may come out farther apart.
+        """
+        if self.dealt is not None or self.rows > _SHORT:
+            ids, low, high = self.gather(ids, low, high)
+            return [ids, low, high, _middle(low, high)]
+        middle = _middle(low, high)
+        reach = jnp.maximum(high - middle, middle - low) * _UP + jnp.abs(middle) * _ULP + _TINY
+        short = lax.bitcast_convert_type(jnp.where(low == high, 0, reach), jnp.uint32) & _UPPER
+        middle, packed = gather_columns(self.axes, middle, short | ids.astype(jnp.uint32))
+        reach = lax.bitcast_convert_type(packed & _UPPER, jnp.float32)
+        shard = jnp.arange(middle.shape[1], dtype=ids.dtype) // ids.shape[1]
+        everyone = (packed & ~_UPPER).astype(ids.dtype) + shard * self.rows
+        known = reach == 0  # exactly, and perhaps infinite
+        return [everyone, *(jnp.where(known, middle, middle + side) for side in (-reach, reach)), middle]
+
+    def _ascending(self, parts: list[jax.Array]) -> list[jax.Array]:
         if self.dealt is None:
             return parts
         order = jnp.argsort(parts[0], axis=1)
         return [jnp.take_along_axis(part, order, axis=1) for part in parts]
+
+
+def _middle(low: jax.Array, high: jax.Array) -> jax.Array:
+    middle = (low + high) / 2
+    return jnp.where(jnp.isfinite(middle), middle, low)
 
 
 def best_of_shards(values: jax.Array, axes: Axes) -> jax.Array:
@@ -109,8 +138,8 @@ def order_shards(
 ) -> tuple[Winners, jax.Array, jax.Array]:
     """The winners of all shards, as each of them needs to know it for its own proof.
 
-    One small exchange: k values with their bounds and rows from every shard. What a shard excludes has to stay below
-    the last winner of *all* shards only.
+    One small exchange: k values, how far they may be off, and their rows, from every shard: 8 bytes each. What a shard
+    excludes has to stay below the last winner of *all* shards only.
 
     Args:
       best: of the shard's own candidates.
@@ -122,8 +151,12 @@ def order_shards(
       And the winners of all shards, values and rows counted over all: ``[b, k]`` each.
     """
     own = [jnp.take_along_axis(array, best.at, axis=1) for array in (ids, best.low, best.high)]
-    everyone, low, high = numbering.gather(*own)
-    values, at = lax.top_k((low + high) / 2, best.at.shape[1])
+    if strict:
+        everyone, low, high, middle = numbering.gather_enclosed(*own)
+    else:  # there is but one value
+        everyone, middle = numbering.gather(*own[:2])
+        low = high = middle
+    values, at = lax.top_k(middle, best.at.shape[1])
     low, high, winners = (jnp.take_along_axis(array, at, axis=1) for array in (low, high, everyone))
     threshold, last = low[:, -1:], numbering.of_shard(winners[:, -1:])
     won = (numbering.of_all(ids)[:, :, None] == winners[:, None, :]).any(axis=2)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from hire_compiler.runtime.collectives import Numbering
 from tests.sharded.programs import batch_axis, mesh_of, place, talk
 from tests.sharded.test_local_choice import BATCH, VOCABULARY, best_eight, greedy, head_arguments, logits, rules
 
@@ -77,13 +78,42 @@ def test_one_shard_without_a_proof_brings_no_other_to_a_stop(rng: np.random.Gene
     assert step.report().certificates[0].proven < BATCH
 
 
-def test_a_proof_costs_three_small_exchanges(rng: np.random.Generator) -> None:
-    params, x = head_arguments(rng, mesh_of("4"))
+@pytest.mark.parametrize("devices", [4, 8])
+def test_a_proof_costs_three_small_exchanges(rng: np.random.Generator, devices: int) -> None:
+    params, x = head_arguments(rng, mesh_of(str(devices)))
     found = talk(hire.transform(jax.jit(greedy)), params, x)
     always = [c for c in found if not c.conditional]  # the author's own stand in the branch that settles a doubt
     assert {c.kind for c in always} <= {"all-gather", "all-reduce"}
     assert len(always) < len(found)
-    assert max(c.result_bytes for c in found) <= 4 * BATCH * 4 * 3
+    assert max(c.result_bytes for c in found) <= 8 * devices * BATCH  # of each shard a value and a row, on every shard
+
+
+def test_bounds_that_travel_in_eight_bytes_hold_those_that_were_sent(rng: np.random.Generator) -> None:
+    mesh, k, rows = mesh_of("8"), 3, 1000
+    low = np.float32(rng.normal(size=(BATCH, 8 * k)) * 10.0 ** rng.integers(-30, 30, size=(BATCH, 8 * k)))
+    high = low + np.abs(low) * np.float32(10.0) ** -rng.integers(0, 9, size=low.shape).astype(np.float32)
+    high[0], low[1, 0], high[1, 1] = low[0], -np.inf, np.inf
+    low[2, :2] = high[2, :2] = -np.inf, np.inf
+    low[3, 0], high[3, 1], low[3, 2] = np.nan, np.nan, high[3, 2]
+    ids = rng.integers(0, rows, size=low.shape).astype(np.int32)
+
+    def meet(*own: jax.Array) -> list[jax.Array]:
+        return Numbering(rows, ("model",)).gather_enclosed(*own)
+
+    split, same = jax.P(None, "model"), [jax.P()] * 4
+    met = jax.jit(jax.shard_map(meet, mesh=mesh, in_specs=(split,) * 3, out_specs=same, check_vma=False))
+    everyone, lower, higher, middle = map(np.asarray, met(ids, low, high))
+    assert np.array_equal(everyone, ids + np.arange(8 * k) // k * rows)
+    known = ~(np.isnan(low) | np.isnan(high))
+    assert not (lower > low)[known].any()  # NaN, where a bound is infinite, fails a proof
+    assert not (higher < high)[known].any()
+    assert np.isnan(lower[~known] + higher[~known]).all()
+    assert np.array_equal(lower[0], low[0])
+    assert np.array_equal(higher[0], low[0])
+    finite = known & np.isfinite(low) & np.isfinite(high)
+    assert np.array_equal(middle[finite], ((low + high) / 2)[finite])
+    width, sent = (higher - lower)[finite], (high - low)[finite]
+    assert (width <= sent * 1.03 + np.abs(middle[finite]) * 2.0**-20 + 2.0**-110).all()
 
 
 @pytest.mark.diagonal(keep=2)
