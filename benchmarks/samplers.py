@@ -1,6 +1,6 @@
 """The exact default behind samplers, on a real model: same keys, same tokens, and how fast.
 
-    python -m benchmarks.samplers [--model gemma3-270m] [--positions 2048] [--turns 40]
+    python -m benchmarks.samplers [--model gemma3-270m] [--positions 2048] [--turns 40] [--only masks]
 
 Held-out text, position by position: what the rewritten head and its sampler choose is compared with what dense
 chooses from the same key. Then the whole decode step, both in turns. Three tails: of the 64 best the most likely
@@ -65,12 +65,13 @@ def main() -> None:
     parser.add_argument("--model", default="auto")
     parser.add_argument("--positions", type=int, default=2048)
     parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--only", default="", help="part of the name of a tail")
     options = parser.parse_args()
     model = load_model(options.model)
     states = heldout_states(model)[: options.positions]
     before = heldout_tokens(model)[: len(states)]
     rows = []
-    for name, (tail, reads_seen) in TAILS.items():
+    for name, (tail, reads_seen) in ((name, tail) for name, tail in TAILS.items() if options.only in name):
         equal, proof = agreement(model, tail, states, before if reads_seen else None)
         written, rewritten = step_ms(model, tail, reads_seen, options.turns)
         ms = [f"{written:.1f}", f"{rewritten:.1f}", f"{written / rewritten:.2f}×"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -95,8 +96,9 @@ class Interpreter:
           Unbounded: it cannot be followed; the message names it.
         """
         results = self._results(op)
+        cut = any(isinstance(v, Wide) and v.cut for v in (self.known.get(id(read)) for read in op.operands))
         for value, shadow in zip(op.results, results, strict=True):
-            self.known[id(value)] = shadow
+            self.known[id(value)] = replace(shadow, cut=True) if cut and isinstance(shadow, Wide) else shadow
         if op.block is self._block:
             self.done.append(op)
 
@@ -242,7 +244,7 @@ class Interpreter:
         value = operands[0]
         if not isinstance(value, Wide) or not _is_running_sum(op, value.axis):
             raise Unbounded("reduce_window that is no running sum")
-        if value.outside is not None:
+        if value.outside is not None and not value.cut:
             self.doubts.append("a running sum over the whole vocabulary")
         return [running_sum(value, self._elementwise)]
 

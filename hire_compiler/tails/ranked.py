@@ -40,7 +40,7 @@ def with_ranks(made: Wide, direction: str, args: Sequence[Shadow], rounded: Call
         kept = Enclosure(~kept.high, ~kept.low)
     bounds = made.inside.bounds
     both = Enclosure(bounds.low | kept.low, bounds.high & kept.high)
-    return replace(made, inside=replace(made.inside, bounds=both))
+    return replace(made, inside=replace(made.inside, bounds=both), cut=True)
 
 
 def _kept(values: Wide, kth: Kth, rounded: Callable[[Bounded], Enclosure], *, strict: bool) -> Enclosure:

@@ -210,6 +210,7 @@ class Wide:
       made: the arithmetic behind it since the product.
       bag: of sorted values the same ones as they stood before, where operations since did not depend on the order.
       source: of sorted values, the bounds of the candidates that were sorted.
+      cut: it follows from a comparison with the value at some rank, which usually leaves few columns that count.
     """
 
     shape: tuple[int, ...]
@@ -221,6 +222,7 @@ class Wide:
     made: frozenset[str] = frozenset()
     bag: Wide | None = None
     source: object = None
+    cut: bool = False
 
     @property
     def dtype(self) -> str:

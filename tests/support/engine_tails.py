@@ -151,6 +151,14 @@ def gemma_top_p(z: jax.Array, q: Request, p: float = 0.9) -> jax.Array:
     return sampled(jnp.where(z / 0.8 < cut, -jnp.inf, z / 0.8), q)
 
 
+def most_likely(z: jax.Array, p: jax.Array) -> jax.Array:
+    """What lies beyond the mass ``p`` of a descending sort is removed (HF's processor)."""
+    ordered = jnp.sort(z, axis=-1, descending=True)
+    summed = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
+    cut = jnp.take_along_axis(ordered, jnp.sum(summed < p[:, None], axis=-1, keepdims=True), axis=-1)
+    return jnp.where(z < cut, -jnp.inf, z)
+
+
 def min_p(z: jax.Array, q: Request) -> jax.Array:
     z = z / q["heat"][:, None]
     least = jnp.max(z, axis=-1, keepdims=True) + jnp.log(q["min_p"])[:, None]
@@ -220,6 +228,8 @@ TAILS: dict[str, Callable[[jax.Array, Request], Any]] = {
     "top-k and top-p of sorted probabilities": sglang,
     "top-k, top-p and min-p of sorted probabilities": lambda z, q: sglang(z, q, least=True),
     "top-p": gemma_top_p,
+    "top-k and top-p by sorts": lambda z, q: sampled(most_likely(kth_by_sort(z, q["k"]), q["p"]), q),
+    "top-k by top_k, top-p by a sort": lambda z, q: sampled(most_likely(best_of(z / 0.9, 20), q["p"]), q),
     "a penalty if any row needs it": lambda z, q: greedy(if_needed(z, q)),
     "one of two samplers": either_sampler,
     "guidance": lambda z, q: greedy(guided(z)),

@@ -100,6 +100,14 @@ def test_what_is_seldom_proven_waits_for_a_rule(name: str, why: str, rng: np.ran
     assert why in decision.reason
 
 
+def test_a_sum_over_what_a_rank_left_is_proven_by_default(rng: np.random.Generator) -> None:
+    fast = hire.transform(step_of("top-k by top_k, top-p by a sort"))
+    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4096, D), (2, D)))
+    q = request(rng, 2, 4096)
+    np.testing.assert_array_equal(fast(w, x, q), step_of("top-k by top_k, top-p by a sort")(w, x, q))
+    assert fast.report().certificates[0].proven == 2
+
+
 @pytest.mark.parametrize(
     ("output", "named"),
     [
