@@ -152,9 +152,15 @@ def _ready(block: Block, chosen: SitePlan, values: Sequence[Any]) -> Ready:
     prepared = jax.jit(preparation.traced)(*(jnp.asarray(values[i]) for i in preparation.arguments))
     views = tuple(jnp.asarray(values[i]) for i in replacement.views)
     layer_of = block.match.layer
+    beside = [*replacement.values[1:], *(entry.value for entry in replacement.captured)]
 
     def call(arrays: Any, x: jax.Array, layer: jax.Array) -> jax.Array:
-        more = () if layer_of is None else (layer.astype(jnp.dtype(layer_of.dtype)).reshape(layer_of.shape),)
+        more = [
+            layer.astype(jnp.dtype(value.dtype)).reshape(value.shape)
+            if value is layer_of
+            else jnp.zeros(value.shape, jnp.dtype(value.dtype))  # what the program adds takes as long whatever it is
+            for value in beside
+        ]
         return replacement.step(arrays[0], arrays[1], written_input(x, block.match.products[0]), *more)[0]
 
     return Ready(call, jax.block_until_ready((prepared, views)))

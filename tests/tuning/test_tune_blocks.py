@@ -133,10 +133,13 @@ def test_a_block_is_timed_as_it_will_run(found: Any) -> None:
         *exact_settings(relu),
         Tried(site="ffn/0", name="few", rule=rule, candidates=64, recall=0.5),
         Tried(site="ffn/0", name="all", rule=wide, candidates=M, recall=1.0),
+        Tried(site="ffn/0", name="zeros", rule=hire.Rule(kind="ffn", predictor=hire.Exact(), path="^ffn/0$")),
     ]
     timed = time_blocks([relu], settings, rows_read(held_out, quiet), values, quiet)
-    dense, few, wide_one = (next(t for t in timed if t.name == name) for name in ("dense", "few", "all"))
+    names = ("dense", "few", "all", "zeros")
+    dense, few, wide_one, zeros = (next(t for t in timed if t.name == name) for name in names)
     assert dense.ms
+    assert zeros.ms  # with the residual stream that it adds
     assert few.ms
     assert dense.read_bytes == 2 * L * D * M * 4
     assert few.read_bytes < dense.read_bytes
