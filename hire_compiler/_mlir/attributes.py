@@ -165,6 +165,11 @@ def gather_numbers(op: Any) -> lax.GatherDimensionNumbers:
     )
 
 
+def gather_vector(op: Any) -> int:
+    """Which dimension of the indices of a ``gather`` holds their parts."""
+    return int(hlo.GatherDimensionNumbers(op.attributes["dimension_numbers"]).index_vector_dim)
+
+
 def scatter_numbers(op: Any) -> tuple[lax.ScatterDimensionNumbers, int]:
     """How a ``scatter`` puts its updates, and which dimension of the indices holds their parts."""
     dims = hlo.ScatterDimensionNumbers(op.attributes["scatter_dimension_numbers"])

@@ -12,7 +12,7 @@ NaN fails the proof.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from hire_compiler.proofs.interval import (
     square,
     union,
     widened,
+    with_itself,
 )
 from hire_compiler.runtime.target import Target
 
@@ -116,7 +117,7 @@ def why_unbounded(expression: Expression) -> str:
     values: list[tuple[bool, str]] = [(i == 0, "") for i in range(expression.inputs)]
     for instruction in expression.instructions:
         op, args = instruction.op, [values[i] for i in instruction.args]
-        if not (op in RULES or op in ("constant", "compare", "convert")):
+        if not (op in RULES or op in ("constant", "compare", "convert", "reduce_precision")):
             return op
         uncertain = any(follows for follows, _ in args)
         whole = instruction.dtype not in _FLOATS and instruction.dtype != "bool"
@@ -173,14 +174,16 @@ class Steps:
         if op == "convert":
             return self._convert(instruction, args[0])
         if op == "compare":
-            return Bounded(compare(str(instruction.value), *map(self.rounded, args)), dtype, False)
+            same = instruction.args[0] == instruction.args[1]
+            direction, bounds = str(instruction.value), [self.rounded(arg) for arg in args]
+            return Bounded(with_itself(direction, bounds[0]) if same else compare(direction, *bounds), dtype, False)
         bounds = [self.rounded(arg) for arg in args]
         logical = op == "select" or (dtype == "bool" and op in ("and", "or", "not", "is_finite"))
         if dtype not in _FLOATS and not logical:
             if not known(*bounds):
                 raise Unbounded(op)
             return Bounded(point(evaluate_instruction(instruction, [b.low for b in bounds])), dtype, False)
-        rule = RULES.get(op)
+        rule = rounding(instruction) if op == "reduce_precision" else RULES.get(op)
         if rule is None:
             raise Unbounded(op)
         if op == "multiply" and instruction.args[0] == instruction.args[1]:
@@ -229,6 +232,12 @@ def as_input(bounds: Enclosure, dtype: str) -> Bounded:
     if exact:
         wide = widened(point(wide.low), _UNIT) if dtype == "float64" else point(wide.low)
     return Bounded(wide, dtype, dtype in NARROW and not exact)
+
+
+def rounding(instruction: Instruction) -> Callable[[Enclosure], Enclosure]:
+    """The rule of a ``reduce_precision``."""
+    exponent, mantissa = map(int, str(instruction.value).split("/"))
+    return rising(lambda end: lax.reduce_precision(end, exponent_bits=exponent, mantissa_bits=mantissa))
 
 
 def _constant(instruction: Instruction) -> Bounded:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -186,6 +187,15 @@ def compare(direction: str, a: Enclosure, b: Enclosure) -> Enclosure:
     return Enclosure(jnp.logical_not(possibly), jnp.logical_not(surely))
 
 
+def with_itself(direction: str, a: Enclosure) -> Enclosure:
+    """A number compared with itself: only a NaN is not equal to itself."""
+    if direction in ("LT", "GT"):
+        never = jnp.zeros_like(a.low, bool)
+        return Enclosure(never, never)
+    nan = jnp.isnan(a.low) | jnp.isnan(a.high)
+    return Enclosure(jnp.zeros_like(nan), nan) if direction == "NE" else Enclosure(~nan, jnp.ones_like(nan))
+
+
 RULES: dict[str, Callable[..., Enclosure]] = {
     "add": _add,
     "subtract": _subtract,
@@ -199,6 +209,8 @@ RULES: dict[str, Callable[..., Enclosure]] = {
     "abs": _absolute,
     "sign": rising(jnp.sign),
     "floor": rising(jnp.floor),
+    "round_nearest_even": rising(partial(lax.round, rounding_method=lax.RoundingMethod.TO_NEAREST_EVEN)),
+    "round_nearest_afz": rising(partial(lax.round, rounding_method=lax.RoundingMethod.AWAY_FROM_ZERO)),
     "ceil": rising(jnp.ceil),
     "chlo.square": square,
     "sqrt": _from_zero(rising(jnp.sqrt)),

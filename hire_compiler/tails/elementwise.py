@@ -13,9 +13,11 @@ from hire_compiler.graph.expression import COMPARE, OPERATIONS, Instruction
 from hire_compiler.proofs.enclosure import NARROW, Arithmetic, Bounded, Steps, Unbounded
 from hire_compiler.proofs.interval import Enclosure, known, point, widened
 from hire_compiler.tails.ranked import with_ranks
+from hire_compiler.tails.spaces import Rows
 from hire_compiler.tails.values import (
     Frame,
     Kth,
+    Mixed,
     Plain,
     Shadow,
     Unknown,
@@ -92,6 +94,8 @@ class Elementwise:
         for arg in args:
             if isinstance(arg, Wide):
                 if arg.axis != wide.axis or arg.shape != wide.shape or not arg.space.same(wide.space):
+                    if isinstance(arg.space, Rows) and isinstance(wide.space, Rows):
+                        raise Mixed(f"{instruction.op} of logits of different batch rows")
                     raise Unbounded(f"{instruction.op} of values in different orders of the vocabulary")
                 parts.append((arg.inside, arg.outside))
             else:

@@ -19,13 +19,16 @@ from hire_compiler.graph.graph import Block, Op, Value
 from hire_compiler.proofs.enclosure import Unbounded, arithmetic_for
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.runtime.target import target_for
+from hire_compiler.tails.few import WHOLE, is_few, is_finished
 from hire_compiler.tails.interpret import Interpreter, outer_values
-from hire_compiler.tails.layout import Mixed
 from hire_compiler.tails.looking import Looking, first_columns
 from hire_compiler.tails.program import Tail, following_of
-from hire_compiler.tails.values import Plain, Ranks, Rows, Unknown, Wide
+from hire_compiler.tails.spaces import Rows
+from hire_compiler.tails.values import Mixed, Plain, Unknown, Wide
 
-WHOLE = frozenset({"bool", "int32", "uint32", "int8", "int16", "uint8", "uint16"})
+_FEW = 64  # operations that are put off
+_SMALL = frozenset({"reduce", "reduce_window", "scatter", "sort"})  # whose bodies are one function of two numbers
+_LARGE = frozenset({"dot_general", "convolution", "func.return", "return"})
 
 
 class NoTail(Exception):
@@ -70,6 +73,7 @@ class _Finder:
         self._numbers: list[Value] = []
         self._blocked = ""
         self._mixed = mixed
+        self._late: dict[int, Op] = {}
         self.mixes = False  # it needs to be looked at again, with the same candidates for all batch rows
 
     def run(self) -> Any:
@@ -81,7 +85,7 @@ class _Finder:
         ids = jnp.broadcast_to(jnp.arange(few, dtype=jnp.int32), (apart_rows, few))
         looking = Looking(arithmetic_for(target_for("cpu")))
         ids_of = frozenset(id(op) for op in self._following)
-        self.points: dict[int, Any] = {}
+        self.points: list[Any] = []
         everyone = Rows(None, None, width, width, shared=self._mixed)
         apart = replace(everyone, ids=ids, chosen=ends[0][:apart_rows] > 0, pick=first_columns)
         for inside, space in ((None, everyone), (Enclosure(ends[0][:, :few], ends[1][:, :few]), apart)):
@@ -108,15 +112,18 @@ class _Finder:
                 continue
             if all(id(result) in known for result in op.results) and op.results:
                 continue
-            wide = [shadow for value in op.operands if isinstance(shadow := known.get(id(value)), Wide)]
+            wide = [shadow for value in outer_values(op) if isinstance(shadow := known.get(id(value)), Wide)]
             if op.name in ("func.return", "return"):
-                if all(map(is_finished, wide)):
+                if all(map(is_few, wide)):
                     continue
                 self.failure = self._returned(op, known)
                 return
             try:
-                self._interpreter.run(op)
+                self._interpreter.run(op, stop=bool(wide) and all(map(is_finished, wide)))
             except Unbounded as no:
+                if not wide:  # it reads tokens that are not chosen yet: perhaps it comes after all of them
+                    known.update({id(value): Unknown(value.shape, value.dtype) for value in op.results})
+                    continue
                 self.mixes = isinstance(no, Mixed) and not self._mixed
                 if wide and all(map(is_finished, wide)):
                     continue  # it reads what has come to an end
@@ -129,7 +136,7 @@ class _Finder:
 
     def _returned(self, op: Op, known: dict[int, Any]) -> str:
         shadows = [known.get(id(value)) for value in op.operands]
-        at = next(i for i, s in enumerate(shadows) if isinstance(s, Wide) and not is_finished(s))
+        at = next(i for i, s in enumerate(shadows) if isinstance(s, Wide) and not is_few(s))
         if op.name == "func.return":
             name = self._outputs(at)
             return f"the program returns values of the whole vocabulary as {name}{_unlocked_by(name)}"
@@ -159,6 +166,9 @@ class _Finder:
         last = max(op.position for op in ends)
         for value in read:
             for use, _ in value.uses:
+                top = use.holder_in(self._block)
+                if id(top) in self._late:
+                    continue
                 if not self._holds(use, inside) and _position(use, self._block) <= last:
                     raise NoTail(self._blocked or "a token is read before the last of several is known")
         doubt = next(iter(self._interpreter.doubts), "")
@@ -166,11 +176,12 @@ class _Finder:
             self._logits, self._axis, tuple(done), tuple(ends), tuple(read), tuple(self._captured.values()),
             frozenset(id(op) for op in self._following), self._compared(), self._most, doubt, self._mixed,
             self._interpreter.orders, tuple(self._numbers), self._blocked,
+            tuple(sorted(self._late.values(), key=lambda op: op.position)),
         )  # fmt: skip
 
     def _compared(self) -> int:
         """How many different values share the candidates."""
-        return sum(len(point) for point in self.points.values()) if self._mixed else len(self.points)
+        return sum(map(len, self.points)) if self._mixed else len(self.points)
 
     def _follow_numbers(self) -> None:
         """Let the tail hold what is made of its numbers, down to the outputs."""
@@ -191,14 +202,15 @@ class _Finder:
                 queue += [value for value in top.results if self._is_number(value)]
 
     def _is_number(self, value: Value) -> bool:
-        """Whether it is no token, and has no vocabulary."""
-        return isinstance(self._interpreter.known.get(id(value)), Plain) and value.dtype not in WHOLE
+        """Whether it is no token, and has no vocabulary, or the best of it only."""
+        known = self._interpreter.known.get(id(value))
+        return (isinstance(known, Plain) or is_few(known)) and value.dtype not in WHOLE
 
     def _goes_on(self, value: Value, inside: set[int]) -> bool:
         return any(not self._holds(use, inside) for use, _ in value.uses)
 
     def _pull_in(self) -> None:
-        """Let the tail hold what reads its values before it ends."""
+        """Let the tail hold what reads its values before it ends; what cannot be followed is put off to its end."""
         while True:
             done = self._interpreter.done
             inside = {id(op) for op in done}
@@ -211,14 +223,33 @@ class _Finder:
                 for use, _ in value.uses
                 if not self._holds(use, inside) and (top := use.holder_in(self._block)) and top.position <= last
             ]
+            early = [op for op in early if id(op) not in self._late]
             if not early:
                 return
             for op in dict.fromkeys(early):
                 try:
                     self._interpreter.run(op)
                 except Unbounded as no:
-                    self.failure = f"a token is read by {no}{_where(op)} before the last of several is known"
-                    return
+                    if not self._put_off(op, last, inside):
+                        self.failure = f"a token is read by {no}{_where(op)} before the last of several is known"
+                        return
+
+    def _put_off(self, op: Op, last: int, inside: set[int]) -> bool:
+        """Let an operation, and what follows from it, stand behind the tail, if no part of that follows: whether so."""
+        late, queue = {id(op): op}, [op]
+        while queue:
+            for value in queue.pop().results:
+                for use, _ in value.uses:
+                    top = use.holder_in(self._block)
+                    if top is not None and top.position <= last and id(top) not in late:
+                        late[id(top)] = top
+                        queue.append(top)
+        if len(late) > _FEW or not inside.isdisjoint(late):
+            return False
+        if any((o.blocks and o.name not in _SMALL) or o.name in _LARGE for o in late.values()):
+            return False
+        self._late |= late
+        return True
 
     def _holds(self, op: Op, inside: set[int]) -> bool:
         return id(op.holder_in(self._block)) in inside
@@ -226,9 +257,7 @@ class _Finder:
     def _check_end(self, value: Value, inside: set[int]) -> None:
         known = self._interpreter.known[id(value)]
         assert value.op is not None
-        if isinstance(known, Wide) and is_finished(known):
-            return
-        if not isinstance(known, Plain):
+        if not isinstance(known, Plain) and not is_few(known):
             raise NoTail(f"values of the whole vocabulary go on from {value.op.name}{_where(value.op)}")
         if value.dtype in WHOLE:
             return
@@ -238,7 +267,7 @@ class _Finder:
 
     def _read_number(self, value: Value) -> str:
         assert value.op is not None
-        what = f"a number of the whole vocabulary ({value.op.name}{_where(value.op)})"
+        what = f"a number that is only known between bounds ({value.op.name}{_where(value.op)})"
         paths = outputs_of(value, self._outputs)
         if paths:
             return f"{what} is returned as {', '.join(paths)}{_unlocked_by(*paths)}"
@@ -249,13 +278,6 @@ def _unlocked_by(*names: str) -> str:
     """What lets a head be certified all the same."""
     patterns = "".join(f"{re.escape(name)!r}, " for name in names)
     return f" (if nobody reads it: Config(unused=({patterns.rstrip()})) certifies the head)"
-
-
-def is_finished(known: object) -> bool:
-    """Whether a value with a vocabulary is no more than the best few: then it can be an end of the tail."""
-    if not isinstance(known, Wide):
-        return not isinstance(known, Unknown)
-    return isinstance(known.space, Ranks) and known.outside is None and known.dtype in WHOLE
 
 
 def outputs_of(value: Value, outputs: Callable[[int], str]) -> list[str]:

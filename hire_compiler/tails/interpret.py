@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import is_
 from typing import Any
 
 import jax.numpy as jnp
 
-from hire_compiler import _mlir
 from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Block, Op, Value
-from hire_compiler.patterns.operations.reducers import is_argmax, reducer, sorts_down
+from hire_compiler.patterns.operations.reducers import position_of, reducer, sorts_down
 from hire_compiler.patterns.region.region import detail
 from hire_compiler.proofs.enclosure import Unbounded
 from hire_compiler.proofs.interval import Enclosure, point
 from hire_compiler.tails.control import branch, loop
 from hire_compiler.tails.elementwise import ELEMENTWISE, Elementwise
+from hire_compiler.tails.few import as_plain, as_wide, is_few, reduced_plain
 from hire_compiler.tails.given import captured, constant, counts, iota
 from hire_compiler.tails.joining import joined
 from hire_compiler.tails.layout import LAYOUT, move
 from hire_compiler.tails.order import sort, top_k
 from hire_compiler.tails.picking import gather, scatter
+from hire_compiler.tails.points import Points
+from hire_compiler.tails.ranked import is_compared_with_its_largest
 from hire_compiler.tails.reductions import best, reduce, running_sum
-from hire_compiler.tails.values import Plain, Ranks, Rows, Shadow, Unknown, Wide, mapped, plain, positions
+from hire_compiler.tails.spaces import Rows
+from hire_compiler.tails.unrolled import Trips, sliced, updated
+from hire_compiler.tails.values import Mixed, Plain, Shadow, Unknown, Wide, mapped, plain, positions
+from hire_compiler.tails.windows import is_running_sum
 
 _TYPES = ("float32", "bfloat16", "float16", "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32")
 
@@ -33,7 +39,6 @@ class Interpreter:
     """One run of a tail.
 
     Attributes:
-      points: what is compared while there are no candidates yet: upper bounds of all rows, ``[batch, n]``.
       done: the operations of the block that were interpreted.
       doubts: what seldom leaves one token only, though it can.
       orders: candidates are put in an order.
@@ -59,10 +64,17 @@ class Interpreter:
             block = block.owner.block
             self._outer.add(id(block))
         self.known: dict[int, Shadow] = {}
-        self.points: dict[int, Any] = {}
+        self._opposite: dict[int, Shadow] = {}  # values before they were negated
+        self._points = Points()
+        self._trips = Trips()
         self.done: list[Op] = []
         self.doubts: list[str] = []
         self.orders = False
+
+    @property
+    def points(self) -> list[Any]:
+        """What is compared while there are no candidates yet: upper bounds of all rows, ``[batch or 1, n]`` each."""
+        return self._points.arrays
 
     def read(self, value: Value) -> Shadow:
         """What is known of a value."""
@@ -89,25 +101,28 @@ class Interpreter:
             return move(op, self.read(op.operands[0]))
         return captured(value, jnp.asarray(self._given(value)).reshape(value.shape))
 
-    def run(self, op: Op) -> None:
+    def run(self, op: Op, *, stop: bool = False) -> None:
         """Interpret one operation; what it reads is found on the way.
+
+        Args:
+          stop: do not take the best few for numbers of their own where nothing else can be done with them.
 
         Raises:
           Unbounded: it cannot be followed; the message names it.
         """
-        results = self._results(op)
+        results = self._results(op, stop=stop)
         cut = any(isinstance(v, Wide) and v.cut for v in (self.known.get(id(read)) for read in op.operands))
         for value, shadow in zip(op.results, results, strict=True):
             self.known[id(value)] = replace(shadow, cut=True) if cut and isinstance(shadow, Wide) else shadow
         if op.block is self._block:
             self.done.append(op)
 
-    def _results(self, op: Op) -> Sequence[Shadow]:
+    def _results(self, op: Op, *, stop: bool) -> Sequence[Shadow]:
         name = op.name
         if name in ("case", "if", "while"):
             for value in outer_values(op):  # before a body is traced, where it would belong to that trace
                 self.read(value)
-        if name == "while" and self._choosing(op):
+        if name == "while" and self._choosing(op) and not self._trips_of(op):
             return [Unknown(value.shape, value.dtype) for value in op.results]
         if name in ("case", "if"):
             which = self.read(op.operands[0])
@@ -115,12 +130,30 @@ class Interpreter:
                 raise Unbounded(f"{name} that the logits decide")
             return branch(op, which, self._body, self._elementwise)
         operands = [self.read(value) for value in op.operands]
+        try:
+            return self._followed(op, operands)
+        except Mixed:
+            raise
+        except Unbounded:
+            bare = [as_plain(o) if isinstance(o, Wide) and is_few(o) else o for o in operands]
+            if stop or all(map(is_, bare, operands)):
+                raise
+            return self._followed(op, bare)
+
+    def _followed(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        name = op.name
         if name == "while":
+            count = self._trips_of(op)
+            if count:
+                return self._unrolled(op, operands, count)
             if any(isinstance(self.known[id(value)], Wide) for value in outer_values(op)):
                 self.doubts.append("a threshold that a loop over the vocabulary finds")
             return loop(op, operands, self._body)
         if name == "compare":
             self._thresholds(op, operands)
+        known_before = self._note_opposite(op, operands) if op.operands else None
+        if known_before is not None:
+            return known_before
         if name in ELEMENTWISE:
             places = {id(value): i for i, value in reversed(list(enumerate(op.operands)))}
             args = tuple(places[id(value)] for value in op.operands)
@@ -128,17 +161,37 @@ class Interpreter:
             return [self._elementwise(instruction, operands, op.result.shape)]
         if name in LAYOUT:
             made = move(op, operands[0])
-            if isinstance(made, Wide) and made.frame is None and getattr(operands[0], "frame", None) is not None:
+            if _mixes(operands[0], made):
                 self.doubts.append("a mixture of probabilities of different batch rows")
             return [made]
         if name == "iota":
             return [iota(op)]
         if any(isinstance(operand, Unknown) for operand in operands):
+            if name == "scatter" and isinstance(operands[0], Wide):  # candidates are those of before it is known where
+                return [replace(operands[0], frame=None)]
             return [Unknown(value.shape, value.dtype) for value in op.results]
         rule = _RULES.get(name)
         if rule is None:
             raise Unbounded(name)
         return rule(self, op, operands)
+
+    def _trips_of(self, op: Op) -> int:
+        """How many trips of a loop that reads logits are followed one by one; 0 if none are."""
+        wide = [value for value in outer_values(op) if isinstance(self.known[id(value)], Wide)]
+        return self._trips.count(op, wide) if wide else 0
+
+    def _unrolled(self, op: Op, operands: list[Shadow], count: int) -> list[Shadow]:
+        carry, body = operands, op.blocks[1]
+        for trip in range(count):
+            self._trips.enter(body, trip, count)
+            carry = self._body(body, carry)
+        return carry
+
+    def _slice(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        return [sliced(op, operands, self._trips)]
+
+    def _update(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        return [updated(op, operands)]
 
     def _body(self, block: Block, arguments: Sequence[Shadow]) -> list[Shadow]:
         for value, shadow in zip(block.args, arguments, strict=True):
@@ -147,6 +200,7 @@ class Interpreter:
         for op in inner:
             for result in op.results:
                 self.known.pop(id(result), None)
+                self._opposite.pop(id(result), None)
         for op in inner:
             if op.name != "constant":
                 self.run(op)
@@ -159,30 +213,16 @@ class Interpreter:
             bounds = self._elementwise.rounded(known.bounded)
             return jnp.broadcast_to(bounds.low, value.shape), jnp.broadcast_to(bounds.high, value.shape)
         assert isinstance(known, Wide)
-        assert isinstance(known.space, Ranks)
-        assert known.inside is not None
-        bounds, space, lead, axis = known.inside.bounds, known.space, known.lead, known.axis
-
-        def placed(end: Any) -> Any:
-            full = jnp.broadcast_to(end, (space.batch, space.inner))
-            full = jnp.flip(full, 1) if space.rising else full
-            return jnp.moveaxis(full.reshape(*lead, -1), -1, axis)
-
-        return placed(bounds.low), placed(bounds.high)
+        bounds = as_plain(known).bounded.bounds
+        return bounds.low, bounds.high
 
     # --------------------------------------------------------------------------------------- over the vocabulary
 
     def _point(self, value: Value, wide: Wide) -> bool:
-        """Note what is compared, while candidates are still to be chosen."""
-        if wide.inside is not None:
-            return False
-        if isinstance(wide.space, Rows) and wide.outside is not None:
-            root = value
-            while root.op is not None and root.op.name in LAYOUT and root.op.name != "slice":
-                root = root.op.operands[0]
-            high = jnp.where(wide.space.others, self._elementwise.rounded(wide.outside).high, -jnp.inf)
-            self.points.setdefault(id(root), high)
-        return True
+        """Note what is compared, while candidates are still to be chosen: whether they are."""
+        if wide.inside is None:
+            self._points.note(value, wide, self._elementwise)
+        return wide.inside is None
 
     def _choosing(self, op: Op) -> bool:
         """Whether an operation reads logits while there are no candidates yet."""
@@ -191,7 +231,8 @@ class Interpreter:
 
     def _thresholds(self, op: Op, operands: list[Shadow]) -> None:
         """What is compared with a number that only candidates can give decides too which rows matter."""
-        if any(isinstance(operand, Unknown) for operand in operands):
+        largest = is_compared_with_its_largest(str(detail(op)), operands)
+        if largest or any(isinstance(operand, Unknown) for operand in operands):
             for value, operand in zip(op.operands, operands, strict=True):
                 if isinstance(operand, Wide) and operand.dtype in ("float32", "bfloat16", "float16"):
                     self._point(value, operand)
@@ -199,25 +240,36 @@ class Interpreter:
     def _reduce(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         value = operands[0]
         if not isinstance(value, Wide):
-            return _plain_reduction(op, value)
+            return reduced_plain(op, value, self._elementwise)
         dims = [dim for dim in op.ints("dimensions") if value.shape[dim] > 1]
         if dims != [value.axis]:
-            raise Unbounded("a reduction over the batch")
-        shape = op.results[0].shape
-        if len(op.operands) == 4 and is_argmax(op):
-            if self._point(op.operands[0], value):
-                return [Unknown(result.shape, result.dtype) for result in op.results]
-            return best(value, self._elementwise, shape)
+            raise Unbounded("a reduction that is not one over the vocabulary")
+        extreme, shape = position_of(op), op.results[0].shape
+        if extreme is not None:
+            return self._position(op, value, extreme)
         kind = reducer(op)
         if kind is None:
             raise Unbounded("a reduction of an unusual kind")
         return [reduce(kind, value, self._elementwise, shape)]
 
+    def _position(self, op: Op, value: Wide, extreme: str) -> Sequence[Shadow]:
+        """Where the largest or the smallest stands, and itself."""
+        found = value if extreme == "maximum" else self._turned(op.operands[0], value)
+        if self._point(op.operands[0], found):
+            return [Unknown(result.shape, result.dtype) for result in op.results]
+        largest, position = best(found, self._elementwise, op.results[0].shape, op.results[1].dtype)
+        return [largest if extreme == "maximum" else self._negated(largest), position]
+
     def _sort(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         value, *beside = operands
         down = sorts_down(op)
+        if isinstance(value, Plain):
+            value = as_wide(value, op.int("dimension"))
         if down is None or not isinstance(value, Wide) or op.int("dimension") != value.axis:
             raise Unbounded("sort in an unusual order")
+        turned = not down and id(op.operands[0]) in self._opposite
+        if turned:  # of what was negated the smallest are the best: sorted as it was before
+            value, down = self._turned(op.operands[0], value), True
         if self._point(op.operands[0], value):
             return [Unknown(result.shape, result.dtype) for result in op.results]
         self.orders = True
@@ -226,12 +278,40 @@ class Interpreter:
             positions(value, read.dtype) if counts(read, value.axis) else other
             for read, other in zip(op.operands[1:], beside, strict=True)
         ]
-        return sort(value, others, self._elementwise, down=down, stable=stable)  # type: ignore[arg-type]
+        first, *rest = sort(value, others, self._elementwise, down=down, stable=stable)  # type: ignore[arg-type]
+        if not turned:
+            return [first, *rest]
+        self._opposite[id(op.results[0])] = first
+        return [self._negated(first), *rest]
+
+    def _turned(self, value: Value, shadow: Wide) -> Wide:
+        """Numbers of the opposite sign: as they were before they were negated, where they were."""
+        made = self._opposite.get(id(value)) or self._negated(shadow)
+        assert isinstance(made, Wide)
+        return made
+
+    def _negated(self, shadow: Shadow) -> Shadow:
+        return self._elementwise(Instruction("negate", (0,), shadow.dtype), [shadow], shadow.shape)
+
+    def _note_opposite(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow] | None:
+        """Remember what a value was before it was negated, also where it only moved since; that is what -(-x) is."""
+        source, result = id(op.operands[0]), id(op.results[0])
+        before = self._opposite.get(source)
+        if op.name == "negate":
+            self._opposite[result] = operands[0]
+            return None if before is None else [before]
+        if before is not None and op.name in LAYOUT:
+            self._opposite[result] = move(op, before)
+        if isinstance(before, Wide) and op.name == "gather":
+            self._opposite[result] = self._gather(op, [before, *operands[1:]])[0]
+        return None
 
     def _top_k(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         value = operands[0]
+        if isinstance(value, Plain):
+            value = as_wide(value, len(value.shape) - 1)
         if not isinstance(value, Wide) or value.axis != len(value.shape) - 1:
-            raise Unbounded("top_k of numbers without a vocabulary")
+            raise Unbounded("top_k along another dimension than the vocabulary")
         if value.dtype != "float32":  # jaxlib 0.11 ranks bfloat16 by numbers that it cuts off instead of rounding them
             raise Unbounded(f"top_k of {value.dtype}")
         if self._point(op.operands[0], value):
@@ -242,7 +322,7 @@ class Interpreter:
 
     def _window(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         value = operands[0]
-        if not isinstance(value, Wide) or not _is_running_sum(op, value.axis):
+        if not isinstance(value, Wide) or not is_running_sum(op, value.axis):
             raise Unbounded("reduce_window that is no running sum")
         if value.outside is not None and not value.cut:
             self.doubts.append("a running sum over the whole vocabulary")
@@ -271,6 +351,14 @@ class Interpreter:
         return [plain(op.result.shape, bounds, op.result.dtype)]
 
 
+def _mixes(before: Shadow, after: Shadow) -> bool:
+    """Whether numbers of several batch rows meet that are known up to one unknown number of each row."""
+    if not isinstance(before, Wide) or not isinstance(after, Wide) or before.frame is None:
+        return False
+    apart = isinstance(before.space, Rows) and before.space.shared and after.lead != before.lead
+    return after.frame is None or apart
+
+
 def outer_values(op: Op) -> list[Value]:
     """What an operation and its bodies read from outside."""
     inner = {id(value) for each in bodies(op) for value in (*each.args, *(r for o in each.ops for r in o.results))}
@@ -292,34 +380,6 @@ _RULES: dict[str, Callable[[Interpreter, Op, list[Shadow]], Sequence[Shadow]]] =
     "gather": Interpreter._gather,
     "scatter": Interpreter._scatter,
     "concatenate": Interpreter._concatenate,
+    "dynamic_slice": Interpreter._slice,
+    "dynamic_update_slice": Interpreter._update,
 }
-
-
-def _plain_reduction(op: Op, value: Shadow) -> Sequence[Shadow]:
-    kind = reducer(op)
-    function = {"and": jnp.all, "or": jnp.any, "maximum": jnp.max, "minimum": jnp.min}.get(kind or "")
-    if not isinstance(value, Plain) or value.bounded.rounds or function is None:
-        raise Unbounded("a reduction of numbers without a vocabulary")
-    dims = op.ints("dimensions")
-    bounds = mapped(value.bounded.bounds, lambda end: function(jnp.broadcast_to(end, value.shape), axis=dims))
-    return [plain(op.result.shape, bounds, value.dtype)]
-
-
-def _is_running_sum(op: Op, axis: int) -> bool:
-    shape = op.result.shape
-    (only, *_), start = op.blocks[0].ops, op.operands[1]
-    while start.op is not None and start.op.name in LAYOUT:
-        start = start.op.operands[0]
-    zero = None if start.op is None else start.op.constant()
-    adds = (
-        len(op.blocks[0].ops) == 2
-        and only.name == "add"
-        and set(map(id, only.operands)) == set(map(id, op.blocks[0].args))
-    )
-    if not adds or zero is None or zero.any() or op.operands[0].shape != shape:
-        return False
-    window = tuple(size if i == axis else 1 for i, size in enumerate(shape))
-    padding = [[size - 1 if i == axis else 0, 0] for i, size in enumerate(shape)]
-    ones = ("window_strides", "base_dilations", "window_dilations")
-    plainly = all(set(op.ints(name)) <= {1} for name in ones if name in op.ir.attributes)
-    return plainly and op.ints("window_dimensions") == window and _mlir.pairs(op.ir, "padding") == padding

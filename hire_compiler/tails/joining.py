@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from hire_compiler.proofs.enclosure import Bounded, Unbounded
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.tails.elementwise import Elementwise
-from hire_compiler.tails.values import Plain, Ranks, Shadow, Wide, canonical
+from hire_compiler.tails.spaces import Ranks
+from hire_compiler.tails.values import Plain, Shadow, Wide, canonical
 
 
 def joined(operands: Sequence[Shadow], dim: int, shape: tuple[int, ...], elementwise: Elementwise) -> Wide:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -13,12 +12,9 @@ from jax import lax
 
 from hire_compiler.graph.graph import Op
 from hire_compiler.proofs.enclosure import Bounded, Unbounded
-from hire_compiler.tails.values import Frame, Kth, Plain, Ranks, Rows, Shadow, Unknown, Wide, mapped
-
-
-class Mixed(Unbounded):
-    """Batch rows are mixed, which can be followed where all of them have the same candidates."""
-
+from hire_compiler.tails.entries import columns
+from hire_compiler.tails.spaces import Ranks, Rows
+from hire_compiler.tails.values import Frame, Kth, Plain, Shadow, Unknown, Wide, mapped
 
 LAYOUT = frozenset({"reshape", "transpose", "broadcast_in_dim", "slice", "reverse"})
 
@@ -38,10 +34,22 @@ def move(op: Op, value: Shadow) -> Shadow:
     made = _MOVES[op.name](op, replace(value, frame=None))
     if isinstance(made, Wide) and made.bag is not None and made.shape != value.shape:
         made = replace(made, bag=None)
-    fewer = isinstance(made, Wide) and prod(made.lead) != prod(value.lead)
-    if value.frame is None or fewer or (isinstance(made, Plain) and value.frame.kind == "shift"):
+    frame = value.frame
+    if frame is None or (isinstance(made, Plain) and frame.kind == "shift"):
         return made
-    return replace(made, frame=_framed(op, value.frame))
+    if prod(made.shape) // (made.shape[made.axis] if isinstance(made, Wide) else 1) == prod(value.lead):
+        return replace(made, frame=_framed(op, frame))
+    return _of_rows(op, value, made, frame)
+
+
+def _of_rows(op: Op, value: Wide, made: Wide | Plain, frame: Frame) -> Wide | Plain:
+    """A value of other batch rows, whose unknown numbers are those of its rows."""
+    rows = _rows_of(op, value)
+    if rows is None or not isinstance(made, Wide) or not isinstance(made.space, Rows):
+        return made
+    origin = ("rows", frame.origin, tuple(map(int, rows)))
+    reach = frame.reach if frame.reach.shape[0] == 1 else frame.reach[rows]
+    return replace(made, frame=replace(_framed(op, frame), origin=origin, reach=reach))
 
 
 def _framed(op: Op, frame: Frame) -> Frame:
@@ -79,19 +87,78 @@ def _moved(op: Op, array: Any, shape: tuple[int, ...]) -> Any:
 def _broadcast(op: Op, value: Wide) -> Wide:
     dims = op.ints("broadcast_dimensions")
     lead = [dims[i] for i in range(len(dims)) if i != value.axis]
-    grown = [op.result.shape[dim] != size for dim, size in zip(dims, value.shape, strict=True)]
-    new = [size for i, size in enumerate(op.result.shape) if i not in dims]
-    if any(grown) or lead != sorted(lead) or prod(new) != 1:
-        raise Unbounded("broadcast_in_dim of logits along a new dimension")
-    return replace(value, shape=op.result.shape, axis=dims[value.axis])
+    if op.result.shape[dims[value.axis]] != value.shape[value.axis] or lead != sorted(lead):
+        raise Unbounded("broadcast_in_dim of logits along the vocabulary")
+    made = replace(value, shape=op.result.shape, axis=dims[value.axis])
+    if prod(made.lead) == prod(value.lead):
+        return made
+    rows = _rows_of(op, value)
+    assert rows is not None
+    return chosen_rows(made, rows, prod(value.lead))
+
+
+def _rows_of(op: Op, value: Wide) -> np.ndarray | None:
+    """Which of a value's batch rows an operation takes (a slice), or repeats (several samples of each)."""
+    own = np.arange(prod(value.lead)).reshape(value.lead)
+    if op.name == "slice":
+        bounds = list(zip(op.ints("start_indices"), op.ints("limit_indices"), op.ints("strides"), strict=True))
+        del bounds[value.axis]
+        return own[tuple(slice(*bound) for bound in bounds)].ravel()
+    if op.name != "broadcast_in_dim":
+        return None
+    dims = op.ints("broadcast_dimensions")
+    axis = dims[value.axis]
+    wanted = [size for dim, size in enumerate(op.result.shape) if dim != axis]
+    at = [dim - (dim > axis) for i, dim in enumerate(dims) if i != value.axis]
+    return np.broadcast_to(
+        own.reshape([own.shape[at.index(i)] if i in at else 1 for i in range(len(wanted))]), wanted
+    ).ravel()
+
+
+def chosen_rows(value: Wide, rows: np.ndarray, batch: int) -> Wide:
+    """A value with other batch rows, which are some of its ``batch``.
+
+    Raises:
+      Unbounded: it is sorted.
+    """
+    if not isinstance(value.space, Rows):
+        raise Unbounded("batch rows of sorted logits, repeated or left out")
+
+    def some(end: Any) -> Any:
+        return end if end.shape[0] == 1 else end[rows]
+
+    space = value.space.of_rows(tuple(map(int, rows)), batch)
+    inside, outside = (side and _each(side, some) for side in (value.inside, value.outside))
+    return replace(value, space=space, inside=inside, outside=outside, bag=None)
 
 
 def _reshape(op: Op, value: Wide) -> Wide:
-    shape, before = op.result.shape, prod(value.shape[: value.axis])
-    for axis, size in enumerate(shape):
-        if size == value.shape[value.axis] and prod(shape[:axis]) == before:
+    shape, before, size = op.result.shape, prod(value.shape[: value.axis]), value.shape[value.axis]
+    for axis, found in enumerate(shape):
+        if found == size and prod(shape[:axis]) == before:
             return replace(value, shape=shape, axis=axis)
+    for axis, found in enumerate(shape):
+        beams = found // size
+        if found == beams * size and prod(shape[:axis]) * beams == before and prod(shape[axis + 1 :]) == 1:
+            return _flattened(value, shape, axis, beams)
     raise Unbounded("reshape that takes the vocabulary apart")
+
+
+def _flattened(value: Wide, shape: tuple[int, ...], axis: int, beams: int) -> Wide:
+    """Batch rows put one behind the other, as a beam search compares what its beams may go on with."""
+    space, batch = value.space, prod(value.lead)
+    if not isinstance(space, Rows) or space.flipped or space.total != space.width:
+        raise Unbounded("reshape that joins beams of sorted or padded logits")
+
+    def joined(end: Any) -> Any:
+        return jnp.broadcast_to(end, (batch, space.width)).reshape(batch // beams, -1)
+
+    def inner(end: Any) -> Any:
+        return jnp.broadcast_to(end, (batch, space.ids.shape[1])).reshape(batch // beams, -1)
+
+    inside = value.inside and _each(value.inside, inner)
+    outside = value.outside and _each(value.outside, joined)
+    return replace(value, shape=shape, axis=axis, space=space.flattened(batch, beams), inside=inside, outside=outside)
 
 
 def _transpose(op: Op, value: Wide) -> Wide:
@@ -122,7 +189,7 @@ def _slice(op: Op, value: Wide) -> Wide | Plain:
     bounds = list(zip(op.ints("start_indices"), op.ints("limit_indices"), op.ints("strides"), strict=True))
     start, stop, stride = bounds.pop(value.axis)
     if any((a, b, s) != (0, n, 1) for (a, b, s), n in zip(bounds, value.lead, strict=True) if n > 1):
-        value = _some_batch_rows(value, bounds)
+        value = _some_batch_rows(op, value)
     if stride != 1:
         raise Unbounded("slice that leaves out rows of the vocabulary")
     if isinstance(value.space, Rows):
@@ -130,22 +197,20 @@ def _slice(op: Op, value: Wide) -> Wide | Plain:
     return _fewer_ranks(op, value, value.space, start, stop)
 
 
-def _some_batch_rows(value: Wide, bounds: Sequence[tuple[int, int, int]]) -> Wide:
-    """Some of the batch rows: these meet others (guidance), so all need to have the same candidates."""
-    if not isinstance(value.space, Rows) or not value.space.shared:
-        raise Mixed("slice that takes batch rows apart")
-    kept = np.arange(prod(value.lead)).reshape(value.lead)[tuple(slice(*bound) for bound in bounds)]
-
-    def some(bounded: Bounded | None) -> Bounded | None:
-        return bounded and _each(bounded, lambda end: end if end.shape[0] == 1 else end[kept.ravel()])
-
-    shape = (*kept.shape[: value.axis], value.shape[value.axis], *kept.shape[value.axis :])
-    return replace(value, shape=shape, inside=some(value.inside), outside=some(value.outside))
+def _some_batch_rows(op: Op, value: Wide) -> Wide:
+    """Some of the batch rows, with the candidates that they had."""
+    kept = [size for dim, size in enumerate(op.result.shape) if dim != value.axis]
+    shape = (*kept[: value.axis], value.shape[value.axis], *kept[value.axis :])
+    rows = _rows_of(op, value)
+    assert rows is not None
+    return chosen_rows(replace(value, shape=shape), rows, prod(value.lead))
 
 
-def _fewer_rows(op: Op, value: Wide, space: Rows, start: int, stop: int) -> Wide:
-    if start != 0 or space.flipped:
-        raise Unbounded("slice that does not begin with the first row of the vocabulary")
+def _fewer_rows(op: Op, value: Wide, space: Rows, start: int, stop: int) -> Wide | Plain:
+    if start != 0 or stop == 1:
+        return columns(value, start, stop - start, op.result.shape)
+    if space.flipped:
+        raise Unbounded("slice of a vocabulary from its last row on")
     return replace(value, shape=op.result.shape, space=replace(space, width=stop))
 
 

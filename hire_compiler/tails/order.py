@@ -14,7 +14,8 @@ from hire_compiler.proofs.enclosure import Bounded, Unbounded
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.reductions import Part, parts, reduced
-from hire_compiler.tails.values import Frame, Plain, Ranks, Rows, Wide, split
+from hire_compiler.tails.spaces import Ranks, Rows
+from hire_compiler.tails.values import Frame, Plain, Wide, split
 
 
 def sort(
@@ -26,7 +27,7 @@ def sort(
     batch, count = prod(values.lead), values.space.ids.shape[1]
     width = values.space.width
     space = Ranks(min(count, width), width, not down, batch, values.space.first)
-    made = [replace(_sorted(values, space, elementwise), source=values.inside, bag=values)]
+    made = [replace(_sorted(values, space, elementwise), source=values.as_source, bag=values)]
     frame = values.frame
     if frame is not None and frame.kind == "scale":
         assert isinstance(frame.value, Wide)
@@ -69,7 +70,7 @@ def _order(values: Wide, elementwise: Elementwise, *, down: bool, stable: bool) 
     """Which candidate stands at each rank, int32 ``[batch, c]``, and whether that is sure."""
     inner, *rest = parts(values, elementwise)
     low, high = (jnp.where(inner.counts, end, -jnp.inf) for end in (inner.low, inner.high))
-    at = jnp.broadcast_to(values.space.positions[0], low.shape)
+    at = jnp.broadcast_to(inner.at, low.shape)
     above = low[:, :, None] > high[:, None, :]  # i is surely better than j
     if stable:
         equal = (low[:, :, None] == high[:, None, :]) & (high[:, :, None] == low[:, None, :]) & (low[:, :, None] != 0)
@@ -122,10 +123,9 @@ def _any_of(found: Sequence[Enclosure], batch: int) -> Enclosure:
 
 def look_up(value: Wide, index: Enclosure, elementwise: Elementwise) -> Enclosure:
     """The entry at a position (of the author's array) that is known between bounds, ``[batch, 1]`` each."""
-    found = parts(value, elementwise)
     lows, highs = [], []
-    for part, at in zip(found, value.space.positions, strict=False):
-        inside = part.counts & (at >= index.low) & (at <= index.high)
+    for part in parts(value, elementwise):
+        inside = part.counts & (part.at >= index.low) & (part.at <= index.high)
         floats = jnp.issubdtype(part.low.dtype, jnp.floating)
         info = None if floats else jnp.iinfo(part.low.dtype)
         first, last = (jnp.inf, -jnp.inf) if info is None else (info.max, info.min)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -12,24 +14,39 @@ from jax import lax
 from hire_compiler import _mlir
 from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Op
-from hire_compiler.proofs.enclosure import Bounded, Unbounded
-from hire_compiler.proofs.interval import Enclosure, point, widened
+from hire_compiler.proofs.enclosure import NARROW, Bounded, Unbounded, computed_again
+from hire_compiler.proofs.interval import Enclosure, known, point, widened
 from hire_compiler.tails.elementwise import Elementwise
+from hire_compiler.tails.entries import gathered
 from hire_compiler.tails.order import look_up
 from hire_compiler.tails.ranked import rank_of
-from hire_compiler.tails.values import Frame, Plain, Shadow, Wide, is_known, mapped, plain, split
+from hire_compiler.tails.spaces import Rows
+from hire_compiler.tails.values import (
+    Frame,
+    Plain,
+    Shadow,
+    Unknown,
+    Wide,
+    everything,
+    is_known,
+    mapped,
+    plain,
+    split,
+    unless_sure,
+)
 
 _UNIT = 2.0**-23
 
 
 def gather(op: Op, value: Wide, index: Plain, elementwise: Elementwise) -> Plain:
-    """One entry of every batch row, as ``take_along_axis`` picks it."""
-    numbers = _mlir.gather_numbers(op.ir)
+    """One entry of every batch row, as ``take_along_axis`` picks it; several at places that a request names."""
+    numbers, rows = _mlir.gather_numbers(op.ir), prod(value.lead)
+    if op.result.size != rows and is_known(index) and isinstance(value.space, Rows):
+        return gathered(op, value, index)
     if value.axis not in numbers.start_index_map or set(op.ints("slice_sizes")) != {1}:
-        raise Unbounded("gather of more than one entry a batch row")
-    rows = prod(value.lead)
-    if op.result.size != rows:
-        raise Unbounded("gather of several entries a batch row")
+        raise Unbounded("gather of more than single entries")
+    if op.result.size != rows or _mlir.gather_vector(op.ir) != len(index.shape) - 1:
+        raise Unbounded("gather of several entries a batch row at places that follow from the logits")
     full = mapped(index.bounded.bounds, lambda end: jnp.broadcast_to(end, index.shape))
     full = mapped(full, lambda end: end.reshape(rows, -1))
     at = numbers.start_index_map.index(value.axis)
@@ -55,23 +72,73 @@ def gather(op: Op, value: Wide, index: Plain, elementwise: Elementwise) -> Plain
     return replace(made, frame=Frame("scale", frame.origin, frame.reach, plain(shape, inner, value.dtype)))
 
 
-def scatter(op: Op, operands: list[Shadow], elementwise: Elementwise) -> Wide:
+def scatter(op: Op, operands: list[Shadow], elementwise: Elementwise) -> Shadow:
     """Numbers of a request put into logits, or added to them; or the best of a sort put back where they were."""
     value, index, updates = operands
     kind = _body(op)
     if isinstance(index, Wide) and isinstance(updates, (Wide, Plain)) and isinstance(value, Plain) and kind == "set":
         raise Unbounded("scatter of sorted logits")
-    if not isinstance(value, Wide) or not isinstance(index, Plain) or not is_known(index):
+    if not isinstance(index, Plain) or isinstance(value, Unknown):
         raise Unbounded("scatter to places that follow from the logits")
     if not isinstance(updates, Plain):
         raise Unbounded("scatter of numbers that follow from the logits")
-    put = _Put(op, index, value.shape)
     bounds = mapped(elementwise.rounded(updates.bounded), lambda end: jnp.broadcast_to(end, updates.shape))
-    if kind == "set":
-        touched = plain(value.shape, point(put(jnp.ones(updates.shape, jnp.float32), "set") > 0), "bool")
-        written = plain(value.shape, Enclosure(put(bounds.low, "set"), put(bounds.high, "set")), value.dtype)
-        return _chosen(touched, written, value, elementwise)
-    times = put(jnp.ones(updates.shape, jnp.float32), "add")
+    put = _Put(op, index, value.shape)
+    if kind in ("add", "multiply") and isinstance(value, Wide) and value.dtype not in ("float32", *NARROW):
+        raise Unbounded(f"scatter ({kind}) into {value.dtype}")
+    if isinstance(value, Plain):
+        return _into_known(value, put, kind, bounds)
+    made = _RULES[kind](value, put, bounds, elementwise)
+    return made if is_known(index) else unless_sure(made, put.sure)
+
+
+def _into_known(value: Plain, put: _Put, kind: str, bounds: Enclosure) -> Plain:
+    """What follows from no logits, but for the numbers that are put into it or their places."""
+    exact = is_known(value) and known(bounds)
+    if not exact and kind != "set":
+        raise Unbounded(f"scatter ({kind}) of numbers that follow from the logits")
+    base = mapped(value.bounded.bounds, lambda end: jnp.broadcast_to(end, value.shape))
+    low = put(bounds.low, kind, base.low)
+    ends = point(low) if exact else Enclosure(low, put(bounds.high, kind, base.high))
+    if exact and kind in ("add", "multiply") and jnp.issubdtype(low.dtype, jnp.floating):
+        ends = computed_again(low)
+    made = plain(value.shape, ends, value.dtype)
+    return made if known(put.places) else unless_sure(made, put.sure)
+
+
+def _overwritten(value: Wide, put: _Put, bounds: Enclosure, elementwise: Elementwise) -> Wide:
+    touched = plain(value.shape, point(put(jnp.ones(bounds.low.shape, jnp.float32), "set") > 0), "bool")
+    written = plain(value.shape, Enclosure(put(bounds.low, "set"), put(bounds.high, "set")), value.dtype)
+    return _elementwise("select", [touched, written, replace(value, frame=None)], value, elementwise)
+
+
+def _extreme(op: str, value: Wide, put: _Put, bounds: Enclosure, elementwise: Elementwise) -> Wide:
+    """The smaller or the larger of a logit and what is put there; elsewhere what changes nothing."""
+    floats = jnp.issubdtype(bounds.low.dtype, jnp.floating)
+    info = None if floats else jnp.iinfo(bounds.low.dtype)
+    least, most = (-jnp.inf, jnp.inf) if info is None else (info.min, info.max)
+    base = jnp.full(value.shape, most if op == "minimum" else least, bounds.low.dtype)
+    written = plain(value.shape, Enclosure(put(bounds.low, op, base), put(bounds.high, op, base)), value.dtype)
+    return _elementwise(op, [replace(value, frame=None), written], value, elementwise)
+
+
+def _multiplied(value: Wide, put: _Put, bounds: Enclosure, elementwise: Elementwise) -> Wide:
+    """Products; where there are several factors, they may be multiplied in any order, and nothing is known."""
+    if not known(bounds):
+        raise Unbounded("scatter (multiply) of numbers that follow from the logits")
+    ones = jnp.ones(value.shape, bounds.low.dtype)
+    factor = plain(value.shape, point(put(bounds.low, "multiply", ones)), value.dtype)
+    times = put(jnp.ones(bounds.low.shape, jnp.float32), "add")
+    once, often = (plain(value.shape, point(check), "bool") for check in (times > 0, times > 1))
+    bare = replace(value, frame=None)
+    product = _elementwise("multiply", [bare, factor], value, elementwise)
+    made = _elementwise("select", [once, product, bare], value, elementwise)
+    anything = replace(everything((1,) * len(value.shape), value.dtype), shape=value.shape)
+    return _elementwise("select", [often, anything, made], value, elementwise)
+
+
+def _summed(value: Wide, put: _Put, bounds: Enclosure, elementwise: Elementwise) -> Wide:
+    times = put(jnp.ones(bounds.low.shape, jnp.float32), "add")
     added = Enclosure(put(bounds.low, "add"), put(bounds.high, "add"))
     size = put(jnp.maximum(jnp.abs(bounds.low), jnp.abs(bounds.high)), "add")
     return _added(value, added, size, times, elementwise)
@@ -107,10 +174,8 @@ def _added(value: Wide, added: Enclosure, size: Any, times: Any, elementwise: El
     )
 
 
-def _chosen(touched: Plain, written: Plain, value: Wide, elementwise: Elementwise) -> Wide:
-    made = elementwise(
-        Instruction("select", (0, 1, 2), value.dtype), [touched, written, replace(value, frame=None)], value.shape
-    )
+def _elementwise(op: str, args: list[Shadow], like: Wide, elementwise: Elementwise) -> Wide:
+    made = elementwise(Instruction(op, tuple(range(len(args))), like.dtype), args, like.shape)
     assert isinstance(made, Wide)
     return made
 
@@ -122,21 +187,46 @@ def _body(op: Op) -> str:
     if len(block.ops) == 1 and block.returned == (block.args[1],):
         return "set"
     only = block.ops[0]
-    if len(block.ops) == 2 and only.name == "add" and set(map(id, only.operands)) == set(map(id, block.args)):
-        return "add"
-    raise Unbounded("scatter that neither overwrites nor adds")
+    if len(block.ops) == 2 and only.name in _PUTS and set(map(id, only.operands)) == set(map(id, block.args)):
+        return only.name
+    raise Unbounded(f"scatter that does more than to overwrite, to add or to compare ({only.name})")
 
 
 class _Put:
-    """The author's scatter, of other numbers into zeros."""
+    """The author's scatter, of other numbers into others (zeros, if nothing else is said).
+
+    Attributes:
+      places: between which numbers the indices lie.
+    """
 
     def __init__(self, op: Op, index: Plain, shape: tuple[int, ...]) -> None:
         self._numbers, vector = _mlir.scatter_numbers(op.ir)
-        places = jnp.broadcast_to(index.bounded.bounds.low, index.shape)
+        self.places = index.bounded.bounds
+        places = jnp.broadcast_to(self.places.low, index.shape)
         self._index = places[..., None] if vector == len(index.shape) else jnp.moveaxis(places, vector, -1)
         self._shape = shape
 
-    def __call__(self, updates: Any, how: str) -> Any:
-        put = lax.scatter if how == "set" else lax.scatter_add
-        zeros = jnp.zeros(self._shape, updates.dtype)
-        return put(zeros, self._index, updates, self._numbers, mode=lax.GatherScatterMode.FILL_OR_DROP)
+    @property
+    def sure(self) -> Any:
+        """Whether there is one place only for each number."""
+        return (self.places.low == self.places.high).all()
+
+    def __call__(self, updates: Any, how: str, base: Any | None = None) -> Any:
+        base = jnp.zeros(self._shape, updates.dtype) if base is None else base
+        return _PUTS[how](base, self._index, updates, self._numbers, mode=lax.GatherScatterMode.FILL_OR_DROP)
+
+
+_PUTS: dict[str, Callable[..., Any]] = {
+    "set": lax.scatter,
+    "add": lax.scatter_add,
+    "multiply": lax.scatter_mul,
+    "minimum": lax.scatter_min,
+    "maximum": lax.scatter_max,
+}
+_RULES: dict[str, Callable[[Wide, _Put, Enclosure, Elementwise], Wide]] = {
+    "set": _overwritten,
+    "add": _summed,
+    "multiply": _multiplied,
+    "minimum": partial(_extreme, "minimum"),
+    "maximum": partial(_extreme, "maximum"),
+}

@@ -11,7 +11,8 @@ from hire_compiler.proofs.enclosure import Arithmetic, Bounded
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.interpret import Interpreter
-from hire_compiler.tails.values import Rows, Wide
+from hire_compiler.tails.spaces import Rows
+from hire_compiler.tails.values import Wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Tail:
       orders: it puts candidates in an order, by a sort or a ``top_k``.
       numbers: those of ``read`` that are no tokens: they are only known between bounds.
       blocked: why it cannot be proven as it is, because of them; or ''.
+      late: operations that read tokens before the last of them is known, and have to stand behind it.
     """
 
     logits: Value
@@ -48,6 +50,7 @@ class Tail:
     orders: bool = False
     numbers: tuple[Value, ...] = ()
     blocked: str = ""
+    late: tuple[Op, ...] = ()
 
     @property
     def rows(self) -> int:

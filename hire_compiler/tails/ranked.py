@@ -11,12 +11,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hire_compiler.proofs.enclosure import Bounded
+from hire_compiler.proofs.enclosure import NARROW, Bounded
 from hire_compiler.proofs.interval import Enclosure
-from hire_compiler.tails.values import Kth, Plain, Rows, Shadow, Wide
+from hire_compiler.tails.spaces import Rows
+from hire_compiler.tails.values import Kth, Plain, Shadow, Wide
 
 # Chains of these come out the same bit for bit wherever the compiler repeats them; a product in front of a sum may be
-# contracted with it in one place and not in another.
+# contracted with it in one place and not in another; and XLA may round narrow numbers in one place only.
 _REPEATABLE = (frozenset({"multiply", "divide"}), frozenset({"add", "subtract"}))
 _SWAPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "EQ": "EQ", "NE": "NE"}
 
@@ -29,14 +30,15 @@ def with_ranks(made: Wide, direction: str, args: Sequence[Shadow], rounded: Call
     if not isinstance(left, Wide) or not isinstance(right, Plain) or right.kth is None or left.inside is None:
         return made
     repeats = any(left.made <= chain for chain in _REPEATABLE)
-    if right.kth.source is not left.inside or not isinstance(left.space, Rows) or not repeats:
-        return made
-    if direction not in ("LT", "GE", "LE", "GT"):
+    if not right.kth.source.same(left) or not isinstance(left.space, Rows) or not repeats or left.dtype in NARROW:
         return made
     assert made.inside is not None
     strict = direction in ("GT", "LE")
     kept = _kept(left, right.kth, rounded, strict=strict)
-    if direction in ("LT", "LE"):
+    if direction in ("EQ", "NE"):  # as large as the largest, if at least as large; of other ranks that says nothing
+        largest = right.kth.high == 0
+        kept = Enclosure(kept.low & largest, kept.high | ~largest)
+    if direction in ("LT", "LE", "NE"):
         kept = Enclosure(~kept.high, ~kept.low)
     bounds = made.inside.bounds
     both = Enclosure(bounds.low | kept.low, bounds.high & kept.high)
@@ -58,11 +60,20 @@ def _kept(values: Wide, kth: Kth, rounded: Callable[[Bounded], Enclosure], *, st
     at_most = jnp.sum(maybe & others, axis=2) + strict
     at_least = jnp.sum(surely & others, axis=2) + strict
     sure = at_most <= kth.low
+    nan = (jnp.isnan(low) & members).any(axis=1, keepdims=True)  # then the value at a rank may be NaN
     if values.outside is not None:
         outer = rounded(values.outside)
         most = jnp.max(jnp.where(values.space.others, outer.high, -jnp.inf), axis=1, keepdims=True)
         sure &= (most < low) if strict else (most <= low)
-    return Enclosure(sure, at_least <= kth.high)
+        nan |= jnp.isnan(most)
+    return Enclosure(sure & ~nan, (at_least <= kth.high) | nan)
+
+
+def is_compared_with_its_largest(direction: str, args: Sequence[Shadow]) -> bool:
+    """Whether a comparison looks for the largest of some values."""
+    ranks = [arg.kth for arg in args if isinstance(arg, Plain) and arg.kth is not None]
+    wide = [arg for arg in args if isinstance(arg, Wide)]
+    return direction in ("EQ", "NE") and bool(wide and ranks) and ranks[0].source.same(wide[0])
 
 
 def rank_of(value: Wide, low: Any, high: Any) -> Kth | None:

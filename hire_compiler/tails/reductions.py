@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,19 +12,22 @@ from hire_compiler.proofs.enclosure import NARROW, Bounded, Unbounded
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.runtime.certify import reaches
 from hire_compiler.tails.elementwise import Elementwise
-from hire_compiler.tails.values import Frame, Plain, Ranks, Wide, row_number
+from hire_compiler.tails.spaces import Ranks, Rows
+from hire_compiler.tails.values import Frame, Kth, Plain, Wide, row_number
 
 _NOTHING = 2.0**-100
 _HALF_UNIT = 2.0**-24
+_WHOLE = 2.0**24  # float32 holds every whole number below
 
 
 @dataclass(frozen=True)
 class Part:
-    """Bounds of some columns, ``[batch, m]``, and which of them count."""
+    """Bounds of some columns, ``[batch, m]``, which of them count, and where they stand in the author's array."""
 
     low: Any
     high: Any
     counts: Any
+    at: Any
 
 
 def parts(value: Wide, elementwise: Elementwise) -> list[Part]:
@@ -35,13 +39,16 @@ def parts(value: Wide, elementwise: Elementwise) -> list[Part]:
             counts = value.space.members if side == "inside" else value.space.others
             bounds = elementwise.rounded(bounded)
             low, high, checked = jnp.broadcast_arrays(bounds.low, bounds.high, counts)
-            found.append(Part(low, high, checked))
+            found.append(Part(low, high, checked, value.space.places(side)))
     return found
 
 
 def reduce(kind: str, value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> Plain:
     """A ``max``, ``min``, ``sum``, ``and`` or ``or`` over the vocabulary."""
     made = row_number(value, reduced(kind, value, elementwise), value.dtype, shape)
+    if kind == "maximum" and isinstance(value.space, Rows):
+        first = jnp.zeros((prod(value.lead), 1), jnp.int32)
+        made = replace(made, kth=Kth(value.as_source, first, first))
     frame = value.frame
     if frame is None or frame.kind != "scale" or kind not in ("maximum", "minimum", "add"):
         return made
@@ -52,6 +59,8 @@ def reduce(kind: str, value: Wide, elementwise: Elementwise, shape: tuple[int, .
 
 def reduced(kind: str, value: Wide, elementwise: Elementwise) -> Enclosure:
     """Bounds of a reduction over the vocabulary, ``[batch, 1]``."""
+    if value.dtype == "bool":
+        kind = {"maximum": "or", "minimum": "and"}.get(kind, kind)
     found = parts(value if value.bag is None else value.bag, elementwise)
     if kind in ("and", "or"):
         together = jnp.all if kind == "and" else jnp.any
@@ -161,7 +170,7 @@ def _running(value: Wide, elementwise: Elementwise) -> Wide:
     )
 
 
-def best(value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> tuple[Plain, Plain]:
+def best(value: Wide, elementwise: Elementwise, shape: tuple[int, ...], dtype: str = "int32") -> tuple[Plain, Plain]:
     """The largest value and its position in the author's array: one number where it is proven, else any."""
     largest = row_number(value, reduced("maximum", value, elementwise), value.dtype, shape)
     position, sure = _position(value, elementwise)
@@ -170,15 +179,14 @@ def best(value: Wide, elementwise: Elementwise, shape: tuple[int, ...]) -> tuple
         framed, proven = _position(value.frame.value, elementwise)
         position, sure = jnp.where(sure, position, framed), sure | proven
     width = value.shape[value.axis]
-    bounds = Enclosure(jnp.where(sure, position, 0), jnp.where(sure, position, width - 1))
-    return largest, row_number(value, bounds, "int32", shape)
+    ends = (jnp.where(sure, position, end).astype(dtype) for end in (0, width - 1))
+    return largest, row_number(value, Enclosure(*ends), dtype, shape)
 
 
 def _position(value: Wide, elementwise: Elementwise) -> tuple[Any, Any]:
     """The position of the best candidate, and whether it is the best of all: ``[batch, 1]`` each."""
-    inner, *rest = parts(value, elementwise)
-    inside_at, outside_at = value.space.positions
-    at = jnp.broadcast_to(inside_at, inner.low.shape)
+    inner, *rest = map(_as_floats, parts(value, elementwise))
+    at = jnp.broadcast_to(inner.at, inner.low.shape)
     low, high = (jnp.where(inner.counts, end, -jnp.inf) for end in (inner.low, inner.high))
     middle = (low + high) / 2
     center = jnp.where(jnp.isfinite(middle), middle, low)
@@ -191,6 +199,17 @@ def _position(value: Wide, elementwise: Elementwise) -> tuple[Any, Any]:
     doubtful = jnp.where(own, ~jnp.isfinite(high), reaches(high, at, threshold, position) & inner.counts)
     sure = jnp.isfinite(threshold) & ~doubtful.any(axis=1, keepdims=True)
     for part in rest:
-        reach = reaches(part.high, jnp.broadcast_to(outside_at, part.high.shape), threshold, position) & part.counts
+        reach = reaches(part.high, jnp.broadcast_to(part.at, part.high.shape), threshold, position) & part.counts
         sure = sure & ~reach.any(axis=1, keepdims=True)
     return position, sure
+
+
+def _as_floats(part: Part) -> Part:
+    """Truth values as numbers that are not zero, which may tie; whole numbers, NaN where a float cannot hold them."""
+    if part.low.dtype == bool:
+        return replace(part, low=part.low + jnp.float32(1), high=part.high + jnp.float32(1))
+    if jnp.issubdtype(part.low.dtype, jnp.floating):
+        return part
+    low, high = (end.astype(jnp.float32) for end in (part.low, part.high))
+    large = (jnp.abs(low) >= _WHOLE) | (jnp.abs(high) >= _WHOLE)
+    return replace(part, low=jnp.where(large, jnp.nan, low), high=jnp.where(large, jnp.nan, high))

@@ -17,6 +17,11 @@ import jax.numpy as jnp
 
 from hire_compiler.proofs.enclosure import Again, Bounded, Unbounded, computed_again
 from hire_compiler.proofs.interval import Enclosure, known, point, union
+from hire_compiler.tails.spaces import Space
+
+
+class Mixed(Unbounded):
+    """Batch rows are mixed, which can be followed where all of them have the same candidates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,134 +72,30 @@ class Kth:
     """Which number of each batch row a value is: the one at some rank of sorted values.
 
     Attributes:
-      source: the bounds of the candidates that were sorted, by which the values are recognised.
+      source: which values.
       low, high: between which ranks, 0 for the largest, ``[batch, 1]``.
     """
 
-    source: object
+    source: Source
     low: Any
     high: Any
 
 
-def entries_of(array: Any, ids: Any) -> Any:
-    """Entries ``ids [batch or 1, c]`` of an array ``[batch or 1, n]``."""
-    if ids.shape[0] == 1:
-        return array[:, ids[0]]
-    return array[0][ids] if array.shape[0] == 1 else jnp.take_along_axis(array, ids, axis=1)
-
-
-def first_of(array: Any, count: int) -> Any:
-    """The first columns of an array ``[batch or 1, n]``."""
-    return array[:, :count]
-
-
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """The order of the weight's rows: where candidates and others stand.
+class Source:
+    """Which values were sorted, or compared with each other.
 
     Attributes:
-      ids: the candidates, int32 ``[batch, c]``; None while there are none.
-      chosen: which of all rows are candidates, bool ``[batch, total]``.
-      width: how many rows the author's array has; what stands behind them is padding and does not count.
-      total: how many rows the weight has.
-      flipped: the author's array runs from the last row to the first.
-      pick: from an array ``[batch or 1, total]`` and ``ids`` to the entries of the candidates.
-      first: from an array ``[batch or 1, total]`` to its first columns, where the candidates are.
-      shared: all batch rows have the same candidates (``ids`` and ``chosen`` have one row), so that they can be mixed.
+      compared: the bounds of the candidates; while there are none, of all rows.
+      width: how many of the vocabulary.
     """
 
-    ids: Any
-    chosen: Any
+    compared: object
     width: int
-    total: int
-    flipped: bool = False
-    pick: Callable[[Any, Any], Any] = entries_of
-    first: Callable[[Any, int], Any] = first_of
-    shared: bool = False
 
-    def same(self, other: Space) -> bool:
-        """Whether both are the same columns."""
-        same = isinstance(other, Rows) and (self.width, self.flipped) == (other.width, other.flipped)
-        return same and self.ids is other.ids  # type: ignore[union-attr]
-
-    @property
-    def members(self) -> Any:
-        """Which candidates count, bool ``[batch, c]``."""
-        return self.ids < self.width
-
-    def take(self, array: Any) -> tuple[Any, Any]:
-        """The columns of an array ``[batch or 1, width or 1]`` for the candidates, and for all rows."""
-        if array.shape[1] == 1:
-            return array, array
-        array = jnp.flip(array, 1) if self.flipped else array
-        array = jnp.pad(array, ((0, 0), (0, self.total - self.width))) if self.total > self.width else array
-        return None if self.ids is None else self.pick(array, self.ids), array
-
-    @property
-    def positions(self) -> tuple[Any, Any]:
-        """Where candidates and all rows stand in the author's array, ``[batch, c]`` and ``[1, total]``."""
-        everywhere = jnp.arange(self.total, dtype=jnp.int32)[None]
-        if self.flipped:
-            return self.width - 1 - self.ids, self.width - 1 - everywhere
-        return self.ids, everywhere
-
-    @property
-    def others(self) -> Any:
-        """Which of all rows are neither candidates nor padding."""
-        counted = jnp.arange(self.total, dtype=jnp.int32)[None] < self.width
-        return counted if self.chosen is None else ~self.chosen & counted
-
-
-@dataclass(frozen=True, eq=False)
-class Ranks:
-    """The order after a sort; the first of the inner columns is the best.
-
-    Attributes:
-      inner: how many of the best are kept apart.
-      width: how many columns there are.
-      rising: the author's array runs from the worst to the best.
-      batch: how many batch rows.
-      first: from an array ``[batch or 1, width]`` to its first columns, where the best are.
-    """
-
-    inner: int
-    width: int
-    rising: bool
-    batch: int
-    first: Callable[[Any, int], Any] = first_of
-
-    def same(self, other: Space) -> bool:
-        """Whether both are the same columns (of whichever sort: positions are all that counts)."""
-        if not isinstance(other, Ranks):
-            return False
-        return (self.inner, self.width, self.rising) == (other.inner, other.width, other.rising)
-
-    @property
-    def members(self) -> Any:
-        """All count."""
-        return jnp.ones((self.batch, self.inner), bool)
-
-    def take(self, array: Any) -> tuple[Any, Any]:
-        """The columns of an array ``[batch or 1, width or 1]`` for the best, and for the rest."""
-        if array.shape[1] == 1:
-            return array, array
-        array = jnp.flip(array, 1) if self.rising else array
-        return self.first(array, self.inner), array[:, self.inner :]
-
-    @property
-    def positions(self) -> tuple[Any, Any]:
-        """Where the best and the rest stand in the author's array."""
-        everywhere = jnp.arange(self.width, dtype=jnp.int32)[None]
-        everywhere = self.width - 1 - everywhere if self.rising else everywhere
-        return everywhere[:, : self.inner], everywhere[:, self.inner :]
-
-    @property
-    def others(self) -> Any:
-        """All of the rest."""
-        return jnp.ones((1, self.width - self.inner), bool)
-
-
-Space = Rows | Ranks
+    def same(self, value: Wide) -> bool:
+        """Whether a value is these."""
+        return self.compared is value.compared and self.width == value.space.width
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +110,7 @@ class Wide:
         none.
       made: the arithmetic behind it since the product.
       bag: of sorted values the same ones as they stood before, where operations since did not depend on the order.
-      source: of sorted values, the bounds of the candidates that were sorted.
+      source: of sorted values, which ones were sorted.
       cut: it follows from a comparison with the value at some rank, which usually leaves few columns that count.
     """
 
@@ -221,7 +122,7 @@ class Wide:
     frame: Frame | None = None
     made: frozenset[str] = frozenset()
     bag: Wide | None = None
-    source: object = None
+    source: Source | None = None
     cut: bool = False
 
     @property
@@ -230,6 +131,16 @@ class Wide:
         bounded = self.outside if self.inside is None else self.inside
         assert bounded is not None
         return bounded.dtype
+
+    @property
+    def compared(self) -> object:
+        """By which the values are recognised: the bounds of the candidates; while there are none, of all rows."""
+        return self.outside if self.inside is None else self.inside
+
+    @property
+    def as_source(self) -> Source:
+        """These values, to be recognised later."""
+        return Source(self.compared, self.space.width)
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -288,7 +199,9 @@ def split(value: Plain, like: Wide) -> tuple[Bounded | None, Bounded | None]:
 
 def positions(like: Wide, dtype: str) -> Wide:
     """Where each column of a wide value stands in the author's array."""
-    inside, outside = (Bounded(point(at.astype(dtype)), dtype, False) for at in like.space.positions)
+    inside, outside = (
+        Bounded(point(like.space.places(side).astype(dtype)), dtype, False) for side in ("inside", "outside")
+    )
     return Wide(like.shape, like.axis, like.space, inside, outside)
 
 
@@ -310,13 +223,34 @@ def row_number(like: Wide, bounds: Enclosure, dtype: str, shape: tuple[int, ...]
 
 def everything(shape: tuple[int, ...], dtype: str) -> Plain:
     """Anything at all, NaN too."""
-    if dtype == "bool":
-        return plain(shape, Enclosure(jnp.zeros(shape, bool), jnp.ones(shape, bool)), dtype)
-    if not dtype.startswith(("float", "bfloat")):
-        info = jnp.iinfo(dtype)
-        low, high = (jnp.full(shape, end, dtype) for end in (info.min, info.max))
-        return plain(shape, Enclosure(low, high), dtype)
-    return plain(shape, Enclosure(jnp.full(shape, jnp.nan), jnp.full(shape, jnp.nan)), dtype)
+    floats = dtype.startswith(("float", "bfloat"))
+    low, high = (jnp.broadcast_to(end, shape) for end in _ends_of(jnp.dtype("float32" if floats else dtype)))
+    return plain(shape, Enclosure(low, high), dtype)
+
+
+def _ends_of(dtype: Any) -> tuple[Any, Any]:
+    """The bounds of anything at all."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.full((), jnp.nan, dtype), jnp.full((), jnp.nan, dtype)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        return jnp.zeros((), bool), jnp.ones((), bool)
+    info = jnp.iinfo(dtype)
+    return jnp.full((), info.min, dtype), jnp.full((), info.max, dtype)
+
+
+def unless_sure(value: Any, sure: Any) -> Any:
+    """A value, or anything at all where something that it depends on is in doubt (``sure``: one truth value)."""
+
+    def one(bounded: Bounded) -> Bounded:
+        bounds = bounded.bounds
+        least, most = _ends_of(bounds.low.dtype)
+        ends = jnp.where(sure, bounds.low, least), jnp.where(sure, bounds.high, most)
+        return replace(bounded, bounds=Enclosure(*ends))
+
+    if isinstance(value, Plain):
+        return Plain(value.shape, one(value.bounded))
+    inside, outside = (side and one(side) for side in (value.inside, value.outside))
+    return replace(value, inside=inside, outside=outside, frame=None, bag=None, source=None)
 
 
 def either(*values: Bounded) -> Bounded:

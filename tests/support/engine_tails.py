@@ -196,6 +196,53 @@ def either_sampler(z: jax.Array, q: Request) -> jax.Array:
     return lax.cond(q["greedy"], lambda z: greedy(z), lambda z: sampled(kth_by_sort(z, q["k"]), q), z)
 
 
+def rows_of(z: jax.Array) -> jax.Array:
+    return jnp.arange(len(z))[:, None]
+
+
+def without_top_choices(z: jax.Array, threshold: float = 0.1) -> jax.Array:
+    """XTC: of all tokens that are likely, the least likely alone is left."""
+    shares = jax.nn.softmax(z, axis=-1)
+    likely = shares >= threshold
+    least = jnp.min(jnp.where(likely, shares, jnp.inf), axis=-1, keepdims=True)
+    several = jnp.sum(likely, axis=-1, keepdims=True) >= 2
+    return jnp.where(likely & (shares > least) & several, -jnp.inf, z)
+
+
+def without_end(z: jax.Array, q: Request, end: int = 2) -> jax.Array:
+    """No end of the text while it is short."""
+    return z.at[:, end].set(jnp.where(q["k"] > 5, -jnp.inf, z[:, end]))
+
+
+def penalised_at(z: jax.Array, q: Request) -> jax.Array:
+    """What was said already is read, made smaller, and put back (as processors of Hugging Face do)."""
+    said = jnp.take_along_axis(z, q["row_ids"], axis=-1)
+    return z.at[rows_of(z), q["row_ids"]].set(jnp.where(said < 0, said * 1.3, said / 1.3))
+
+
+def first_of_the_largest(z: jax.Array) -> jax.Array:
+    largest = z == jnp.max(z, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(largest, jnp.arange(z.shape[-1]), z.shape[-1]), axis=-1)
+
+
+def two_groups(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Diverse beams: what the first half of a batch takes costs the second half something."""
+    half = max(len(z) // 2, 1)
+    first = greedy(z[:half])
+    return first, greedy(z[len(z) - half :].at[:, first].add(-0.7))
+
+
+def drafted(z: jax.Array, q: Request) -> tuple[jax.Array, jax.Array]:
+    """Are drafted tokens likely enough, and what comes after the last that is: each of a batch is a position here."""
+    shares = jnp.take_along_axis(jax.nn.softmax(z, axis=-1), q["row_ids"][:, :1], axis=-1)[:, 0]
+    taken = jnp.sum(jnp.cumprod((shares > q["min_p"] * 0.01).astype(jnp.int32)))
+    return taken, jnp.take(greedy(z), jnp.minimum(taken, len(z) - 1))
+
+
+def several_samples(z: jax.Array, q: Request, count: int = 2) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.categorical(key, z / 0.8, axis=-1))(jax.random.split(q["key"], count))
+
+
 TAILS: dict[str, Callable[[jax.Array, Request], Any]] = {
     "a bias added at constant places": lambda z, q: greedy(z.at[:, :4].add(-2.0).at[:, jnp.arange(9)].add(1.0)),
     "a bias added at some places": lambda z, q: greedy(z.at[:, q["ids"]].add(q["values"])),
@@ -232,6 +279,19 @@ TAILS: dict[str, Callable[[jax.Array, Request], Any]] = {
     "top-k by top_k, top-p by a sort": lambda z, q: sampled(most_likely(best_of(z / 0.9, 20), q["p"]), q),
     "a penalty if any row needs it": lambda z, q: greedy(if_needed(z, q)),
     "one of two samplers": either_sampler,
+    "XTC": lambda z, q: sampled(without_top_choices(z), q),
+    "no end while it is short": lambda z, q: greedy(without_end(z, q)),
+    "what was said is penalised where it stands": lambda z, q: greedy(penalised_at(z, q)),
+    "what was said is all but forbidden": lambda z, q: greedy(z.at[rows_of(z), q["row_ids"]].min(-1e9)),
+    "what was said is scaled": lambda z, q: greedy(z.at[rows_of(z), q["row_ids"][:, :1]].multiply(0.5)),
+    "the first of the largest": lambda z, q: first_of_the_largest(z),
+    "the smallest of what was negated": lambda z, q: jnp.argmin(-z, axis=-1),
+    "sorted from the best": lambda z, q: jnp.argsort(-z, axis=-1)[:, :4],
+    "sorted downwards": lambda z, q: jnp.argsort(z, axis=-1, descending=True)[:, :4],
+    "two groups of beams": lambda z, q: two_groups(z),
+    "beams, of which the best three": lambda z, q: lax.top_k(z.reshape(-1), 3)[1] // z.shape[-1],
+    "drafted tokens": drafted,
+    "several samples": several_samples,
     "guidance": lambda z, q: greedy(guided(z)),
     "guidance of log-probabilities, sampled": lambda z, q: sampled(guided(jax.nn.log_softmax(z, axis=-1)), q),
 }

@@ -113,7 +113,9 @@ def test_a_sum_over_what_a_rank_left_is_proven_by_default(rng: np.random.Generat
     [
         (lambda z: (jnp.argmax(z, -1), z), r"whole vocabulary as [1]"),
         (lambda z: (jnp.argmax(z, -1), jax.nn.logsumexp(z, axis=-1)), r"is returned as [1]"),
-        (lambda z: jnp.argmax(z.at[:, :3].multiply(2.0), -1), "scatter that neither overwrites nor adds"),
+        (lambda z: (jnp.argmax(z, -1), jax.lax.top_k(jax.nn.log_softmax(z), 5)), r"(chlo.top_k) is returned as [1][0]"),
+        (lambda z: jnp.argmax(z.at[:, :3].apply(jnp.sin), -1), "scatter that does more than"),
+        (lambda z: jax.lax.top_k(z, V)[1][:, 7], "few can be left out"),
     ],
 )
 def test_what_blocks_a_proof_is_named(output: Callable[..., Any], named: str) -> None:

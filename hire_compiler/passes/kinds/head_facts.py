@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from hire_compiler.graph.graph import Value
+from hire_compiler.graph.graph import Op, Value
 from hire_compiler.passes.kinds.probes import Look, Probe, count_winners, moment_look, some_rows
 from hire_compiler.passes.kinds.sums import why_sums_are_unbounded
 from hire_compiler.passes.plan.site_plan import SiteFacts
@@ -24,7 +25,7 @@ ROWS = 2048  # of input that are kept to try predictors on
 
 def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
     """What the heads of a program say of themselves."""
-    return [
+    facts = [
         SiteFacts(
             target.costs,
             logits=True,
@@ -45,6 +46,22 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
         )
         for match in matches
     ]
+    first: dict[int, int] = {}  # by what is replaced, the largest head that is proven by it
+    for number in sorted(range(len(matches)), key=lambda i: -matches[i].dot.rows * matches[i].dot.d):
+        if facts[number].provable and not facts[number].uncertifiable:
+            for op in _replaced(matches[number]):
+                first.setdefault(id(op), number)
+    taken = [any(first.get(id(op), i) != i for op in _replaced(match)) for i, match in enumerate(matches)]
+    return [replace(fact, beside=_BESIDE if other else "") for fact, other in zip(facts, taken, strict=True)]
+
+
+_BESIDE = "the same winners are proven by another product, to whose logits this one adds its own"
+
+
+def _replaced(match: HeadMatch) -> list[Op]:
+    """The operations whose results a proof replaces."""
+    tail = match.tail_of("bounded")
+    return [winner.op for winner in match.winners] or ([] if tail is None else list(tail.ends))
 
 
 def _uncertifiable(match: HeadMatch, target: Target) -> str:

@@ -36,6 +36,8 @@ def choose_rule(site: Site, facts: SiteFacts, config: Config) -> Chosen | LeftDe
     name = THE_DEFAULT if number is None else f"rule {number}"
     if rule.dense:
         return LeftDense(f"{name} says so")
+    if rule.certify and facts.beside:
+        return LeftDense(facts.beside)
     if site.batch > rule.max_batch:
         return LeftDense(f"its batch of {site.batch} rows is more than the max_batch {rule.max_batch} of {name}")
     return Chosen(rule, name, number is not None)

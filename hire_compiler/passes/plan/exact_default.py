@@ -89,6 +89,10 @@ def _no_logits(site: Site, facts: SiteFacts) -> str:
         return f"the program is sharded over {facts.devices} devices, and no rule asks to rewrite it there"
     if facts.uncertifiable:
         return f"{facts.uncertifiable}, and no rule asks to approximate it"
+    if facts.top_k * 4 > site.width:
+        return (
+            f"the best {facts.top_k} of its {site.width} rows are wanted: few can be left out, and no rule asks for it"
+        )
     if _wanted(facts) * 4 > site.width:
         return f"its {site.width} rows are too few to choose {_wanted(facts)} candidates among, and no rule asks for it"
     if worth_choosing(site, facts) and _copied_too_often(site, facts):

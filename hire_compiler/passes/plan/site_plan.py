@@ -95,6 +95,7 @@ class SiteFacts:
       bounded: ``compared`` and ``top_k`` of such a head where what blocks the proof are numbers that can be bounded.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
+      beside: why they are not proven although they could be, or ''.
       reordered: the platform may sum the author's own product otherwise where a proof fails.
       exact_zeros: one product alone proves neurons exactly zero.
       unproven_zeros: neurons are often zero, but no product alone proves it.
@@ -125,6 +126,7 @@ class SiteFacts:
     seldom: str = ""
     top_k: int = 1
     uncertifiable: str = ""
+    beside: str = ""
     reordered: bool = False
     narrow: bool = False
     halvable: bool = False

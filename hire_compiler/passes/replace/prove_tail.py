@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from hire_compiler.passes.replace.tail_rows import TailRows
 from hire_compiler.proofs.enclosure import arithmetic_for
 from hire_compiler.proofs.interval import around
 from hire_compiler.tails.program import Tail
-from hire_compiler.tails.values import Rows
+from hire_compiler.tails.spaces import Rows
 
 # The results, which batch rows are proven, and how far numbers of each may be off that are only known between bounds.
 Attempt = tuple[list[jax.Array], jax.Array, jax.Array]
@@ -37,7 +38,7 @@ def prove_tail(
     scores, away = rows.predicted()
     everyone = Rows(None, None, tail.width, tail.width, shared=tail.mixed)
     first = tail.interpret(tail.start(None, around(scores, away), everyone), arithmetic, captured)
-    chosen = rows.choose(list(first.points.values()), count, tail.width, shared=tail.mixed)
+    chosen = rows.choose(first.points, count, tail.width, shared=tail.mixed)
     exact, slack = rows.exact(chosen)
     if tail.orders:
         chosen, exact, slack = rows.everywhere(chosen, exact, slack)
@@ -94,13 +95,23 @@ def middle_of(low: jax.Array, high: jax.Array, dtype: str) -> tuple[jax.Array, j
 
 def _by_row(check: jax.Array, batch: int) -> jax.Array:
     """Of every batch row, or of all where a value is not one of each row."""
-    if check.size and check.size % batch == 0:
-        return check.reshape(batch, -1).all(axis=1)
-    return jnp.broadcast_to(check.all(), (batch,))
+    rows = _rows_first(check, batch)
+    return jnp.broadcast_to(check.all(), (batch,)) if rows is None else rows.all(axis=1)
 
 
 def _largest(reach: jax.Array, batch: int) -> jax.Array:
     """Of every batch row, or of all where a value is not one of each row."""
-    if reach.size and reach.size % batch == 0:
-        return reach.reshape(batch, -1).max(axis=1)
-    return jnp.broadcast_to(reach.max(), (batch,))
+    rows = _rows_first(reach, batch)
+    return jnp.broadcast_to(reach.max(), (batch,)) if rows is None else rows.max(axis=1)
+
+
+def _rows_first(array: jax.Array, batch: int) -> jax.Array | None:
+    """An array as ``[batch, n]``, whose first or last dimensions are the batch; None if neither are."""
+    if not array.size:
+        return None
+    ends = range(array.ndim + 1)
+    if any(prod(array.shape[:i]) == batch for i in ends):
+        return array.reshape(batch, -1)
+    if any(prod(array.shape[i:]) == batch for i in ends):
+        return array.reshape(-1, batch).T
+    return None

@@ -112,6 +112,7 @@ class Replacement:
         rows, and the largest.
       captured: values of the author's program that the step takes after ``values``.
       inside: operations that go on reading the author's own results: nothing reads theirs any more.
+      late: operations that read ``results`` and stand before the call; they are put behind it, in their order.
       author: code that ``step`` can run by calling its keyword ``run_author``, which gives the values of ``results``
         and ``behind``.
     """
@@ -128,6 +129,7 @@ class Replacement:
     captured: tuple[Outside, ...] = ()
     author: AuthorsCode | None = None
     inside: tuple[Op, ...] = ()
+    late: tuple[Op, ...] = ()
 
 
 def written_input(rows: jax.Array, dot: WeightDot) -> jax.Array:

@@ -84,5 +84,6 @@ def replace_tail(
         measure="proof",
         captured=tuple(Outside(value, np.arange(value.size).reshape(value.shape), None) for value in tail.captured),
         inside=tail.ops,
+        late=tail.late,
         author=AuthorsCode((dot.start,), tail.ends, tuple(following_of(dot.result))),
     )

@@ -25,7 +25,7 @@ from hire_compiler.runtime.stored_rows import StoredRows
 from hire_compiler.runtime.target import Target
 from hire_compiler.runtime.topk import top_candidates
 from hire_compiler.sharding.layout import Axes, MeshShape, Spec
-from hire_compiler.tails.values import Rows, entries_of
+from hire_compiler.tails.spaces import Rows, entries_of
 
 
 @dataclass(frozen=True)

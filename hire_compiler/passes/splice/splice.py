@@ -191,6 +191,8 @@ def _call_replacement(
         now = [(v, replaced.get(id(v), v.ir)) for v in replacement.values]
         values = [_mlir.held(ir) if v.op and v.dtype in NARROW else ir for v, ir in now]
         results = _mlir.call(*known, [*operands, *values, *behind])
+    for op in replacement.late:
+        op.ir.move_before(replacement.before.ir)
     for old, new in zip(replacement.results, results, strict=False):
         replaced[id(old)] = new  # for sites to come that captured it
         if replacement.inside:

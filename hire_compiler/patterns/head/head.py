@@ -43,6 +43,7 @@ from hire_compiler.tails.program import Tail
 
 LOGIT_READERS = frozenset({
     "argmax", "top_k", "approx_top_k", "beam_search", "softmax", "log_softmax", "sort", "sampling", "returned",
+    "position",
 })  # fmt: skip
 
 MINIMUM_INPUTS = 4
@@ -149,6 +150,8 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
             raise NoMatch(f"its {rows} rows are cut into parts, and {several}: not followed yet", depth=2)
         raise NoMatch(f"its {rows} rows are cut into parts (a fused projection)", depth=1)
     kinds = readers.kinds | ({"part"} if readers.cut else set()) | ({"product"} if readers.contracted else set())
+    if kinds == {"gather"}:
+        raise NoMatch("only some of its results are read (gather), at places that are named", depth=2)
     if not kinds & LOGIT_READERS and (is_chosen_among(op) or "all_gather" in kinds):
         joined = "of other devices" if "all_gather" in kinds else "of other products"
         raise NoMatch(f"its results are joined with those {joined} (one head in parts): not followed yet", depth=2)
@@ -189,6 +192,8 @@ def _tail_of(logits: Value, readers: Readers, provenance: Provenance) -> tuple[T
         return tail, tail.blocked
     except NoTail as no:
         return None, str(no)
+    except Exception as error:  # an author's program runs, whatever our reading of it comes to
+        return None, f"what reads its logits is not understood ({type(error).__name__}: {error})"
 
 
 def _part_that_is_read(reader: RegionReader, dot: WeightDot) -> tuple[Value, np.ndarray]:

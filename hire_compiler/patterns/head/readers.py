@@ -13,15 +13,12 @@ from math import prod
 import numpy as np
 
 from hire_compiler import _mlir
+from hire_compiler.graph.expression import OPERATIONS
 from hire_compiler.graph.graph import Op, Value
-from hire_compiler.patterns.operations.reducers import is_argmax, reducer
+from hire_compiler.patterns.operations.reducers import is_argmax, position_of, reducer
 from hire_compiler.patterns.region.dots import WeightDot
 
-_ELEMENTWISE = frozenset({
-    "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "negate", "exponential", "log", "tanh",
-    "logistic", "convert", "select", "compare", "and", "or", "not", "clamp", "abs", "log_plus_one",
-    "exponential_minus_one", "is_finite", "sqrt", "rsqrt", "sign", "floor", "reduce_precision", "chlo.square",
-})  # fmt: skip
+_ELEMENTWISE = OPERATIONS - {"constant"}
 
 
 class Readers:
@@ -30,7 +27,7 @@ class Readers:
     Attributes:
       kinds: names of the readers: ``argmax``, ``top_k``, ``softmax``, ``log_softmax``, ``sort``, ``sampling``,
         ``returned``, a number of the row (``max``, ``sum``, ``logsumexp``), ``part`` for a few of the logits, or the
-        name of another operation.
+        name of another operation; ``position`` for where in the vocabulary something stands.
       winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k, and of a max beside them.
       read: the values that something reads while they are still logits, and their vocabulary axes.
       contracted: a product that contracts the result again, if there is one.
@@ -107,6 +104,8 @@ class Readers:
             return [(passed, (None, kind)) for passed in _carried(op, value)]
         if name == "transpose":
             return [(op.result, (op.ints("permutation").index(axis), kind))]
+        if name == "reverse":
+            return [(op.result, (axis, kind))]
         if name == "broadcast_in_dim":
             return [(op.result, (op.ints("broadcast_dimensions")[axis], kind))]
         if name == "reshape":
@@ -198,15 +197,17 @@ class Readers:
         self.kinds.add({"max": "max", "sum": "sum", "logsum": "logsumexp"}.get(kind, "row number"))
 
     def _reduction(self, op: Op, axis: int, kind: str) -> None:
-        if len(op.operands) == 4 and op.ints("dimensions") == (axis,) and is_argmax(op):
+        if op.ints("dimensions") == (axis,) and is_argmax(op):
             self.kinds.add("sampling" if kind == "noisy" else "argmax")
             self.winners.append(("argmax", op, axis))
+        elif op.ints("dimensions") == (axis,) and _is_position(op):
+            self.kinds.add("position")
         elif _row_number(op, axis) is None:
             self.kinds.add("reduce")
 
 
 _ROW_NUMBERS = ("logsum", "sum", "max", "noisy", "exp", "probabilities", "log_probabilities", "logits")
-_PASSED = _ELEMENTWISE | {"transpose", "broadcast_in_dim", "reshape"}
+_PASSED = _ELEMENTWISE | {"transpose", "broadcast_in_dim", "reshape", "reverse"}
 
 
 def _row_number(op: Op, axis: int) -> str | None:
@@ -214,6 +215,13 @@ def _row_number(op: Op, axis: int) -> str | None:
     if op.ints("dimensions") != (axis,) or len(op.results) != 1:
         return None
     return {"maximum": "max", "add": "sum"}.get(reducer(op) or "")
+
+
+def _is_position(op: Op) -> bool:
+    """Whether a reduction says where something stands: the smallest logit, the first that is the largest."""
+    if position_of(op) is not None:
+        return True
+    return op.results[0].dtype.startswith(("int", "uint")) and reducer(op) in ("maximum", "minimum")
 
 
 def _row_axis(dot: WeightDot) -> int | None:

@@ -17,7 +17,7 @@ from hire_compiler.graph.expression import COMPARE
 from hire_compiler.graph.graph import Block, Op, Value
 from hire_compiler.patterns.operations.layout import LAYOUT
 
-_NEUTRAL = {"add": (0.0,), "maximum": (-np.inf,), "minimum": (np.inf,), "and": (1.0,), "or": (0.0,)}
+_NEUTRAL = {"add": 0.0, "maximum": -np.inf, "minimum": np.inf, "or": 0.0}
 _PAIRS = ((0, 1), (1, 0), (0, 0))  # every order of two numbers
 
 
@@ -30,24 +30,50 @@ def reducer(op: Op) -> str | None:
         return None
     only, end = body.ops
     applied = set(map(id, only.operands)) == set(map(id, body.args)) and len(only.operands) == 2
-    if not applied or end.operands != only.results or initial not in _NEUTRAL.get(only.name, ()):
+    if not applied or end.operands != only.results or initial != _neutral(only.name, op.operands[0].dtype):
         return None
     return only.name
 
 
 def is_argmax(op: Op) -> bool:
-    """Whether a reduction of values and positions is argmax with ties to the lowest index."""
-    if len(op.operands) != 4 or not op.operands[0].dtype.startswith(("float", "bfloat")):
-        return False
-    if _splat(op.operands[2]) != -np.inf or _splat(op.operands[3]) != 0:
-        return False
+    """Whether a reduction of floats and positions is argmax with ties to the lowest index."""
+    return _is_float(op.operands[0].dtype) and position_of(op) == "maximum"
+
+
+def position_of(op: Op) -> str | None:
+    """Of which extreme ("maximum" or "minimum") a reduction of values and positions gives the first; None: of none."""
+    if len(op.operands) != 4 or _splat(op.operands[3]) != 0:
+        return None
     if len(op.ints("dimensions")) != 1 or not _counts_up(op.operands[1], op.ints("dimensions")[0]):
-        return False
+        return None
+    start, dtype = _splat(op.operands[2]), op.operands[0].dtype
+    for extreme, sign in (("maximum", 1), ("minimum", -1)):
+        if start == _neutral(extreme, dtype) and _picks(op.blocks[0], sign):
+            return extreme
+    return None
+
+
+def _picks(body: Block, sign: int) -> bool:
+    """Whether of two values and positions the larger (``sign`` -1: the smaller) wins, of equal ones the first."""
     for (a, b), (i, j) in product(_PAIRS, _PAIRS):
-        best = (a, i) if (a, -i) >= (b, -j) else (b, j)
-        if _run(op.blocks[0], (("value", a), ("position", i), ("value", b), ("position", j))) != best:
+        best = (a, i) if (sign * a, -i) >= (sign * b, -j) else (b, j)
+        if _run(body, (("value", a), ("position", i), ("value", b), ("position", j))) != best:
             return False
     return True
+
+
+def _neutral(name: str, dtype: str) -> float | None:
+    """What changes nothing when it is combined with a number of a type; None: nobody knows."""
+    if dtype == "bool":
+        return {"maximum": 0.0, "minimum": 1.0, "and": 1.0, "or": 0.0}.get(name)
+    if dtype.startswith(("int", "uint")) and name in ("maximum", "minimum"):
+        info = np.iinfo(dtype)
+        return float(info.min if name == "maximum" else info.max)
+    return _NEUTRAL.get(name)
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat"))
 
 
 def sorts_down(op: Op) -> bool | None:
