@@ -205,8 +205,8 @@ class Elementwise:
         value = self._framed(instruction, inner, shape)
         if op == "log":
             reach = jnp.log(first.reach) * (1 + 2.0**-18) + 2.0**-18
-            return Frame("shift", ("log", first.origin), reach, self._loosened(value, reach))
-        return replace(first, value=self._loosened(value, first.reach) if first.kind == "shift" else value)
+            return Frame("shift", ("log", first.origin), reach, self.loosened(value, reach))
+        return replace(first, value=self.loosened(value, first.reach) if first.kind == "shift" else value)
 
     def _begin(self, instruction: Instruction, args: Sequence[Shadow], shape: tuple[int, ...]) -> Frame | None:
         """A frame that begins, or grows, with a number of each batch row that is only known between bounds."""
@@ -234,7 +234,7 @@ class Elementwise:
         reach = width if known_frame is None else width + known_frame.reach
         origin = (op, number.origin, known_frame.origin if known_frame else None)
         made = self._with(instruction, inner, number, bounds.high, shape)
-        return Frame("shift", origin, reach, self._loosened(made, reach))
+        return Frame("shift", origin, reach, self.loosened(made, reach))
 
     def _with(self, instruction: Instruction, inner: Shadow, number: Plain, end: Any, shape: tuple[int, ...]) -> Any:
         exact = replace(number, bounded=Bounded(point(end), number.dtype, False), frame=None)
@@ -255,7 +255,7 @@ class Elementwise:
         assert isinstance(made, Wide)
         return replace(made, inside=wider(made.inside), outside=wider(made.outside))
 
-    def _loosened(self, value: Any, reach: Any) -> Any:
+    def loosened(self, value: Any, reach: Any) -> Any:
         """A shifted value whose true size, which says how far it is rounded, may be larger by ``reach``."""
         units = max(self.arithmetic.units.values()) * _UNIT
 

@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler.graph.graph import Block, Op, Value
+from hire_compiler.patterns.operations.reducers import reducer
 from hire_compiler.proofs.enclosure import Unbounded, arithmetic_for
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.runtime.target import target_for
 from hire_compiler.tails.few import WHOLE, is_few, is_finished
 from hire_compiler.tails.interpret import Interpreter, outer_values
+from hire_compiler.tails.layout import LAYOUT
 from hire_compiler.tails.looking import Looking, first_columns
 from hire_compiler.tails.program import Tail, following_of
 from hire_compiler.tails.spaces import Rows
@@ -172,16 +174,33 @@ class _Finder:
                 if not self._holds(use, inside) and _position(use, self._block) <= last:
                     raise NoTail(self._blocked or "a token is read before the last of several is known")
         doubt = next(iter(self._interpreter.doubts), "")
+        if any(self._is_count(value) for value in read):
+            doubt = doubt or "a count of the whole vocabulary"
         return Tail(
             self._logits, self._axis, tuple(done), tuple(ends), tuple(read), tuple(self._captured.values()),
             frozenset(id(op) for op in self._following), self._compared(), self._most, doubt, self._mixed,
             self._interpreter.orders, tuple(self._numbers), self._blocked,
-            tuple(sorted(self._late.values(), key=lambda op: op.position)),
+            tuple(sorted(self._late.values(), key=lambda op: op.position)), self._lists(read),
         )  # fmt: skip
+
+    def _lists(self, read: list[Value]) -> bool:
+        return any(is_few(self._interpreter.known[id(value)]) for value in read)
 
     def _compared(self) -> int:
         """How many different values share the candidates."""
         return sum(map(len, self.points)) if self._mixed else len(self.points)
+
+    def _is_count(self, value: Value) -> bool:
+        """Whether it says how many of the whole vocabulary are such or such (a rank), give or take a number."""
+        op = value.op
+        while op is not None and op.name in (*LAYOUT, "convert", "add", "subtract"):
+            inner = [operand for operand in op.operands if isinstance(self._interpreter.known.get(id(operand)), Plain)]
+            made = [operand for operand in inner if operand.op in self._interpreter.done]
+            op = made[0].op if made else None
+        if op is None or op.name != "reduce" or reducer(op) != "add":
+            return False
+        summed = self._interpreter.known.get(id(op.operands[0]))
+        return isinstance(summed, Wide) and summed.outside is not None
 
     def _follow_numbers(self) -> None:
         """Let the tail hold what is made of its numbers, down to the outputs."""

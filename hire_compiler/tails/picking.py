@@ -89,7 +89,26 @@ def scatter(op: Op, operands: list[Shadow], elementwise: Elementwise) -> Shadow:
     if isinstance(value, Plain):
         return _into_known(value, put, kind, bounds)
     made = _RULES[kind](value, put, bounds, elementwise)
-    return made if is_known(index) else unless_sure(made, put.sure)
+    frame = _framed(value, kind, updates, put, bounds, elementwise)
+    if is_known(index):
+        return replace(made, frame=frame)
+    made = unless_sure(made, put.sure)
+    return made if frame is None else replace(made, frame=replace(frame, value=unless_sure(frame.value, put.sure)))
+
+
+def _framed(
+    value: Wide, kind: str, updates: Plain, put: _Put, bounds: Enclosure, elementwise: Elementwise
+) -> Frame | None:
+    """The framed result, where what is put is no matter of the unknown number: infinite, or added to a sum of it."""
+    frame = value.frame
+    if frame is None:
+        return None
+    assert isinstance(frame.value, Wide)
+    if kind == "set" and updates.literal in (float("inf"), -float("inf")):
+        return replace(frame, value=_overwritten(frame.value, put, bounds, elementwise))
+    if kind == "add" and frame.kind == "shift":
+        return replace(frame, value=elementwise.loosened(_summed(frame.value, put, bounds, elementwise), frame.reach))
+    return None
 
 
 def _into_known(value: Plain, put: _Put, kind: str, bounds: Enclosure) -> Plain:

@@ -33,6 +33,7 @@ class Tail:
       orders: it puts candidates in an order, by a sort or a ``top_k``.
       numbers: those of ``read`` that are no tokens: they are only known between bounds.
       blocked: why it cannot be proven as it is, because of them; or ''.
+      lists: the best few go on from it as they are, not only tokens that are drawn from them.
       late: operations that read tokens before the last of them is known, and have to stand behind it.
     """
 
@@ -51,6 +52,7 @@ class Tail:
     numbers: tuple[Value, ...] = ()
     blocked: str = ""
     late: tuple[Op, ...] = ()
+    lists: bool = False
 
     @property
     def rows(self) -> int:

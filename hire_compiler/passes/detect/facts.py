@@ -39,6 +39,7 @@ def site_facts(
                 (fast_math or _too_narrow(match) or own[match].uncertifiable) if own[match].provable else ""
             ),
             narrow=any(weight.is_computed for weight in match.weights),
+            drawn=own[match].drawn if devices == 1 else None,
             devices=devices,
             learned=known[match],
         )

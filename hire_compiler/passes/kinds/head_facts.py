@@ -34,7 +34,8 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
             reordered=target.picks_kernels,
             winners_only=bool(match.winners),
             aligned=any(map(_is_aligned, match.winners)),
-            compared=0 if match.tail is None else match.tail.points,
+            compared=0 if match.tail is None or match.winners else match.tail.points,
+            drawn=(match.tail.points, match.tail.most) if match.tail is not None and match.winners else None,
             blocked=match.blocked,
             bounded=None if match.bounded is None else (match.bounded.points, match.bounded.most),
             seldom="" if match.tail is None else match.tail.doubt,
@@ -61,7 +62,7 @@ _BESIDE = "the same winners are proven by another product, to whose logits this 
 def _replaced(match: HeadMatch) -> list[Op]:
     """The operations whose results a proof replaces."""
     tail = match.tail_of("bounded")
-    return [winner.op for winner in match.winners] or ([] if tail is None else list(tail.ends))
+    return [*(winner.op for winner in match.winners), *([] if tail is None else tail.ends)]
 
 
 def _uncertifiable(match: HeadMatch, target: Target) -> str:

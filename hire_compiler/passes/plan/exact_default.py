@@ -32,7 +32,7 @@ def _certified(site: Site, facts: SiteFacts) -> Rule | None:
         return None
     if facts.devices > 1:
         return None  # left to XLA's partitioner, the gathers may cost more than the product
-    strict = bool(facts.compared) or set(site.consumers) <= {"argmax", "sampling", "max"}
+    strict = bool(facts.compared) or facts.top_k == 1 or facts.drawn is not None
     predictor = Quantized(bits=8)
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
 

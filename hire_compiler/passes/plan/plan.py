@@ -49,7 +49,7 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
     """
     dense_bytes, explicit = sum(facts.weight_bytes), chosen.rule
     where = f"{chosen.name} on {site.id} ({site.path or 'no scope'}, {site.d}→{site.width})"
-    facts = facts.asked(explicit.logprobs)
+    facts = facts.asked(explicit)
     settled = resolve_rule(explicit, site, facts, where)
     if isinstance(settled, LeftDense):
         return leave_dense(site, settled.reason, dense_bytes)

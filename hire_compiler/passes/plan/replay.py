@@ -95,7 +95,7 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
     shard = replace(site, width=site.width // record.decision.shards, batch=site.batch // record.parts)
     if rule.spread:
         check_spread(rule, site, facts, record.decision.shards)
-    own = own.asked(rule.logprobs)
+    own = own.asked(rule)
     candidates, common, sparse_bytes, added_bytes = weigh(rule, rule, shard, own, named)
     decision = record.decision
     if facts.halved:  # that is of these weights, not of the plan
@@ -115,7 +115,7 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
         candidates,
         rule.group or 1,
         rule.tail,
-        facts.winners_only,
+        own.winners_only,
         rule.certify,
         logprobs=rule.logprobs,
         axes=record.axes,

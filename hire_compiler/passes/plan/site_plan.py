@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hire_compiler.config.predictors import Cascade, Predictor
+from hire_compiler.config.rules import Rule
 from hire_compiler.learned.activity import Activity
 from hire_compiler.learned.calibration import Moment
 from hire_compiler.learned.trial import HeadTrial, Trial
@@ -93,6 +94,8 @@ class SiteFacts:
       seldom: what stands before a head's token and seldom lets it be proven, or ''.
       blocked: why no proof is possible of what is read of a head, or ''.
       bounded: ``compared`` and ``top_k`` of such a head where what blocks the proof are numbers that can be bounded.
+      drawn: ``compared`` and ``top_k`` of a head of which only tokens go on that are drawn from the best few: these can
+        be proven by themselves, whatever their order is.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
       beside: why they are not proven although they could be, or ''.
@@ -124,6 +127,7 @@ class SiteFacts:
     blocked: str = ""
     bounded: tuple[int, int] | None = None
     seldom: str = ""
+    drawn: tuple[int, int] | None = None
     top_k: int = 1
     uncertifiable: str = ""
     beside: str = ""
@@ -142,9 +146,12 @@ class SiteFacts:
     shards: int = 1
     learned: Learned = NOTHING
 
-    def asked(self, logprobs: str) -> SiteFacts:
-        """These facts under a rule that lets numbers of a head be bounded, or does not (``Rule.logprobs``)."""
-        if self.bounded is None or logprobs != "bounded":
+    def asked(self, rule: Rule) -> SiteFacts:
+        """These facts under a rule: may numbers of a head be bounded, have tokens to be dense's own."""
+        if self.drawn is not None and rule.certify == "strict":
+            compared, top_k = self.drawn
+            return replace(self, winners_only=False, compared=compared, top_k=top_k)
+        if self.bounded is None or rule.logprobs != "bounded":
             return self
         compared, top_k = self.bounded
         return replace(self, compared=compared, top_k=top_k, blocked="")

@@ -63,7 +63,8 @@ class HeadMatch:
       winners: the readers, when all of them keep only the best; those of the same values together; else empty.
       compared: from the product to what its readers compare, in coordinates ``[batch, vocabulary]``; without
         repetitions, and without those that are not elementwise.
-      tail: the code from its logits to tokens, where there are no such winners and it can be followed.
+      tail: the code from its logits to tokens, where it can be followed and there are no such winners, or tokens are
+        drawn from these.
       bounded: that code, where it makes numbers too that can be bounded, but not proven.
       blocked: why there is no such tail.
     """
@@ -167,7 +168,10 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         raise NoMatch("it stands in a loop over layers, or over a vocabulary in blocks", depth=2)
     winners = _winners(readers, reader, dot, provenance) if kinds <= {"argmax", "top_k", "sampling", "max"} else ()
     logits, read = _part_that_is_read(reader, dot)
-    tail, blocked = (None, "") if winners else _tail_of(logits, readers, provenance)
+    tail, blocked = (None, "") if _only_tokens(winners) else _tail_of(logits, readers, provenance)
+    if winners and tail is not None:
+        drawn = not (tail.lists or tail.numbers or tail.doubt)
+        tail = tail if drawn and np.array_equal(winners[0].region.batch_rows, read) else None
     numbers = tail is not None and bool(tail.numbers)
     return HeadMatch(
         dot,
@@ -180,6 +184,11 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         tail if numbers else None,
         blocked,
     )
+
+
+def _only_tokens(winners: tuple[Winner, ...]) -> bool:
+    """Whether the winners are all that is read; of the best few a token may be drawn, which can be proven by itself."""
+    return bool(winners) and all(winner.k == 1 for winner in winners)
 
 
 def _tail_of(logits: Value, readers: Readers, provenance: Provenance) -> tuple[Tail | None, str]:
