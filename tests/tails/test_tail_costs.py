@@ -23,9 +23,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, of: type, name: str) -> list[int]:
     """How often a method is called, from now on."""
     calls, method = [0], getattr(of, name)
 
-    def count(*args: Any) -> Any:
+    def count(*args: Any, **options: Any) -> Any:
         calls[0] += 1
-        return method(*args)
+        return method(*args, **options)
 
     monkeypatch.setattr(of, name, count)
     return calls

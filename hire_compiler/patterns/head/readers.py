@@ -218,8 +218,11 @@ def _row_number(op: Op, axis: int) -> str | None:
 
 
 def _is_position(op: Op) -> bool:
-    """Whether a reduction says where something stands: the smallest logit, the first that is the largest."""
-    if position_of(op) is not None:
+    """Whether a reduction says where the largest stands: of numbers that were negated, or of what is made of them."""
+    extreme, made = position_of(op), op.operands[0].op
+    if extreme == "minimum":  # of logits as they are it would be the worst: distances, no vocabulary
+        return made is not None and made.name == "negate"
+    if extreme is not None:
         return True
     return op.results[0].dtype.startswith(("int", "uint")) and reducer(op) in ("maximum", "minimum")
 
