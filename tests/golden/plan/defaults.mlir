@@ -22,12 +22,12 @@ hire_compiler: on, 1 of 2 sites rewritten, 0.1 MB → 72.7 kB read a call
   on?      head/0: top_k 8→4096 float32 batch 1
              Quantized(bits=8), 128 of 4096 rows exact; 0.1 MB → 69.6 kB read a
                call, 90.1 kB added
-  right?   head/0: certified: the winners are proven up to rounding at run time,
-             else the dense product runs
+  right?   head/0: certified: the winners are proven in the order of dense at
+             run time, else the dense product runs
   why not? ffn/0: gated silu 8→32 float32 batch 1
              left dense: silu is not sparse (no neuron is exactly zero), and no
                rule asks to approximate it
 
 // ===== plan
 cpu: ffn/0 [layer_0/down] 8→32: dense, silu is not sparse (no neuron is exactly zero), and no rule asks to approximate it
-cpu: head/0 [logits] 8→4096: Quantized(bits=8), candidates=128, group=1, certify=True
+cpu: head/0 [logits] 8→4096: Quantized(bits=8), candidates=128, group=1, certify=strict

@@ -46,7 +46,7 @@ module {
       … gather 32x8xf32 → 5x8xf32
       … dot_general 1x8xf32, 8x5xf32 → 1x5xf32
       … top_k 1x5xf32 → 1x2xf32, 1x2xi32
-      … all_gather 3x2xi32 → 3x16xi32
+      … all_gather 2x2xi32 → 2x16xi32
       … top_k 1x16xf32 → 1x2xf32, 1x2xi32
       … case {
         … dot_general 1x1xf32, 1x32xf32 → 1x32xf32
