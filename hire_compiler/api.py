@@ -17,8 +17,7 @@ from hire_compiler.errors import ConfigError, UnreadableTypesError
 from hire_compiler.learned.calibration import Calibration
 from hire_compiler.passes.pipeline import inspect_program
 from hire_compiler.reports.report import Miss, Report
-
-PLATFORMS = ("cpu", "gpu", "tpu")
+from hire_compiler.runtime.target import PLATFORMS
 
 
 def transform(

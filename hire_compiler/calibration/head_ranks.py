@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hire_compiler.config.predictors import Cascade, LowRank, Predictor
-from hire_compiler.runtime.predictors import prepare_copies
+from hire_compiler.config.predictors import Cascade, Predictor
+from hire_compiler.runtime.predictors import matrices_of, prepare_copies
 from hire_compiler.runtime.topk import bucket_winners
 
 CHUNK = 32  # rows of input scored at once
-Scores = Callable[[jax.Array], jax.Array]
+Matrices = tuple[jax.Array, ...]
 
 
 def meets(missed: float, rows: int, recall: float) -> bool:
@@ -45,7 +45,7 @@ def ranks_of(
     """
     arrays = jax.jit(lambda w: prepare_copies(w, predictor.copies, moment, stacked=False))(rows)
     run = jax.jit(_ranks_by(predictor))
-    copies = jax.jit(lambda given: _copies(given, rows.shape[1]))(arrays)
+    copies = jax.jit(lambda given: matrices_of(given, rows.shape[1]))(arrays)
     found = [np.asarray(run(copies, x, best)) for x, best in zip(_chunks(inputs), _chunks(winners), strict=True)]
     return np.concatenate(found)[: len(inputs)].astype(np.int64)
 
@@ -57,40 +57,25 @@ def _chunks(values: np.ndarray) -> list[np.ndarray]:
     return [filled[i : i + CHUNK] for i in range(0, padded, CHUNK)]
 
 
-def _copies(arrays: dict[str, jax.Array], d: int) -> dict[str, jax.Array]:
-    """What is scored with, widened once: a predictor sums in float32 whatever it stores."""
-    if "q4" in arrays:
-        return {"q": _unpacked(arrays, d)}
-    wide = {name: array.astype(jnp.float32) for name, array in arrays.items()}
-    if "q" in wide:
-        wide["q"] = wide["q"] * wide.pop("scale")[:, None]
-    return wide
-
-
-def _unpacked(arrays: dict[str, jax.Array], d: int) -> jax.Array:
-    """A packed 4-bit copy as numbers ``[n, d]``; see :mod:`hire_compiler.runtime.quantized`."""
-    halves = [(arrays["q4"] & 15).astype(jnp.float32) - 8, (arrays["q4"] >> 4).astype(jnp.float32) - 8]
-    blocks = jnp.concatenate(halves) * arrays["scale4"].astype(jnp.float32)[..., None]
-    return blocks.transpose(1, 0, 2).reshape(blocks.shape[1], -1)[:, :d]
-
-
 def _ranks_by(predictor: Predictor) -> Callable[..., jax.Array]:
-    def coarse(arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        scores = (x @ arrays["a"]) @ arrays["b"].T
-        return scores * arrays["b_scale"] if "b_scale" in arrays else scores
+    def plain(copies: Sequence[Matrices], x: jax.Array, best: jax.Array) -> jax.Array:
+        return _before(_scores(copies[0], x), best)
 
-    def plain(arrays: dict[str, jax.Array], x: jax.Array, best: jax.Array) -> jax.Array:
-        return _before(coarse(arrays, x) if isinstance(predictor, LowRank) else x @ arrays["q"].T, best)
-
-    def cascade(arrays: dict[str, jax.Array], x: jax.Array, best: jax.Array) -> jax.Array:
+    def cascade(copies: Sequence[Matrices], x: jax.Array, best: jax.Array) -> jax.Array:
         assert isinstance(predictor, Cascade)
-        first = coarse(arrays, x)
+        first, second = (_scores(copy, x) for copy in copies)
         left = bucket_winners(first, predictor.survivors)
         passed = jnp.zeros(first.shape, bool).at[jnp.arange(len(x))[:, None], left].set(True)
-        before = _before(jnp.where(passed, x @ arrays["q"].T, -jnp.inf), best)
+        before = _before(jnp.where(passed, second, -jnp.inf), best)
         return jnp.where(jnp.take_along_axis(passed, best, axis=1), before, first.shape[1])
 
     return cascade if isinstance(predictor, Cascade) else plain
+
+
+def _scores(copy: Matrices, x: jax.Array) -> jax.Array:
+    for matrix in copy:
+        x = x @ matrix.T
+    return x
 
 
 def _before(scores: jax.Array, best: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from hire_compiler.config.predictors import Cascade, Exact, LowRank, Predictor, Quantized, require, require_integer
+from hire_compiler.config.predictors import Cascade, Exact, Predictor, Quantized, require, require_integer
 from hire_compiler.errors import ConfigError
 
 Kind = Literal["ffn", "head", "experts"]
@@ -107,7 +107,7 @@ class Rule:
             f"{where}: certify='strict' is about the order of winners, which only a head has; use certify=True",
         )
         require(
-            isinstance(self.predictor, (LowRank, Quantized, Cascade, Exact)),
+            isinstance(self.predictor, get_args(Predictor)),
             f"{where}: predictor is {self.predictor!r}; give LowRank(rank=…), Quantized(bits=8), "
             "Quantized(bits=4, columns=64), Cascade(LowRank(rank=…), Quantized(bits=8)) or Exact(), or dense=True",
         )

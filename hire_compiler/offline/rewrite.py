@@ -23,8 +23,8 @@ from hire_compiler.offline.source.source import Source, read_source
 from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.passes.splice.splice import Spliced
 from hire_compiler.reports.report import Report
+from hire_compiler.runtime.target import JAX_PLATFORMS, lowering_platform
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 DEFAULT_PLATFORMS = ("cpu", "tpu")
 
 
@@ -108,12 +108,12 @@ def _platforms(source: Source, wanted: Sequence[str] | None) -> tuple[str, ...]:
     if wanted is None:
         usable = tuple(name for name in DEFAULT_PLATFORMS if not source.refusal(name))
         return usable or source.platforms[:1] or ("cpu",)
-    names = tuple(dict.fromkeys({"gpu": "cuda"}.get(name, name) for name in wanted))
+    names = tuple(dict.fromkeys(map(lowering_platform, wanted)))
     for name in names:
-        if name not in PLATFORMS:
-            raise ConfigError(f"platform {name!r} is unknown: use one of {', '.join(PLATFORMS)}")
+        if name not in JAX_PLATFORMS:
+            raise ConfigError(f"platform {name!r} is unknown: use one of {', '.join(JAX_PLATFORMS)}")
     if not names:
-        raise ConfigError(f"no platform was named: use one of {', '.join(PLATFORMS)}")
+        raise ConfigError(f"no platform was named: use one of {', '.join(JAX_PLATFORMS)}")
     return names
 
 

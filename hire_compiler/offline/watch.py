@@ -18,6 +18,7 @@ from hire_compiler.offline.artifact.artifact import Artifact
 from hire_compiler.offline.original import Original
 from hire_compiler.reports.findings import split_seconds
 from hire_compiler.reports.report import Certificate, bytes_read, report_of
+from hire_compiler.runtime.target import lowering_platform
 
 
 class Watch:
@@ -75,4 +76,4 @@ class Watch:
 
     @property
     def _platform(self) -> str:
-        return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+        return lowering_platform(jax.default_backend())

@@ -61,7 +61,6 @@ def active_neurons(h: jax.Array, strongest: float | None) -> jax.Array:
     return size >= lax.top_k(size, max(1, ceil(strongest * h.shape[1])))[0][:, -1:]
 
 
-@jax.jit  # traced once for all blocks of a size
 def count_active(active: jax.Array) -> jax.Array:
     """The counts of one call: float32 ``[counted_size(m)]``.
 
@@ -72,16 +71,14 @@ def count_active(active: jax.Array) -> jax.Array:
       active: bool ``[b, m]``.
     """
     batch, width = active.shape
-    sizes = counted_groups(width)
-    touched, shares = [], []
-    for number, group in enumerate(sizes):
-        count = width // group
-        groups = active.reshape(batch, count, group).any(axis=2)
+    touched, histograms = [], []
+    for group in counted_groups(width):
+        groups = active.reshape(batch, width // group, group).any(axis=2)
         touched.append(jnp.sum(groups, axis=0, dtype=jnp.float32))
-        for place, rows in enumerate(rows for rows in TOGETHER if rows <= batch):
+        for rows in TOGETHER:
             sets = batch // rows
-            union = groups[: sets * rows].reshape(rows, sets, count).any(axis=0)
-            share = (jnp.sum(union, axis=1, dtype=jnp.int32) * BINS + (count - 1)) // count  # rounded up
-            shares.append(share + (number * len(TOGETHER) + place) * (BINS + 1))
-    histograms = jnp.zeros(len(sizes) * len(TOGETHER) * (BINS + 1), jnp.float32)
-    return jnp.concatenate([*touched, histograms.at[jnp.concatenate(shares)].add(1.0)])
+            union = groups[: sets * rows].reshape(rows, sets, width // group).any(axis=0)
+            count = jnp.sum(union, axis=1, dtype=jnp.int32)
+            shares = (count * BINS + (width // group - 1)) // (width // group)  # rounded up
+            histograms.append(jnp.zeros(BINS + 1, jnp.float32).at[shares].add(1.0))
+    return jnp.concatenate([*touched, *histograms])

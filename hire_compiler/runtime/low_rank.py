@@ -115,11 +115,17 @@ def _kept(arrays: Arrays, d: int, target: Target) -> Arrays:
     return rest | factor_for(arrays["a"], target)
 
 
+def _matrices(arrays: Arrays, d: int) -> tuple[jax.Array, ...]:
+    b = arrays["b"].astype(jnp.float32)
+    return arrays["a"].astype(jnp.float32).T, b * arrays["b_scale"][:, None] if "b_scale" in arrays else b
+
+
 RECORDS = {
     "low_rank": Record(
         arrays=("a", "a_rows", "b", "b_scale"),
         prepare=lambda rows, moment, *, rank, dtype: prepare_low_rank(rows, rank, moment, dtype),
         scores=low_rank_scores,
+        matrices=_matrices,
         stored_bytes=_stored_bytes,
         misfit=_misfit,
         kept=_kept,

@@ -79,6 +79,11 @@ def kept_for(prepared: Arrays, d: int, target: Target) -> Arrays:
     return kept
 
 
+def matrices_of(prepared: Arrays, d: int) -> list[tuple[jax.Array, ...]]:
+    """The copies as prepared, the coarse one first, as the float32 matrices of :class:`Record`."""
+    return [record.matrices(prepared, d) for record in held(prepared)]
+
+
 def is_cascade(prepared: Arrays) -> bool:
     """Whether there is a finer copy behind the coarse one."""
     return len(held(prepared)) > 1
@@ -92,5 +97,6 @@ def refine(x: jax.Array, prepared: Arrays, ids: jax.Array, target: Target) -> ja
 
 
 __all__ = [
-    "PREDICTOR_ARRAYS", "RECORDS", "Arrays", "held", "is_cascade", "kept_for", "predict", "prepare_copies", "refine",
+    "PREDICTOR_ARRAYS", "RECORDS", "Arrays", "held", "is_cascade", "kept_for", "matrices_of", "predict",
+    "prepare_copies", "refine",
 ]  # fmt: skip

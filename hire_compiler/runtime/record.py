@@ -30,6 +30,8 @@ class Record:
       arrays: names of the arrays that it may have, which no other record uses.
       prepare: ``(rows, moment, **options)`` to the arrays; ``moment`` is E[xxᵀ] of their input, or None.
       scores: ``(x [b, d], arrays, target, precise=…)`` to ``[b, n]`` float32; ``precise``: a proof rests on them.
+      matrices: ``(arrays, d)`` to float32 matrices, ``[n, d]`` or ``[r, d]`` and ``[n, r]``: one product with each, in
+        that order, gives the scores. A calibration scores many inputs with them.
       stored_bytes: ``(n, d, dtype of the rows, **options)``.
       passes: how often a call reads what is stored.
       misfit: ``(d, **options)`` to why they cannot stand for rows of that length, with the way out; or ''.
@@ -44,6 +46,7 @@ class Record:
     arrays: tuple[str, ...]
     prepare: Callable[..., Arrays]
     scores: Callable[..., jax.Array]
+    matrices: Callable[[Arrays, int], tuple[jax.Array, ...]]
     stored_bytes: Callable[..., int]
     passes: int = 1
     misfit: Callable[..., str] = _fits

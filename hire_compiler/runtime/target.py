@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.errors import ConfigError
 from hire_compiler.runtime.costs import CPU_COSTS, GPU_COSTS, TPU_COSTS, Costs
 
 
@@ -24,7 +25,8 @@ class Target:
     """One platform.
 
     Attributes:
-      platform: ``cpu``, ``gpu`` or ``tpu``.
+      platform: what it is called here: ``cpu``, ``gpu`` or ``tpu``.
+      names: what JAX calls it; a step is lowered under the first.
       bf16_as_bits: gather bfloat16 rows as ``uint16`` and reinterpret after the gather.
       rows_one_by_one: score a small batch row by row, each a threaded fused matrix-vector product.
       least_rows: products take at least so many rows, of zeros if need be: a TPU runs a product of one row on its
@@ -46,11 +48,15 @@ class Target:
         measured on a CPU. An H100's are no larger: 2 is for other cards. Nothing was measured on a TPU: 8 is assumed.
       rounds_terms: a product of one row with a narrow result may be multiplied in that type, each term rounded.
       picks_kernels: the compiler chooses how a product is summed by timing it, so another program may sum it otherwise.
+      sums_in_full: products are computed in full float32 whatever the program asks for, so their rounding is known.
+      widens_in_front: takes a weight that is widened in a loop out of the loop, but not out of a branch in it; and how
+        a product is summed depends on that.
       keeps_rounding: where the author reads a bfloat16 value as such, it has been rounded; False: nobody knows.
       costs: what the plan weighs.
     """
 
     platform: str
+    names: tuple[str, ...]
     bf16_as_bits: bool
     rows_one_by_one: bool
     least_rows: int
@@ -65,6 +71,8 @@ class Target:
     elementwise_error: int
     rounds_terms: bool
     picks_kernels: bool
+    sums_in_full: bool
+    widens_in_front: bool
     keeps_rounding: bool
     costs: Costs
 
@@ -72,6 +80,7 @@ class Target:
 _TARGETS = {
     "cpu": Target(
         "cpu",
+        names=("cpu",),
         bf16_as_bits=True,
         rows_one_by_one=True,
         least_rows=1,
@@ -86,11 +95,14 @@ _TARGETS = {
         elementwise_error=1,
         rounds_terms=False,
         picks_kernels=False,
+        sums_in_full=True,
+        widens_in_front=True,
         keeps_rounding=True,
         costs=CPU_COSTS,
     ),
     "gpu": Target(
         "gpu",
+        names=("cuda", "rocm"),
         bf16_as_bits=False,
         rows_one_by_one=False,
         least_rows=1,
@@ -105,11 +117,14 @@ _TARGETS = {
         elementwise_error=2,
         rounds_terms=True,
         picks_kernels=True,
+        sums_in_full=False,
+        widens_in_front=False,
         keeps_rounding=False,
         costs=GPU_COSTS,
     ),
     "tpu": Target(
         "tpu",
+        names=("tpu",),
         bf16_as_bits=False,
         rows_one_by_one=False,
         least_rows=8,
@@ -124,15 +139,28 @@ _TARGETS = {
         elementwise_error=8,
         rounds_terms=True,
         picks_kernels=False,
+        sums_in_full=False,
+        widens_in_front=False,
         keeps_rounding=False,
         costs=TPU_COSTS,
     ),
 }
 
 
+PLATFORMS = tuple(_TARGETS)
+JAX_PLATFORMS = tuple(name for target in _TARGETS.values() for name in target.names)
+
+
 def target_for(platform: str) -> Target:
-    """The target of a JAX platform name."""
-    return _TARGETS.get({"cuda": "gpu", "rocm": "gpu"}.get(platform, platform), _TARGETS["gpu"])
+    """The target of a platform, by our name or one of JAX's.
+
+    Raises:
+      ConfigError: none is known: nothing is known of its rounding either, so nothing could be proven there.
+    """
+    for target in _TARGETS.values():
+        if platform in (target.platform, *target.names):
+            return target
+    raise ConfigError(f"platform {platform!r} is unknown: use one of {', '.join(PLATFORMS)}")
 
 
 @contextmanager
@@ -144,11 +172,13 @@ def stand_in(*targets: Target) -> Iterator[None]:
         yield
     finally:
         _TARGETS.update(known)
+        for added in _TARGETS.keys() - known.keys():
+            del _TARGETS[added]
 
 
 def lowering_platform(platform: str) -> str:
-    """The name under which JAX lowers for a platform: ``gpu`` means CUDA there."""
-    return {"gpu": "cuda"}.get(platform, platform)
+    """The name under which JAX lowers for a platform: ``gpu`` means CUDA there. Others are left as they are."""
+    return _TARGETS[platform].names[0] if platform in _TARGETS else platform
 
 
 def store(matrix: jax.Array, target: Target) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from hire_compiler.patterns.ffn.activations import ACTIVATIONS
 from tests.support.models import WIDTH, D, array
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -112,8 +114,6 @@ def test_every_spelling_is_recognised(name: str, act: Activation, dtype: Any) ->
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_the_table_and_the_spellings_agree_in_float64(name: str) -> None:
     """The definitions that programs are compared with are the functions that people mean by the names."""
-    from hire_compiler.patterns.ffn.activations import ACTIVATIONS
-
     z = np.linspace(-6, 8, 401)
     with jax.enable_x64(True):
         for spelling, act in SPELLINGS[name].items():
@@ -150,6 +150,13 @@ def test_another_activation_is_a_site_under_its_own_name(name: str, dtype: Any) 
     function, expected = OTHERS[name]
     (site,) = hire.inspect(plain(function), *shapes(dtype, "x", "up", "down")).sites
     assert site.activation == expected
+
+
+def test_every_activation_of_the_table_is_spelled_here_and_named_to_users() -> None:
+    spelled = {*SPELLINGS, *(name for _, name in OTHERS.values()), "identity"}
+    assert ACTIVATIONS.keys() <= spelled, "spell it in SPELLINGS"
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    assert not [name for name in ACTIVATIONS if f"`{name}`" not in page], "name it in docs/models.md"
 
 
 LOOK_ALIKES: dict[str, Activation] = {

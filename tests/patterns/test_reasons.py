@@ -177,3 +177,32 @@ def test_a_quantiser_with_a_zero_point_is_named(summed: str) -> None:
     assert said.pop("before") == "its 64 rows are no more than its 64 inputs: a projection, no vocabulary"
     named = "the neurons of its block are quantised with a zero point, so zeros do not stay zero"
     assert said == {"up": named, "down": named}
+
+
+def test_code_that_cannot_be_repeated_is_named_once_and_for_all_products_of_its_block() -> None:
+    """What stands in the gate of a GLU keeps gate, up and down from being a site, and is said of each alike."""
+
+    def glu(p: Any, x: jax.Array) -> jax.Array:
+        z = x @ p["gate"]
+        return (z * jax.scipy.special.gammaln(1 + jnp.abs(z)) * (x @ p["up"])) @ p["down"]
+
+    params = {"gate": shape(D, 256), "up": shape(D, 256), "down": shape(256, D)}
+    misses = hire.inspect(glu, params, shape(1, D)).misses
+    assert [miss.reason for miss in misses] == ["chlo.lgamma stands between the matrix products"] * 3
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_layer_behind_a_convolution_is_told_so(transposed: bool) -> None:
+    convolve = lax.conv_transpose if transposed else lax.conv_general_dilated
+
+    def function(p: Any, x: jax.Array) -> jax.Array:
+        h = convolve(x, p["kernel"], (2,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"))
+        return jax.nn.relu(h + p["bias"]) @ p["down"]
+
+    params = {"kernel": shape(4, D, 256), "bias": shape(256), "down": shape(256, D)}
+    misses = hire.inspect(function, params, shape(1, 8, D)).misses
+    convolution = "a convolution with a window of several positions, or in groups"
+    assert [miss.reason for miss in misses] == [
+        convolution,
+        f"its input is made by {convolution}: no block of matrix products ends here",
+    ]

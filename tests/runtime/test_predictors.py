@@ -13,7 +13,7 @@ import pytest
 import hire_compiler as hire
 from hire_compiler.runtime.logits import candidate_logits, select_candidates, sparse_logits
 from hire_compiler.runtime.low_rank import prepare_low_rank
-from hire_compiler.runtime.predictors import predict, refine
+from hire_compiler.runtime.predictors import RECORDS, kept_for, matrices_of, predict, prepare_copies, refine
 from hire_compiler.runtime.quantized import prepare_int4, prepare_quantized, unpack_int4
 from hire_compiler.runtime.stored_rows import StoredRows
 from hire_compiler.runtime.target import Target, store, target_for
@@ -290,3 +290,33 @@ def test_an_approximate_top_k_from_buckets_finds_the_best_and_most_others(
     if name == "random":
         lowest = -np.sort(-scores, axis=1)[:, 63:64]
         assert (found >= lowest).mean() > 0.9
+
+
+# --------------------------------------------------------------------------- every record
+
+COPIES = {
+    "low_rank": [{"rank": 8, "dtype": dtype} for dtype in ("float32", "bfloat16", "int8")],
+    "int8": [{}],
+    "int4": [{"columns": 8}],
+    "int6": [{}],
+}
+
+
+def test_every_kind_of_copy_is_tried() -> None:
+    assert COPIES.keys() == RECORDS.keys()
+    arrays = [name for record in RECORDS.values() for name in record.arrays]
+    assert len(arrays) == len(set(arrays)), "an array says of which copy it is: no two records share a name"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, options) for name, several in COPIES.items() for options in several], ids=str
+)
+def test_the_matrices_of_a_copy_give_its_scores(name: str, options: dict[str, Any], rng: np.random.Generator) -> None:
+    rows, x = array(rng, 50, 24), array(rng, 3, 24)
+    prepared = prepare_copies(rows, [(name, options)], None, stacked=False)
+    (matrices,) = matrices_of(prepared, 24)
+    hidden = wide(x)
+    for matrix in matrices:
+        hidden = hidden @ wide(matrix).T
+    np.testing.assert_allclose(predict(x, kept_for(prepared, 24, CPU), CPU), hidden, rtol=1e-3, atol=1e-3)
+    assert sum(prepared[part].nbytes for part in prepared) == RECORDS[name].stored_bytes(50, 24, "float32", **options)

@@ -34,8 +34,9 @@ from hire_compiler.offline.source.trees import leaf_paths
 from hire_compiler.passes.pipeline import Rewritten
 from hire_compiler.passes.replace.prepared_key import PreparedKey
 from hire_compiler.passes.splice.splice import Measured, Spliced
+from hire_compiler.runtime.target import PLATFORMS, lowering_platform
 
-PREPARE_ON = ("cpu", "cuda", "tpu")
+PREPARE_ON = tuple(map(lowering_platform, PLATFORMS))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from hire_compiler.offline.disk.manifest import Manifest, Platform
 from hire_compiler.offline.disk.stored import Stored
 from hire_compiler.offline.disk.tensors import Tensors
 from hire_compiler.offline.disk.versions import check_export_version
+from hire_compiler.runtime.target import lowering_platform
 
 CONSTANTS = "constants.safetensors"
 PLAN, REPORT = "plan.json", "report.json"
@@ -55,7 +56,7 @@ class Contents:
           ArtifactError: it has none for it.
         """
         wanted = name or jax.default_backend()
-        alias = {"gpu": "cuda"}.get(wanted, wanted)
+        alias = lowering_platform(wanted)
         if alias not in self.manifest.platforms:
             why = self.manifest.refused.get(alias) or f"rewrite the model with platforms=({wanted!r}, …)"
             there = ", ".join(self.manifest.platforms)

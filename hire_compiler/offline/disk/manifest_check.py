@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hire_compiler.offline.disk.manifest import Manifest, Platform
 from hire_compiler.offline.disk.tensors import SAFETENSORS, TensorSpec
+from hire_compiler.runtime.target import JAX_PLATFORMS
 
 _MOST = 1 << 62  # elements of an array, bytes of a file
-_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def impossible(manifest: Manifest) -> str:
@@ -26,8 +26,9 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     for name, file in manifest.files.items():
         if Path(name).name != name or not 0 <= file.bytes < _MOST or not re.fullmatch("[0-9a-f]{64}", file.sha256):
             yield f"a file {name!r} of {file.bytes} bytes cannot be"
-    if not manifest.platforms or any(name not in _PLATFORMS for name in manifest.platforms):
-        yield f"it has programs for {', '.join(manifest.platforms) or 'nothing'}, and known are {', '.join(_PLATFORMS)}"
+    if not manifest.platforms or any(name not in JAX_PLATFORMS for name in manifest.platforms):
+        there, known = ", ".join(manifest.platforms) or "nothing", ", ".join(JAX_PLATFORMS)
+        yield f"it has programs for {there}, and known are {known}"
     positional = {given.path[1] for given in manifest.inputs if given.path and given.path[0] == 0 and given.path[1:]}
     if any(position not in positional for position in manifest.donate):
         yield f"it donates {list(manifest.donate)} of the arguments {sorted(map(str, positional))}"

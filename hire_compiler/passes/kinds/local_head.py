@@ -93,7 +93,7 @@ def _meet(match: HeadMatch, results: list[jax.Array], meeting: Meeting) -> list[
 
 def _meet_winner(winner: Winner, parts: Iterator[jax.Array], numbering: Numbering) -> list[jax.Array]:
     values = next(parts)
-    if winner.kind == "max":
+    if not winner.keeping.rows:
         return [best_of_shards(values, numbering.axes)]
     ids, flat = next(parts), (-1, winner.k)
     best, where = meet_winners(values.reshape(flat), ids.reshape(flat), numbering)

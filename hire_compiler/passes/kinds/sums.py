@@ -14,7 +14,7 @@ def why_sums_are_unbounded(dot: WeightDot, rows: int, target: Target, *, exact_t
       rows: of its input, that are read.
       exact_terms: its operands are so narrow that a matrix unit multiplies them exactly.
     """
-    if target.platform == "cpu":
+    if target.sums_in_full:
         return ""
     if not (dot.precise or exact_terms):
         return f"the product is not computed in full float32 on {target.platform}, so its rounding is not bounded"

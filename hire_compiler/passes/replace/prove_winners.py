@@ -310,11 +310,7 @@ def _computed(entry: Outside) -> bool:
 
 
 def _winners_of(winner: Winner, values: jax.Array, ids: jax.Array | None) -> tuple[jax.Array, ...]:
-    if winner.kind == "max":
-        return (jnp.max(values, axis=-1, keepdims=True),)
-    if winner.kind == "argmax":
-        at = jnp.argmax(values, axis=-1, keepdims=True).astype(jnp.int32)
-        best = jnp.take_along_axis(values, at, axis=-1)
-    else:
-        best, at = lax.top_k(values, winner.k)
+    best, at = winner.keeping.best(values, winner.k)
+    if not winner.keeping.rows:
+        return (best,)
     return best, at if ids is None else jnp.take_along_axis(ids, at, axis=-1)

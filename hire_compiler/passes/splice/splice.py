@@ -231,9 +231,9 @@ def _outline_author(module: Any, author: AuthorsCode, name: str, target: Target)
     for op, x in author.products:
         weight = op.operands[1 - x]
         again = any(weight is value for value in author.weights)
-        if target.platform == "cpu" and weight.dtype == "bfloat16" and not again and op.in_loop:
-            # XLA takes the widened weight out of the author's loop, but not out of a branch in it, and how a product is
-            # summed depends on that. So it is widened in front of the branch.
+        if target.widens_in_front and weight.dtype == "bfloat16" and not again and op.in_loop:
+            # XLA takes the widened weight out of the author's loop, but not out of a branch in it. So it is widened in
+            # front of the branch.
             stops.append(_mlir.widened_and_back(op.ir, 1 - x, "float32"))
     following = author.following or [other for op in products for other in followers(op, author.last)]
     copied = [op.ir for op in (*products, *following, *makers(author.weights)) if op.results]

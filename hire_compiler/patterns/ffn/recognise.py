@@ -32,7 +32,9 @@ def recognise(expression: Expression, streams: int) -> Activation:
         raise NoMatch(f"{streams} matrix products are combined before the next one, expected 1 or 2", depth=3)
     parameters = expression.inputs - streams
     if parameters > 4:
-        raise NoMatch(f"{parameters} parameter vectors enter the activation, expected at most 4", depth=3)
+        raise NoMatch(
+            f"{parameters} vectors or numbers of parameters enter the activation, expected at most 4", depth=3
+        )
     expression = expression.unrounded
     if expression.rowwise:
         return recognise_selection(expression, streams)

@@ -41,9 +41,9 @@ from hire_compiler.reports.report import Site
 from hire_compiler.tails.find import NoTail, read_tail
 from hire_compiler.tails.program import Tail
 
+# Who reads logits beside those who keep only the best of them.
 LOGIT_READERS = frozenset({
-    "argmax", "top_k", "approx_top_k", "beam_search", "softmax", "log_softmax", "sort", "sampling", "returned",
-    "position",
+    "approx_top_k", "beam_search", "softmax", "log_softmax", "sort", "returned", "position",
 })  # fmt: skip
 
 MINIMUM_INPUTS = 4
@@ -153,10 +153,11 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     kinds = readers.kinds | ({"part"} if readers.cut else set()) | ({"product"} if readers.contracted else set())
     if kinds == {"gather"}:
         raise NoMatch("only some of its results are read (gather), at places that are named", depth=2)
-    if not kinds & LOGIT_READERS and (is_chosen_among(op) or "all_gather" in kinds):
+    as_logits = chosen_from or bool(kinds & LOGIT_READERS)
+    if not as_logits and (is_chosen_among(op) or "all_gather" in kinds):
         joined = "of other devices" if "all_gather" in kinds else "of other products"
         raise NoMatch(f"its results are joined with those {joined} (one head in parts): not followed yet", depth=2)
-    if not kinds & LOGIT_READERS:
+    if not as_logits:
         raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
     if d < MINIMUM_INPUTS:
         raise NoMatch(f"it contracts {d} numbers only (a table of positions or frequencies?)", depth=2)
@@ -166,7 +167,7 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
         raise NoMatch("it stands in a loop over layers, or over a vocabulary in blocks", depth=2)
-    winners = _winners(readers, reader, dot, provenance) if kinds <= {"argmax", "top_k", "sampling", "max"} else ()
+    winners = _winners(readers, reader, dot, provenance) if kinds <= readers.best else ()
     logits, read = _part_that_is_read(reader, dot)
     tail, blocked = (None, "") if _only_tokens(winners) else _tail_of(logits, readers, provenance)
     if winners and tail is not None:

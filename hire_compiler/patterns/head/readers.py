@@ -28,7 +28,9 @@ class Readers:
       kinds: names of the readers: ``argmax``, ``top_k``, ``softmax``, ``log_softmax``, ``sort``, ``sampling``,
         ``returned``, a number of the row (``max``, ``sum``, ``logsumexp``), ``part`` for a few of the logits, or the
         name of another operation; ``position`` for where in the vocabulary something stands.
-      winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k, and of a max beside them.
+      winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k, and of a max beside them; the kinds are
+        those of ``winners.py``.
+      best: names of the readers that keep only the best.
       read: the values that something reads while they are still logits, and their vocabulary axes.
       contracted: a product that contracts the result again, if there is one.
       cut: a slice that takes less than half of the rows, or what splits them into
@@ -38,6 +40,7 @@ class Readers:
     def __init__(self, dot: WeightDot) -> None:
         self.kinds: set[str] = set()
         self.winners: list[tuple[str, Op, int]] = []
+        self.best: set[str] = {"max"}
         self.read: list[tuple[Value, int]] = []
         self.contracted: Op | None = None
         self.cut: Op | None = None
@@ -174,8 +177,7 @@ class Readers:
         elif name == "dot_general":
             self.contracted = op
         elif name == "chlo.top_k":
-            self.kinds.add("top_k")
-            self.winners.append(("top_k", op, axis))
+            self._keeps_best("top_k", "top_k", op, axis)
         elif name in ("func.return", "return"):
             if op.block.owner is not None:
                 return  # followed to where the loop or the branch hands it on
@@ -196,10 +198,14 @@ class Readers:
             return  # followed to where the loop or the branch hands it on
         self.kinds.add({"max": "max", "sum": "sum", "logsum": "logsumexp"}.get(kind, "row number"))
 
+    def _keeps_best(self, name: str, kind: str, op: Op, axis: int) -> None:
+        self.kinds.add(name)
+        self.best.add(name)
+        self.winners.append((kind, op, axis))
+
     def _reduction(self, op: Op, axis: int, kind: str) -> None:
         if op.ints("dimensions") == (axis,) and is_argmax(op):
-            self.kinds.add("sampling" if kind == "noisy" else "argmax")
-            self.winners.append(("argmax", op, axis))
+            self._keeps_best("sampling" if kind == "noisy" else "argmax", "argmax", op, axis)
         elif op.ints("dimensions") == (axis,) and _is_position(op):
             self.kinds.add("position")
         elif _row_number(op, axis) is None:

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from hire_compiler.graph.expression import Expression
 from hire_compiler.graph.graph import Block, Op, Value
 from hire_compiler.patterns.region.canonical import Outside, Region
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How a reader keeps the best: what every stage asks of it.
+
+    Attributes:
+      best: ``(values [b, n], k)`` to the best values ``[b, k]`` and where they stand, as the program would.
+      rows: its results are the values and where they stand; else the values alone.
+    """
+
+    best: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]]
+    rows: bool
+
+
+def _argmax(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    at = jnp.argmax(values, axis=-1, keepdims=True).astype(jnp.int32)
+    return jnp.take_along_axis(values, at, axis=-1), at
+
+
+def _top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    best, at = lax.top_k(values, k)
+    return best, at
+
+
+def _max(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    best = jnp.max(values, axis=-1, keepdims=True)
+    return best, jnp.zeros(best.shape, jnp.int32)
+
+
+KEEPING = {
+    "argmax": Keeping(_argmax, rows=True),
+    "top_k": Keeping(_top_k, rows=True),
+    "max": Keeping(_max, rows=False),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +55,7 @@ class Winner:
     """A reader of the logits that keeps only the best: ``argmax``, ``top_k``, or ``max`` beside one of these.
 
     Attributes:
-      kind: which of them.
+      kind: which of them: a row of :data:`KEEPING`.
       op: the operation; a rewrite replaces its results.
       region: from the product to what it reads (before any noise), in coordinates ``[batch, vocabulary]``.
       k: how many are kept.
@@ -32,6 +70,11 @@ class Winner:
     k: int
     noise: Value | None = None
     all_shards: int | None = None
+
+    @property
+    def keeping(self) -> Keeping:
+        """How it keeps the best."""
+        return KEEPING[self.kind]
 
     @property
     def width(self) -> int:

@@ -11,7 +11,13 @@ from math import prod
 
 from hire_compiler import _mlir
 from hire_compiler.graph.graph import Op, Value
-from hire_compiler.patterns.misses.neighbours import is_attended, is_chosen_among, is_from_attention, is_mixed
+from hire_compiler.patterns.misses.neighbours import (
+    is_attended,
+    is_behind_convolution,
+    is_chosen_among,
+    is_from_attention,
+    is_mixed,
+)
 from hire_compiler.patterns.operations.contractions import is_opaque, is_product, operands
 from hire_compiler.patterns.operations.match import EXPERTS, NoMatch
 from hire_compiler.patterns.region.dots import contracted_size
@@ -131,6 +137,8 @@ class Explainer:
             return _PROJECTION
         if from_attention:
             return _OUTPUT
+        if is_behind_convolution(op):
+            return f"its input is made by {_WINDOW}: no block of matrix products ends here"
         return no.reason if no is not None else "its result is read by nothing that makes it a site"
 
     def _has_weight(self, op: Op) -> bool:

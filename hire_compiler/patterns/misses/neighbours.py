@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from hire_compiler.graph.expression import OPERATIONS
 from hire_compiler.graph.graph import Op, Value
 from hire_compiler.patterns.operations.contractions import is_opaque, is_product
 from hire_compiler.patterns.operations.layout import LAYOUT
@@ -49,6 +50,21 @@ def is_chosen_among(op: Op) -> bool:
             return True
         if reader.name == "reduce" and len(reader.operands) == 4 and is_argmax(reader):
             return True
+    return False
+
+
+def is_behind_convolution(op: Op) -> bool:
+    """Whether elementwise code alone stands between an input of a product and a convolution that makes it."""
+    queue, seen = deque(v.op for v in op.operands), set[Op]()
+    while queue and len(seen) < _STEPS:
+        made = queue.popleft()
+        if made is None or made in seen:
+            continue
+        seen.add(made)
+        if made.name == "convolution":
+            return True
+        if made.name in OPERATIONS or made.name in LAYOUT:
+            queue += [v.op for v in made.operands]
     return False
 
 
@@ -94,4 +110,4 @@ def _onwards(reader: Op, position: int) -> tuple[Value, ...]:
     return ()
 
 
-__all__ = ["is_attended", "is_chosen_among", "is_from_attention", "is_mixed"]
+__all__ = ["is_attended", "is_behind_convolution", "is_chosen_among", "is_from_attention", "is_mixed"]

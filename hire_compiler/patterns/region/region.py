@@ -198,9 +198,11 @@ class RegionReader:
         deepest = max(failed, key=lambda no: no.depth)
         before = _in_order(dot.op for term in terms for dot in products_of(term))
         if before and op.name in _MASKING:
-            # Something masks or scales what a product made: a dropout left on, padding masked out.
-            depth = max(deepest.depth, 3)
-            raise NoMatch(f"{deepest.reason} ({_describe(op)})", depth=depth, involved=before) from None
+            # Something masks or scales what a product made: a dropout left on, padding masked out. Where the other
+            # operand follows from a product itself, its own reason says it all, and it speaks for these products too.
+            reason = deepest.reason if deepest.depth >= 3 else f"{deepest.reason} ({_describe(op)})"
+            involved = _in_order((*deepest.involved, *before))
+            raise NoMatch(reason, depth=max(deepest.depth, 3), involved=involved, final=deepest.final) from None
         raise deepest
 
     def _row_operation(self, op: Op, value: Value) -> Term:
