@@ -14,6 +14,7 @@ import argparse
 import functools
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import hire_compiler as hire
+from benchmarks.hidden import heldout_tokens
 from examples import train_sparse
 from examples.calibration import all_logits, passages
-from examples.models import MODEL_NAMES, load_model
+from examples.models import MODEL_NAMES, Model, load_model
 from examples.train_sparse import CONTEXT, KEPT, WIDTH
 
 PASSAGES = 16  # of each of four batches
@@ -43,7 +45,8 @@ def main() -> None:
         model = load_model(options.model)
         token, cache = jnp.array([[2]], jnp.int32), model.init_cache(1, 128)
         step = jax.jit(model.greedy_step, donate_argnums=2)
-        tune(step, (model.params, token, cache), all_logits(model), passages(model), options.loss)
+        tuned = tune(step, (model.params, token, cache), all_logits(model), passages(model), options.loss)
+        print(f"\n{on_unseen_text(model, tuned.config, tuned.calibration)}")
         return
     kept = KEPT if options.model == "sparse" else WIDTH
     data = train_sparse.text()
@@ -61,6 +64,29 @@ def main() -> None:
     more = f"{dense:.4f} → {sparse:.4f} nats, {sparse / dense - 1:+.2%}"
     print(f"\ndecoded, {judged[:, 1:].size} tokens of another text: {more}", flush=True)
     print(hire.compare(fast, *args))
+
+
+def on_unseen_text(model: Model, config: hire.Config, calibration: hire.Calibration, length: int = 512) -> str:
+    """The loss of two windows of ``heldout.txt``, decoded token by token, with the blocks as a tuning has set them."""
+
+    def step(params: Any, token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+        x, cache = model.hidden_states(params, token, cache)
+        return jax.nn.log_softmax(model.logits(params, x[0, -1]).astype(jnp.float32)), cache
+
+    written = jax.jit(step, donate_argnums=2)
+    blocks = hire.Config(rules=tuple(rule for rule in config.rules if rule.kind == "ffn"), exact=False)
+    steps = {"written": written, "tuned": hire.transform(written, blocks, calibration=calibration)}
+    losses: dict[str, list[float]] = {name: [] for name in steps}
+    for window in heldout_tokens(model, length).reshape(-1, length)[:2]:
+        caches = {name: model.init_cache(1, length) for name in steps}
+        for token, following in pairwise(window):
+            for name, run in steps.items():
+                scores, caches[name] = run(model.params, jnp.asarray([[token]]), caches[name])
+                losses[name].append(-float(scores[following]))
+    dense, sparse = (np.asarray(losses[name]) for name in ("written", "tuned"))
+    error = float((sparse - dense).std() / len(dense) ** 0.5 / dense.mean())
+    more = f"{dense.mean():.4f} → {sparse.mean():.4f} nats, {sparse.mean() / dense.mean() - 1:+.2%} ± {error:.2%}"
+    return f"decoded, {len(dense)} tokens of heldout.txt: {more}"
 
 
 def whole_passages(params: Any, tokens: jax.Array, kept: int) -> jax.Array:
