@@ -17,6 +17,7 @@ PREDICTORS = [
 ]  # fmt: skip
 
 
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=str)
 def test_a_faithful_copy_puts_the_winner_first(predictor: Any, rng: np.random.Generator) -> None:
     rows, inputs = jnp.asarray(rng.normal(size=(128, 16)), jnp.float32), np.asarray(rng.normal(size=(32, 16)), "f")

@@ -42,7 +42,7 @@ def operands(rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((N, D), (2, D)))  # type: ignore[return-value]
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("way", ["partial", "method", "callable", "sampler", "unchanged", "static"])
 def test_every_way_to_hand_options_in_works(way: str, rng: np.random.Generator) -> None:
     w, x = operands(rng)

@@ -62,6 +62,7 @@ WAYS = {
 }
 
 
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_later_call_runs_one_compiled_program(way: str, rng: np.random.Generator) -> None:
     w, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((D, D), (2, D)))

@@ -37,6 +37,7 @@ def artifact_of(version: str) -> bytes:
         return bytes(stablehlo.serialize_portable_artifact(module, version))
 
 
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_portable_artifact_of_an_older_version_is_rewritten(version: str, tmp_path: Path) -> None:
     path = tmp_path / "model.vhlo"

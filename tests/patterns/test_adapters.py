@@ -119,12 +119,13 @@ def check(function: Block, rule: dict[str, Any], *arguments: Any) -> hire.Report
     return report
 
 
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 def test_full_width_is_the_dense_block(block: Block, rng: np.random.Generator) -> None:
     check(block, {"predictor": hire.Quantized(), "density": 1.0}, weights(rng), *inputs(rng))
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("group", [1, 4])
 def test_zeros_are_skipped_exactly(block: Block, group: int, rng: np.random.Generator) -> None:

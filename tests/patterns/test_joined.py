@@ -125,6 +125,7 @@ def inspected(function: Any, shapes: dict[str, tuple[int, ...]]) -> hire.Report:
     )
 
 
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_full_width_is_the_dense_block(name: str, rng: np.random.Generator) -> None:
     function, w = block(SPELLINGS[name], jax.nn.silu), weights(name, rng)
@@ -135,7 +136,7 @@ def test_full_width_is_the_dense_block(name: str, rng: np.random.Generator) -> N
     np.testing.assert_allclose(got, jax.jit(function)(w, x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.diagonal(keep=6)
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_zeros_are_skipped_exactly(name: str, rng: np.random.Generator) -> None:
     function, w = block(SPELLINGS[name]), weights(name, rng)
@@ -146,6 +147,7 @@ def test_zeros_are_skipped_exactly(name: str, rng: np.random.Generator) -> None:
     np.testing.assert_allclose(got, jax.jit(function)(w, x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_the_predicted_half_holds_all_active_neurons(name: str, rng: np.random.Generator) -> None:
     """Half of the width, chosen by an int8 copy of the gate, holds every active neuron of this ReLU."""

@@ -36,7 +36,7 @@ from tests.support.narrow_matrices import (
 Matrix = Callable[[Params, str, jax.Array], jax.Array]
 
 
-@pytest.mark.diagonal(keep=8)
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize(("gated", "batch"), FORMS)
 @pytest.mark.parametrize("name", STORED)
 def test_a_block_skips_zeros_of_rows_as_they_are_stored(name: str, gated: bool, batch: int) -> None:
@@ -99,7 +99,7 @@ class Head:
         return jnp.argmax(logits, -1), lax.top_k(logits, 4)[0]
 
 
-@pytest.mark.diagonal(keep=5)
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("name", STORED)
 def test_a_head_computes_its_candidates_as_they_are_stored(name: str) -> None:
     head = Head(STORED[name])

@@ -96,7 +96,7 @@ SLOW = pytest.mark.slow
 FORMS = [(plain, 1), pytest.param(plain, 4, marks=SLOW), pytest.param(gated, 1, marks=SLOW), (gated, 4)]
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize(("block", "batch"), FORMS)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_block_is_equal_bit_for_bit(name: str, block: Callable[[Product], Any], batch: int) -> None:
@@ -245,7 +245,7 @@ def test_layers_in_a_scan() -> None:
         assert step.report().rewritten
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_head_of_whole_numbers(name: str, batch: int) -> None:

@@ -58,7 +58,7 @@ def zeros_and_spikes(rng: np.random.Generator) -> np.ndarray:
 WEIGHTS = [gaussian, near_ties, exact_ties, huge_norms, denormals, zeros_and_spikes]
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("make", WEIGHTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("head", [argmax, softcapped], ids=lambda head: head.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -80,7 +80,7 @@ def test_a_matrix_by_columns_is_read_where_it_lies(rng: np.random.Generator) -> 
 HUGE = [1e37, 5e36, 1e30, 1e19, 1e-19, 1e-30, 1e-37, 1e-42]
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("certify", [True, "strict"])
 @pytest.mark.parametrize("size", HUGE)
 def test_no_proof_is_believed_where_numbers_overflow_or_vanish(

@@ -11,7 +11,7 @@ import hire_compiler as hire
 from tests.support.relu_blocks import BLOCKS, Block, D, Params, plain, scanned, weights, weights_of
 
 
-@pytest.mark.diagonal(keep=5)
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("group", [1, 8])

@@ -84,7 +84,7 @@ SPOILS: dict[str, Spoil] = {
 }
 
 
-@pytest.mark.diagonal(keep=8)
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.filterwarnings("ignore:.*were different arrays")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

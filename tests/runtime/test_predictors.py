@@ -58,7 +58,7 @@ def test_the_4_bit_copy_of_zeros_is_zero(rng: np.random.Generator) -> None:
     assert copy[1].any()
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 3, 11])
 @pytest.mark.parametrize("columns", [8, 24])
@@ -68,7 +68,7 @@ def test_4_bit_scores_are_those_of_the_copy(target: Target, batch: int, columns:
     np.testing.assert_allclose(got, wide(x) @ wide(unpack_int4(made, 24)).T, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 4, 5, 6, 16])
 @pytest.mark.parametrize("n", [96, 101])
@@ -108,7 +108,7 @@ SCORES = {
 }
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("k", [1, 5, 23])
 def test_the_two_stage_form_chooses_what_the_plain_one_chooses(name: str, k: int, rng: np.random.Generator) -> None:

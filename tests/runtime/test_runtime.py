@@ -87,7 +87,7 @@ def test_quantized_scores_are_those_of_the_copy(target: Target, batch: int, rng:
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 3, 11])
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
@@ -213,7 +213,7 @@ def relu64(z: Array) -> Array:
     return np.maximum(z, 0)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=4)
 @on_every_target
 @in_every_type
 @pytest.mark.parametrize("group", [1, 4])
@@ -265,7 +265,7 @@ def test_products_are_rounded_as_the_author_rounded_them(target: Target, rng: np
 # --------------------------------------------------------------------------- heads
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=4)
 @on_every_target
 @in_every_type
 @pytest.mark.parametrize("batch", [1, 4, 10])

@@ -82,7 +82,7 @@ def certified(block: Block, density: float = 0.4, group: int = 1) -> hire.HireFu
     return hire.transform(jax.jit(block), hire.Config(rules=(rule,)))
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("bias", "fits"), [(-1.5, True), (1.0, False)], ids=["few active", "most active"])
@@ -102,7 +102,7 @@ def test_proven_zeros_are_skipped_and_the_block_equals_dense(block: Block, dtype
     assert step.report().rewritten[0].exactness.startswith("certified")
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("size", [0.0, 1e-40, 1e-25, 1e-13, 1e13, 1e25, np.inf, np.nan])
 @pytest.mark.parametrize("where", ["input", "weights"])
 def test_unusual_sizes_are_never_wrong(size: float, where: str) -> None:

@@ -51,7 +51,7 @@ def program(mesh: Any, explicit: bool) -> tuple[Any, list[jax.Array]]:
     return jax.jit(step), arguments
 
 
-@pytest.mark.diagonal(keep=8)
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("set_mesh", [False, True])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(("devices", "name"), [*((1, name) for name in PREDICTORS), (2, "low rank"), (8, "int4")])

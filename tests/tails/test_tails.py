@@ -85,7 +85,7 @@ def near_ties(rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(rows.shape) < 0.3, np.nextafter(rows, np.float32(np.inf)), rows)
 
 
-@pytest.mark.diagonal(keep=9)
+@pytest.mark.diagonal(keep=4)
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("make", [gaussian, near_ties], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", TAILS)
