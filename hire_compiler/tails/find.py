@@ -71,6 +71,7 @@ class _Finder:
         self._block = logits.op.block
         self.failure: str | None = None
         self._captured: dict[int, Value] = {}
+        self._zeros: dict[tuple[Any, str], Any] = {}
         self._most = 1
         self._numbers: list[Value] = []
         self._blocked = ""
@@ -91,7 +92,7 @@ class _Finder:
         everyone = Rows(None, None, width, width, shared=self._mixed)
         apart = replace(everyone, ids=ids, chosen=ends[0][:apart_rows] > 0, pick=first_columns)
         for inside, space in ((None, everyone), (Enclosure(ends[0][:, :few], ends[1][:, :few]), apart)):
-            self._captured = {}
+            self._captured, self._zeros = {}, {}
             self._interpreter = Interpreter(looking, self._block, ids_of, self._given)
             probe = Tail(self._logits, self._axis, (), (), (), (), ids_of, 0, 0)
             self._interpreter.known[id(self._logits)] = probe.start(inside, Enclosure(*ends), space)
@@ -105,7 +106,10 @@ class _Finder:
 
     def _given(self, value: Value) -> Any:
         self._captured.setdefault(id(value), value)
-        return jnp.zeros(value.shape, value.dtype)
+        kind = value.shape, value.dtype  # only shapes are looked at, so one array stands for all of them
+        if kind not in self._zeros:
+            self._zeros[kind] = jnp.zeros(value.shape, value.dtype)
+        return self._zeros[kind]
 
     def _look(self) -> None:
         known = self._interpreter.known

@@ -53,14 +53,14 @@ def _kind(bounded: Bounded) -> Kind:
     """All that a step depends on, but for numbers: one end of a point, two of bounds."""
     low, high = bounded.bounds.low, bounded.bounds.high
     ends = (low,) if low is high else (low, high)
-    return tuple((end.shape, str(end.dtype)) for end in ends), bounded.dtype, bounded.rounds
+    return tuple((end.shape, end.dtype) for end in ends), bounded.dtype, bounded.rounds
 
 
 def _arrays(ends: Kind, there: Sequence[Any]) -> list[Any]:
     """Different arrays of some shapes: whichever are there already, for they cost nothing."""
     made: list[Any] = []
     for shape, dtype in ends:
-        fits = (a for a in there if (a.shape, str(a.dtype)) == (shape, dtype) and not any(a is m for m in made))
+        fits = (a for a in there if (a.shape, a.dtype) == (shape, dtype) and not any(a is m for m in made))
         found = next(fits, None)
         made.append(jnp.zeros(shape, dtype) if found is None else found)
     return made

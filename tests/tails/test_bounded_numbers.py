@@ -45,6 +45,23 @@ def test_a_log_probability_is_no_farther_off_than_the_report_says(rng: np.random
     assert "off by τ at most" in str(fast.report())
 
 
+def test_the_best_log_probabilities_are_bounded_and_their_tokens_proven(rng: np.random.Generator) -> None:
+    def best(w: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.top_k(jax.nn.log_softmax(x @ w.T, axis=-1), 5)
+
+    fast, dense = hire.transform(best, bounded(logprobs="bounded")), jax.jit(best)
+    w, x = weights(rng)
+    for scale in (0.0, 1.0, 4.0):
+        numbers, tokens = fast(w, x * scale)
+        np.testing.assert_array_equal(tokens, dense(w, x * scale)[1])
+        logits = np.asarray(x * scale, np.float64) @ np.asarray(w, np.float64).T
+        true = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        (proof,) = fast.report().certificates
+        assert np.abs(numbers - np.take_along_axis(true, np.asarray(tokens), axis=-1)).max() <= proof.slack + 1e-6
+    assert proof.proven >= BATCH
+    assert proof.slack < 0.1
+
+
 def test_without_it_the_number_keeps_the_head_dense(rng: np.random.Generator) -> None:
     w, x = weights(rng)
     fast = hire.transform(chosen)
