@@ -111,6 +111,22 @@ class _Finder:
             self._zeros[kind] = jnp.zeros(value.shape, value.dtype)
         return self._zeros[kind]
 
+    def _run(self, op: Op, *, stop: bool = False) -> None:
+        """Interpret an operation; if it cannot be followed, what it read on the way was not read.
+
+        It may stand behind the tail, and what it reads as well: then the tail could not be given that.
+        """
+        tables: tuple[dict[int, Any], ...] = (self._interpreter.known, self._captured)
+        before, done = [len(table) for table in tables], len(self._interpreter.done)
+        try:
+            self._interpreter.run(op, stop=stop)
+        except Unbounded:
+            for table, count in zip(tables, before, strict=True):
+                for key in list(table)[count:]:
+                    del table[key]
+            del self._interpreter.done[done:]
+            raise
+
     def _look(self) -> None:
         known = self._interpreter.known
         for op in self._following:
@@ -125,7 +141,7 @@ class _Finder:
                 self.failure = self._returned(op, known)
                 return
             try:
-                self._interpreter.run(op, stop=bool(wide) and all(map(is_finished, wide)))
+                self._run(op, stop=bool(wide) and all(map(is_finished, wide)))
             except Unbounded as no:
                 if not wide:  # it reads tokens that are not chosen yet: perhaps it comes after all of them
                     known.update({id(value): Unknown(value.shape, value.dtype) for value in op.results})
@@ -219,7 +235,7 @@ class _Finder:
                 if top is None or top.name in ("func.return", "return") or top in self._interpreter.done:
                     continue
                 try:
-                    self._interpreter.run(top)
+                    self._run(top)
                 except Unbounded:
                     continue
                 queue += [value for value in top.results if self._is_number(value)]
@@ -251,7 +267,7 @@ class _Finder:
                 return
             for op in dict.fromkeys(early):
                 try:
-                    self._interpreter.run(op)
+                    self._run(op)
                 except Unbounded as no:
                     if not self._put_off(op, last, inside):
                         self.failure = f"a token is read by {no}{_where(op)} before the last of several is known"

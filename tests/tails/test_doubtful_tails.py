@@ -100,6 +100,17 @@ def test_a_doubtful_row_of_a_batch_is_settled_by_its_own_products(batch: int, rn
     assert alone.report().certificates[0].proven == 0
 
 
+def test_what_cannot_be_followed_may_read_what_is_made_behind_the_tail(rng: np.random.Generator) -> None:
+    def step(w: jax.Array, x: jax.Array, n: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ids = jax.lax.top_k(jax.nn.softmax(x @ w.T, axis=-1), 3)[1]
+        return ids // (n + 1), ids % (n * 2)
+
+    fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
+    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((V, D), (2, D)))
+    jax.tree.map(np.testing.assert_array_equal, fast(w, x, jnp.int32(7)), dense(w, x, jnp.int32(7)))
+    assert len(fast.report().rewritten) == 1
+
+
 def test_the_last_of_sorted_values_that_were_negated_is_their_largest(rng: np.random.Generator) -> None:
     """A look-up at the last rank finds the least only of values as they were sorted."""
 
