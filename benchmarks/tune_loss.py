@@ -45,7 +45,7 @@ def main() -> None:
         model = load_model(options.model)
         token, cache = jnp.array([[2]], jnp.int32), model.init_cache(1, 128)
         step = jax.jit(model.greedy_step, donate_argnums=2)
-        tuned = tune(step, (model.params, token, cache), all_logits(model), passages(model), options.loss)
+        tuned = tune(step, (model.params, token, cache), all_logits(model), passages(model, begun=True), options.loss)
         print(f"\n{on_unseen_text(model, tuned.config, tuned.calibration)}")
         return
     kept = KEPT if options.model == "sparse" else WIDTH
@@ -77,7 +77,9 @@ def on_unseen_text(model: Model, config: hire.Config, calibration: hire.Calibrat
     blocks = hire.Config(rules=tuple(rule for rule in config.rules if rule.kind == "ffn"), exact=False)
     steps = {"written": written, "tuned": hire.transform(written, blocks, calibration=calibration)}
     losses: dict[str, list[float]] = {name: [] for name in steps}
-    for window in heldout_tokens(model, length).reshape(-1, length)[:2]:
+    begin = model.tokenizer.encode("", add_bos=True)[:1]
+    for window in heldout_tokens(model, length - 1).reshape(-1, length - 1)[:2]:
+        window = np.asarray([*begin, *(window[1:] if list(window[:1]) == begin else window)])
         caches = {name: model.init_cache(1, length) for name in steps}
         for token, following in pairwise(window):
             for name, run in steps.items():

@@ -39,13 +39,18 @@ def all_logits(model: Model) -> Forward:
     return forward
 
 
-def passages(model: Model, length: int = 256) -> list[tuple[Any, ...]]:
-    """Arguments of a forward pass over each passage of the calibration text."""
+def passages(model: Model, length: int = 256, *, begun: bool = False) -> list[tuple[Any, ...]]:
+    """Arguments of a forward pass over each passage of the calibration text.
+
+    Args:
+        begun: every passage begins with the token that begins a text, not the first alone. A model that has always seen
+            it predicts badly without: measure a loss with it.
+    """
     ids = model.tokenizer.encode(calibration_text(), add_bos=True)
-    return [
-        (model.params, jnp.asarray([ids[start : start + length]], jnp.int32), model.init_cache(1, length))
-        for start in range(0, len(ids) - length + 1, length)
-    ]
+    start, own = (ids[:1], length - 1) if begun else ([], length)
+    ids = ids[len(start) :]
+    cuts = [[*start, *ids[at : at + own]] for at in range(0, len(ids) - own + 1, own)]
+    return [(model.params, jnp.asarray([cut], jnp.int32), model.init_cache(1, length)) for cut in cuts]
 
 
 def calibrate_head(model: Model, length: int = 256) -> hire.Calibration:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.calibration.head_ranks import ranks_of, winners_of
+from hire_compiler.calibration.what_is_compared import what_is_compared
 from hire_compiler.capture.placement import on_automatic_axes
 from hire_compiler.config.predictors import Predictor
 from hire_compiler.config.rules import Config
@@ -63,8 +64,9 @@ def try_heads(
         moment, rows = learned.moment(candidate.key), inputs[candidate.key]
         with _mlir.own_settings():
             weight = materialize(candidate.match.dot.weight, values)
-            winners = winners_of(weight, rows, min(TOPS[-1], weight.shape[0]))
-            ranks = ranks_of(weight, candidate.predictor, None if moment is None else moment.mean, rows, winners)
+            mean, compared = None if moment is None else moment.mean, what_is_compared(candidate.match, values)
+            winners = winners_of(weight, rows, min(TOPS[-1], weight.shape[0]), compared)
+            ranks = ranks_of(weight, candidate.predictor, mean, rows, winners, compared)
         found = [[float((ranks[:, :top] < k).mean()) for k in COUNTS] for top in TOPS]
         trials[f"{candidate.key}|{candidate.predictor}"] = HeadTrial(np.asarray(found), len(rows))
     return trials

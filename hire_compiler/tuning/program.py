@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from hire_compiler.calibration.what_is_compared import what_is_compared
 from hire_compiler.capture.program import Program
 from hire_compiler.errors import ConfigError
 from hire_compiler.files.progress import Progress
@@ -56,7 +57,8 @@ def tune_program(
     search = Search(budget.recall, budget.memory, calibration, told)
     with contextlib.suppress(Interrupted):
         for head in heads:
-            search.head(head, materialize(head.match.dot.weight, values), inputs)
+            weight, compared = materialize(head.match.dot.weight, values), what_is_compared(head.match, values)
+            search.head(head, weight, inputs, compared)
         for some in alike(blocks):
             search.blocks(some, inputs, values)
     return _with_doubts(search.tuned())

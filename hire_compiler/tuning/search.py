@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from hire_compiler.calibration.head_ranks import meets, ranks_of, winners_of
+from hire_compiler.calibration.what_is_compared import Compared, as_it_is
 from hire_compiler.comparison.turns import machine
 from hire_compiler.config.predictors import Predictor
 from hire_compiler.config.rules import Config, Rule
@@ -55,8 +56,10 @@ class Search:
         self._notes: list[str] = []
         self._trials: dict[tuple[str, str], tuple[str, Trial]] = {}
 
-    def head(self, head: Head, weight: jax.Array, inputs: Mapping[str, np.ndarray]) -> None:
-        """Try everything on one head.
+    def head(
+        self, head: Head, weight: jax.Array, inputs: Mapping[str, np.ndarray], compared: Compared = as_it_is
+    ) -> None:
+        """Try everything on one head, by recall of the best of what it compares.
 
         Raises:
           Interrupted: after what was known so far has been taken.
@@ -66,7 +69,7 @@ class Search:
         stopped, found = False, [*exact_settings_of(head)]
         certified, mean = len(found) > 1, None if moment is None else moment.mean
         try:
-            for tried in self._predicted(head, weight, rows, mean, certified):
+            for tried in self._predicted(head, weight, rows, mean, compared, certified):
                 found.append(tried)
         except KeyboardInterrupt:
             stopped = True
@@ -128,14 +131,20 @@ class Search:
         return rows[np.sort(order[: self._rows])]
 
     def _predicted(
-        self, head: Head, weight: jax.Array, rows: np.ndarray, moment: np.ndarray | None, certified: bool
+        self,
+        head: Head,
+        weight: jax.Array,
+        rows: np.ndarray,
+        moment: np.ndarray | None,
+        compared: Compared,
+        certified: bool,
     ) -> Iterator[Tried]:
         top = head.facts.top_k if head.facts.winners_only else ESCAPING
         counts, tried = candidate_counts(head.site, top), families(head.site, head.facts, certified)
         if not counts:
             return
         self._told(f"{head.site.id}: dense winners", 0, len(tried))
-        winners = winners_of(weight, rows, top)
+        winners = winners_of(weight, rows, top, compared)
         least: dict[str, int] = {}  # of each family, how many predictors from the cheapest on fall short
         met: list[Tried] = []
         for done, (name, family) in enumerate(tried.items()):
@@ -147,7 +156,7 @@ class Search:
 
             def judge(i: int, name: str = name, cheap: Sequence[Predictor] = cheap, done: int = done) -> Tried:
                 self._told(f"{head.site.id}: {label(cheap[i])}", done, len(tried))
-                ranks = ranks_of(weight, cheap[i], moment, rows, winners)
+                ranks = ranks_of(weight, cheap[i], moment, rows, winners, compared)
                 found = self._judged(head, name, cheap[i], ranks, counts)
                 met.extend([] if found.why else [found])
                 return found
