@@ -48,7 +48,7 @@ def run(block: Any, w: Params, x: jax.Array, **more: Any) -> hire.Report:
     return step.report()
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=2)
 @pytest.mark.parametrize("block", [plain, gated], ids=["plain", "gated"])
 @pytest.mark.parametrize(("shift", "proven"), [(-2.5, 1), (-1.3, 1), (0.0, 0)], ids=["few", "some", "half"])
 def test_a_relu_block_is_skipped_exactly_by_default_without_a_calibration(
