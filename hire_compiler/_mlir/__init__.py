@@ -25,6 +25,7 @@ from hire_compiler._mlir.attributes import (
     tensor_type,
     text,
 )
+from hire_compiler._mlir.best_of_parts import best_of_each, best_of_parts, best_of_stacked
 from hire_compiler._mlir.carrying import block_of, carry_out, one_in
 from hire_compiler._mlir.drawing import draw_in_front
 from hire_compiler._mlir.editing import (
@@ -56,6 +57,7 @@ from hire_compiler._mlir.functions import (
     return_nan,
     set_main_signature,
 )
+from hire_compiler._mlir.joining import Entering, Moved, join_manual, result_axes
 from hire_compiler._mlir.modules import (
     check_strings,
     check_version,
@@ -108,7 +110,9 @@ from hire_compiler._mlir.shardings import (
 
 __all__ = [
     "JAXLIB_VERSION",
+    "Entering",
     "Mesh",
+    "Moved",
     "Outlined",
     "PointwiseWindow",
     "add_argument",
@@ -117,6 +121,9 @@ __all__ = [
     "argument_names",
     "argument_number",
     "argument_shardings",
+    "best_of_each",
+    "best_of_parts",
+    "best_of_stacked",
     "block_of",
     "body_module",
     "call",
@@ -157,6 +164,7 @@ __all__ = [
     "ir",
     "is_tracer",
     "jit_options",
+    "join_manual",
     "main_function",
     "make_tensor_type",
     "manual_axes",
@@ -184,6 +192,7 @@ __all__ = [
     "replace_by_dot",
     "replace_uses_outside",
     "resources",
+    "result_axes",
     "return_nan",
     "run_module",
     "run_passes",

@@ -52,7 +52,7 @@ def argument_shardings(module: Any) -> list[DimensionAxes | None]:
         if "mhlo.sharding" in ir.DictAttr(attributes):
             raise HireError("its shardings are of the older kind (mhlo.sharding): export it again with Shardy on")
         named = "sdy.sharding" in ir.DictAttr(attributes)
-        found.append(_dimension_axes(ir.DictAttr(attributes)["sdy.sharding"]) if named else None)
+        found.append(dimension_axes(ir.DictAttr(attributes)["sdy.sharding"]) if named else None)
     return found
 
 
@@ -93,7 +93,12 @@ def put_shardings(module: Any, shardings: Sequence[Any]) -> None:
     main_function(module).operation.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
 
 
-def _dimension_axes(attribute: Any) -> DimensionAxes:
+def dimension_axes(attribute: Any) -> DimensionAxes:
+    """The mesh axes that split each dimension, of a sharding.
+
+    Raises:
+      HireError: an axis is split further.
+    """
     dims = []
     for dim in sdy.TensorShardingAttr(attribute).dimension_shardings:
         axes = [sdy.AxisRefAttr(axis) for axis in sdy.DimensionShardingAttr(dim).axes]
@@ -121,7 +126,7 @@ def propagated_shardings(module: Any, ops: Sequence[Any]) -> list[DimensionAxes 
     for op in every_operation(copy.operation):
         if _TAG in op.attributes and "sdy.sharding" in op.attributes:
             first = sdy.TensorShardingPerValueAttr(op.attributes["sdy.sharding"]).shardings[0]
-            found[int(ir.StringAttr(op.attributes[_TAG]).value)] = _dimension_axes(first)
+            found[int(ir.StringAttr(op.attributes[_TAG]).value)] = dimension_axes(first)
     return [found.get(number) for number in range(len(ops))]
 
 
@@ -130,7 +135,7 @@ def manual_shardings(op: Any) -> tuple[str, list[DimensionAxes]]:
     shardings = list(sdy.TensorShardingPerValueAttr(op.attributes["in_shardings"]).shardings)
     shardings += list(sdy.TensorShardingPerValueAttr(op.attributes["out_shardings"]).shardings)
     mesh = ir.FlatSymbolRefAttr(sdy.TensorShardingAttr(shardings[0]).mesh_or_ref).value
-    return str(mesh), [_dimension_axes(sharding) for sharding in shardings[: len(op.operands)]]
+    return str(mesh), [dimension_axes(sharding) for sharding in shardings[: len(op.operands)]]
 
 
 def collective_groups(op: Any) -> tuple[tuple[int, ...], ...]:
@@ -225,7 +230,7 @@ def replace_body(
     operands = [old.operands[i] for i in keep] + [block.arguments[i] for i, *_ in entering]
     shardings = list(sdy.TensorShardingPerValueAttr(old.attributes["in_shardings"]).shardings)
     mesh = sdy.TensorShardingAttr([*shardings, *_out_shardings(old)][0]).mesh_or_ref
-    shardings = [shardings[i] for i in keep] + [_tensor_sharding(mesh, axes) for *_, axes in entering]
+    shardings = [shardings[i] for i in keep] + [tensor_sharding(mesh, axes) for *_, axes in entering]
     attributes = {**dict(old.attributes.items()), "in_shardings": sdy.TensorShardingPerValueAttr.get(shardings)}
     results = [result.type for result in old.results]
     with ir.InsertionPoint(old):
@@ -246,7 +251,8 @@ def _out_shardings(op: Any) -> list[Any]:
     return list(sdy.TensorShardingPerValueAttr(op.attributes["out_shardings"]).shardings)
 
 
-def _tensor_sharding(mesh: Any, axes: DimensionAxes) -> Any:
+def tensor_sharding(mesh: Any, axes: DimensionAxes) -> Any:
+    """The attribute that says so."""
     dims = ", ".join("{" + ", ".join(f'"{axis}"' for axis in names) + "}" for names in axes)
     return ir.Attribute.parse(f"#sdy.sharding<{mesh}, [{dims}]>")
 

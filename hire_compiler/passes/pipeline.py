@@ -69,7 +69,7 @@ def inspect_program(program: Program) -> Report:
         module, graph, found = search(program)
         inside = bodies(graph, module, program)
     report = Report(sites=found.sites, misses=found.misses)
-    return _with_bodies(report, [on_devices(inspect_program(body.program), body) for body in inside])
+    return _with_bodies(report, [on_devices(inspect_program(body.program), body) for body in inside.inside])
 
 
 def rewrite_program(
@@ -110,7 +110,8 @@ def rewrite_program(
         graph = clock.time("read", lambda: folded_graph(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments, output_names(program)))
         inside = bodies(graph, module, program)
-        check_rules(found.sites, config)
+        if not body and not inside.inside:
+            check_rules(found.sites, config)
         fitted = fit_calibration(calibration, found.matches)
         if fitted.misfits and not body:
             raise ConfigError(fitted.misfits[0])
@@ -163,12 +164,14 @@ def rewrite_program(
                 return outcome.report, outcome.spliced
 
             before = _mlir.to_bytecode(module)
-            spliced, inner = clock.time("shard_map", lambda: rewrite_bodies(program, before, spliced, rewrite_body))
+            spliced, inner = clock.time(
+                "shard_map", lambda: rewrite_bodies(program, before, spliced, rewrite_body, inside.joined)
+            )
         if placement is not None and spliced is not None:
             clock.time("verify", lambda: verify(spliced.module))
-        rewritable = [body for body in inside if devices > 1 and not body.why]
+        rewritable = [body for body in inside.inside if devices > 1 and not body.why]
         inner = [on_devices(report, body) for report, body in zip(inner, rewritable, strict=True)]
-        inner += [_left_dense(body) for body in inside if body not in rewritable]
+        inner += [_left_dense(body) for body in inside.inside if body not in rewritable]
     report = Report(
         sites=found.sites,
         misses=found.misses,
@@ -183,7 +186,10 @@ def rewrite_program(
         ),
         seconds=clock.seconds,
     )
-    return Rewritten(_with_bodies(report, inner), spliced, plans, records)
+    report = _with_bodies(report, inner)
+    if not body and inside.inside:
+        check_rules(report.sites, config)
+    return Rewritten(report, spliced, plans, records)
 
 
 def _left_dense(body: Inside) -> Report:
@@ -191,7 +197,7 @@ def _left_dense(body: Inside) -> Report:
     module, graph, found = search(body.program)
     why = body.why or f"it runs on {body.devices} devices, and the arguments lie on one: place them on its mesh"
     report = left_dense(found, why)
-    report = _with_bodies(report, [_left_dense(inner) for inner in bodies(graph, module, body.program)])
+    report = _with_bodies(report, [_left_dense(inner) for inner in bodies(graph, module, body.program).inside])
     return on_devices(replace(report, notes=(f"{why[0].upper()}{why[1:]}",) if body.why else ()), body)
 
 

@@ -75,13 +75,13 @@ def _entries(value: Wide, rows: Any, at: Any, shape: tuple[int, ...]) -> Plain:
     space, outside = value.space, value.outside
     if not isinstance(space, Rows) or outside is None:
         raise Unbounded("gather of several entries a batch row of what is sorted")
-    own = space.width - 1 - at if space.flipped else at
+    own = space.begin + (space.width - 1 - at if space.flipped else at)
     ends = [_picked(end, rows, own) for end in (outside.bounds.low, outside.bounds.high)]
     rounds = outside.rounds
     if value.inside is not None:
         # Candidates are looked for, not scattered back: where the vocabulary is split, each shard looks by itself.
         ids = space.ids if space.ids.shape[0] == 1 else space.ids[rows]
-        here = (ids == own[:, None]) & (ids < space.width)
+        here = (ids == own[:, None]) & (ids < space.begin + space.width)
         inner = (value.inside.bounds.low, value.inside.bounds.high)
         ends = [_instead(here, end, rows, outer) for end, outer in zip(inner, ends, strict=True)]
         rounds |= value.inside.rounds

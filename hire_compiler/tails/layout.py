@@ -16,6 +16,8 @@ from hire_compiler.tails.entries import columns
 from hire_compiler.tails.spaces import Ranks, Rows
 from hire_compiler.tails.values import Frame, Kth, Plain, Shadow, Unknown, Wide, mapped
 
+_FEW = 64  # columns that are read as numbers of their own; more are a part of the vocabulary
+
 LAYOUT = frozenset({"reshape", "transpose", "broadcast_in_dim", "slice", "reverse"})
 
 
@@ -207,11 +209,11 @@ def _some_batch_rows(op: Op, value: Wide) -> Wide:
 
 
 def _fewer_rows(op: Op, value: Wide, space: Rows, start: int, stop: int) -> Wide | Plain:
-    if start != 0 or stop == 1:
+    if stop - start <= _FEW and (start != 0 or stop == 1):
         return columns(value, start, stop - start, op.result.shape)
     if space.flipped:
         raise Unbounded("slice of a vocabulary from its last row on")
-    return replace(value, shape=op.result.shape, space=replace(space, width=stop))
+    return replace(value, shape=op.result.shape, space=replace(space, begin=space.begin + start, width=stop - start))
 
 
 def _fewer_ranks(op: Op, value: Wide, space: Ranks, start: int, stop: int) -> Wide | Plain:

@@ -24,6 +24,8 @@ def sort(
     """Logits sorted, and what is sorted along with them."""
     if not isinstance(values.space, Rows):
         raise Unbounded("a sort of logits that are sorted already")
+    if values.space.begin:
+        raise Unbounded("a sort of a part of the vocabulary")
     batch, count = prod(values.lead), values.space.ids.shape[1]
     width = values.space.width
     space = Ranks(min(count, width), width, not down, batch, values.space.first)

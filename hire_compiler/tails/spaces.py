@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from hire_compiler.proofs.enclosure import Unbounded
+
 
 def entries_of(array: Any, ids: Any) -> Any:
     """Entries ``ids [batch or 1, c]`` of an array ``[batch or 1, n]``."""
@@ -80,6 +82,7 @@ class Rows:
       shared: all batch rows have the same candidates (``ids`` and ``chosen`` have one row), so that they can be mixed.
       path: what was done to the batch rows since the logits.
       origin: the candidates before that; None where nothing was.
+      begin: the first row that the author's array has: a head in one product with others begins behind them.
     """
 
     ids: Any
@@ -92,12 +95,14 @@ class Rows:
     shared: bool = False
     path: tuple[_Step, ...] = ()
     origin: object = None
+    begin: int = 0
 
     def same(self, other: Space) -> bool:
         """Whether both are the same columns."""
         if not isinstance(other, Rows) or self.root is not other.root:
             return False
-        return (self.width, self.flipped, self.path) == (other.width, other.flipped, other.path)
+        same = (self.width, self.flipped, self.path) == (other.width, other.flipped, other.path)
+        return same and self.begin == other.begin
 
     @property
     def root(self) -> object:
@@ -113,7 +118,13 @@ class Rows:
         return replace(moved, ids=self.ids[at], chosen=self.chosen[at])
 
     def flattened(self, batch: int, beams: int) -> Rows:
-        """Of ``batch`` rows each ``beams`` as one, of a vocabulary that is larger."""
+        """Of ``batch`` rows each ``beams`` as one, of a vocabulary that is larger.
+
+        Raises:
+          Unbounded: a part of the vocabulary is joined.
+        """
+        if self.begin:
+            raise Unbounded("beams of a part of the vocabulary")
         step = _Step(batch, beams=beams)
         moved = replace(
             self, width=self.width * beams, total=self.total * beams, path=(*self.path, step), origin=self.root,
@@ -139,25 +150,32 @@ class Rows:
     @property
     def members(self) -> Any:
         """Which candidates count, bool ``[batch, c]``."""
-        return self.ids < self.width
+        return self._counted(self.ids)
+
+    def _counted(self, rows: Any) -> Any:
+        if not self.begin:
+            return rows < self.width
+        return (rows >= self.begin) & (rows < self.begin + self.width)
 
     def take(self, array: Any) -> tuple[Any, Any]:
         """The columns of an array ``[batch or 1, width or 1]`` for the candidates, and for all rows."""
         if array.shape[1] == 1:
             return array, array
         array = jnp.flip(array, 1) if self.flipped else array
-        array = jnp.pad(array, ((0, 0), (0, self.total - self.width))) if self.total > self.width else array
+        behind = self.total - self.begin - self.width
+        array = jnp.pad(array, ((0, 0), (self.begin, behind))) if self.total > self.width else array
         return None if self.ids is None else self.pick(array, self.ids), array
 
     def places(self, side: str) -> Any:
         """Where candidates ``[batch, c]``, or all rows ``[1, total]`` (outside), stand in the author's array."""
         at = self.ids if side == "inside" else jnp.arange(self.total, dtype=jnp.int32)[None]
+        at = at - self.begin if self.begin else at
         return self.width - 1 - at if self.flipped else at
 
     @property
     def others(self) -> Any:
         """Which of all rows are neither candidates nor padding."""
-        counted = jnp.arange(self.total, dtype=jnp.int32)[None] < self.width
+        counted = self._counted(jnp.arange(self.total, dtype=jnp.int32)[None])
         return counted if self.chosen is None else ~self.chosen & counted
 
 

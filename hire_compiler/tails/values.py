@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from hire_compiler.proofs.enclosure import Again, Bounded, Unbounded, computed_again
 from hire_compiler.proofs.interval import Enclosure, known, point, union
-from hire_compiler.tails.spaces import Space
+from hire_compiler.tails.spaces import Rows, Space
 
 
 class Mixed(Unbounded):
@@ -88,14 +88,17 @@ class Source:
     Attributes:
       compared: the bounds of the candidates; while there are none, of all rows.
       width: how many of the vocabulary.
+      begin: the first of them.
     """
 
     compared: object
     width: int
+    begin: int = 0
 
     def same(self, value: Wide) -> bool:
         """Whether a value is these."""
-        return self.compared is value.compared and self.width == value.space.width
+        other = value.as_source
+        return self.compared is other.compared and (self.width, self.begin) == (other.width, other.begin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +143,7 @@ class Wide:
     @property
     def as_source(self) -> Source:
         """These values, to be recognised later."""
-        return Source(self.compared, self.space.width)
+        return Source(self.compared, self.space.width, self.space.begin if isinstance(self.space, Rows) else 0)
 
     @property
     def lead(self) -> tuple[int, ...]:

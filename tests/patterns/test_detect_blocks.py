@@ -233,11 +233,27 @@ def test_not_a_site_when_neurons_are_reversed_on_the_way() -> None:
     assert not sites(lambda x, u, v: jax.nn.relu((jnp.sin(x) @ u)[:, ::-1]) @ v, X, UP, DOWN)
 
 
-def test_not_a_site_when_a_factor_differs_by_batch_row() -> None:
-    def program(x: jax.Array, u: jax.Array, v: jax.Array, s: jax.Array) -> jax.Array:
-        return (jax.nn.relu(jnp.sin(x) @ u) * s[:, None]) @ v
+def test_a_factor_of_each_batch_row_is_no_reason_to_give_up() -> None:
+    def masked(x: jax.Array, u: jax.Array, v: jax.Array, s: jax.Array) -> jax.Array:
+        return (jax.nn.relu(jnp.sin(x) @ u) * (1 - s)[:, None]) @ v
 
-    assert not sites(program, X, UP, DOWN, shape(2))
+    def chosen(x: jax.Array, u: jax.Array, v: jax.Array, s: jax.Array) -> jax.Array:
+        return jnp.where((s > 0)[:, None], jax.nn.relu(jnp.sin(x) @ u), 0) @ v
+
+    def gated(x: jax.Array, u: jax.Array, v: jax.Array, s: jax.Array) -> jax.Array:
+        x = jnp.sin(x)
+        return (jax.nn.relu(x @ u) * jax.nn.sigmoid(x[:, :8] @ s[None].repeat(4, 0).reshape(8, 1))) @ v
+
+    for program in (masked, chosen, gated):
+        assert sites(program, X, UP, DOWN, shape(2)) == [("ffn", "relu")]
+
+
+def test_not_a_site_when_a_factor_of_each_batch_row_follows_from_its_neurons() -> None:
+    def program(x: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
+        h = jax.nn.relu(jnp.sin(x) @ u)
+        return (h / jnp.linalg.norm(jnp.sort(h, axis=1), axis=1, keepdims=True)) @ v
+
+    assert not sites(program, X, UP, DOWN)
 
 
 @pytest.mark.parametrize("name", ["concatenate", "pad"])

@@ -250,12 +250,28 @@ def test_a_head_behind_a_small_layer_is_no_block() -> None:
     assert (site.kind, site.width) == ("head", 8 * D)
 
 
-def test_several_heads_in_one_product_and_one_in_several_say_so() -> None:
+def test_several_heads_in_one_product_and_one_in_several_are_found() -> None:
     def codebooks(x: jax.Array, w: jax.Array) -> jax.Array:
         return jnp.argmax(LOGITS(x, w).reshape(len(x), 4, -1), -1)
 
     def added_tokens(x: jax.Array, w: jax.Array, more: jax.Array) -> jax.Array:
         return jnp.argmax(jnp.concatenate([LOGITS(x, w), LOGITS(x, more)], -1), -1)
+
+    def stacked(x: jax.Array, w: jax.Array, more: jax.Array) -> jax.Array:
+        return jnp.argmax(jnp.stack([LOGITS(x, w), LOGITS(x, more)], 1), -1)
+
+    found = ("head", ("argmax",))
+    assert sites(codebooks, X, HEAD) == [found]
+    for program in (added_tokens, stacked):
+        assert sites(program, X, HEAD, HEAD) == [found, found]
+
+
+def test_parts_of_heads_that_are_read_otherwise_say_so() -> None:
+    def codebooks(x: jax.Array, w: jax.Array) -> list[jax.Array]:
+        return jax.lax.top_k(LOGITS(x, w).reshape(len(x), 4, -1), 2)
+
+    def added_tokens(x: jax.Array, w: jax.Array, more: jax.Array) -> list[jax.Array]:
+        return jax.lax.top_k(jnp.concatenate([LOGITS(x, w), LOGITS(x, more)], -1), 2)
 
     assert "several heads in one product" in why(codebooks, "w", X, HEAD)
     for weight in ("w", "more"):

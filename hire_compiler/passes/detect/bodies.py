@@ -1,24 +1,28 @@
 """What stands in the author's own ``shard_map`` or ``pmap``: every body as a program of one device.
 
 A body is read as the program it is, its weights named as outside; ``passes/mesh/rewrite_bodies.py`` rewrites those that
-can be.
+can be. Bodies that hand a block's neurons from one to the next are read as one, where that makes a block of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from hire_compiler import _mlir
 from hire_compiler.capture.program import Argument, Program
-from hire_compiler.graph.graph import Graph, Op, Value
+from hire_compiler.graph.graph import Graph, Op, Value, read_graph
 from hire_compiler.passes.detect.detect import Detection
+from hire_compiler.passes.detect.search import search
+from hire_compiler.passes.normalize.fold import folded_graph
+from hire_compiler.passes.normalize.join_bodies import NAME, Joint, join, joints
 from hire_compiler.passes.plan.site_plan import leave_dense
 from hire_compiler.patterns.weights.provenance import Provenance
 from hire_compiler.reports.report import Report
 
-NAME = "sdy.manual_computation"
+Numbers = tuple[int, ...]  # of manual computations, among all that stand in no other, in program order
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,74 @@ class Inside:
     why: str
 
 
-def bodies(graph: Graph, module: Any, program: Program) -> list[Inside]:
-    """The bodies of all manual computations of a normalized module that stand in no other's body."""
+@dataclass(frozen=True)
+class Bodies:
+    """What stands in the manual computations of a program.
+
+    Attributes:
+      inside: those that stand in no other's body, in order.
+      joined: which of the program's computations are one among these; it stands in the place of the last of them.
+    """
+
+    inside: tuple[Inside, ...] = ()
+    joined: tuple[Numbers, ...] = ()
+
+
+def bodies(graph: Graph, module: Any, program: Program) -> Bodies:
+    """The bodies of all manual computations of a normalized module, which stays as it is."""
+    if not any(op.name == NAME for op in graph.ops(closed=frozenset({NAME}))):
+        return Bodies()
+    joined: tuple[Numbers, ...] = ()
+    if apart := joints(graph):
+        text = _mlir.to_bytecode(module)
+        joined = _worth_joining(text, apart, _read(graph, module, program), program)
+        module = _mlir.parse(text)
+        join_some(module, joined)
+        graph = folded_graph(module)
+    return Bodies(tuple(_read(graph, module, program)), joined)
+
+
+def join_some(module: Any, chosen: Collection[Numbers]) -> None:
+    """Put one computation in the place of those of each tuple, in a module."""
+    for joint in joints(read_graph(module)) if chosen else ():
+        if joint.numbers in chosen:
+            join(joint)
+
+
+def left_apart(count: int, joined: Collection[Numbers]) -> list[int]:
+    """The numbers of the computations that are left of so many, when some are joined."""
+    gone = {number for numbers in joined for number in numbers[:-1]}
+    return [number for number in range(count) if number not in gone]
+
+
+def _worth_joining(
+    text: bytes, apart: Sequence[Joint], inside: Sequence[Inside], program: Program
+) -> tuple[Numbers, ...]:
+    """Which computations hold a block together that none of them holds alone."""
+    module = _mlir.parse(text)
+    numbers = [joint.numbers for joint in apart]
+    join_some(module, numbers)
+    together = _read(folded_graph(module), module, program)
+    left, found = left_apart(len(inside), numbers), []
+    for joint in apart:
+        parts = zip(joint.numbers, (*joint.firsts, joint.second), strict=True)
+        alone = sum(_blocks(inside[number]) for number, op in parts if _may(op))
+        if _blocks(together[left.index(joint.numbers[-1])]) > alone:
+            found.append(joint.numbers)
+    return tuple(found)
+
+
+def _may(op: Op) -> bool:
+    """Whether a computation may hold a block by itself: it has two products."""
+    return sum(inner.name == "dot_general" for inner in op.blocks[0].ops) > 1 or any(i.blocks for i in op.blocks[0].ops)
+
+
+def _blocks(inside: Inside) -> int:
+    return sum(site.kind == "ffn" for site in search(inside.program)[2].sites)
+
+
+def _read(graph: Graph, module: Any, program: Program) -> list[Inside]:
     found = [op for op in graph.ops(closed=frozenset({NAME})) if op.name == NAME]
-    if not found:
-        return []
     provenance = Provenance(program.arguments)
     meshes, text = _mlir.meshes(module), _mlir.to_bytecode(module)
     return [_inside(op, number, text, meshes, provenance, graph) for number, op in enumerate(found)]

@@ -42,7 +42,7 @@ def ffn_facts(matches: Sequence[FfnMatch], target: Target) -> list[SiteFacts]:
 
 def _uncertifiable(match: FfnMatch, target: Target) -> str:
     """Why its zeros cannot be proven; or ''."""
-    if match.givens and match.activation.gate_bias is None:
+    if match.is_adapted and match.activation.gate_bias is None:
         return "an adapter adds to its gate, beside a bias or another adapter"
     if match.activation.selection or not zero_where_negative(match.negative_gate, len(match.products)):
         return f"no bound of a neuron proves {match.activation.selection or match.activation.name} to be zero"

@@ -21,7 +21,8 @@ def _rows(match: FfnMatch, plain: SiteLayout, source: Source) -> tuple[Axes, boo
             "program does"
         )
     if match.givens or match.beside:
-        raise NotLocal("an adapter adds to its products, which is not followed over devices yet")
+        what = "an adapter adds to its products" if match.is_adapted else "numbers of its batch rows enter"
+        raise NotLocal(f"{what}, which is not followed over devices yet")
     if len(splits) > 1:
         raise NotLocal("its matrices are split differently, so no device holds all parts of a neuron")
     ((rows, _),) = splits

@@ -15,7 +15,8 @@ import jax
 
 from hire_compiler import _mlir
 from hire_compiler.capture.program import Argument, Program
-from hire_compiler.passes.detect.bodies import NAME
+from hire_compiler.passes.detect.bodies import Numbers, join_some, left_apart
+from hire_compiler.passes.normalize.join_bodies import NAME
 from hire_compiler.passes.replace.over_mesh import over_mesh
 from hire_compiler.passes.replace.replacement import Preparation, Spread
 from hire_compiler.passes.splice.splice import PreparedArray, Spliced
@@ -29,7 +30,7 @@ class Body:
     """One ``shard_map`` of a program.
 
     Attributes:
-      number: which of the manual computations of ``@main`` it is.
+      number: which of the program's manual computations it is; of joined ones, the last.
       mesh: all axes; every one of them is manual.
       specs: how each operand is split.
       sources: for every operand, the argument of the program that it is, or None if it is computed.
@@ -51,7 +52,7 @@ Rewrite = Callable[[Program], tuple[Report, Spliced | None]]
 
 
 def rewrite_bodies(
-    program: Program, module: bytes, spliced: Spliced | None, rewrite: Rewrite
+    program: Program, module: bytes, spliced: Spliced | None, rewrite: Rewrite, joined: Sequence[Numbers] = ()
 ) -> tuple[Spliced | None, list[Report]]:
     """Rewrite the ``shard_map`` bodies of a program.
 
@@ -59,34 +60,50 @@ def rewrite_bodies(
       program: as it was captured.
       module: its normalized module; what is spliced already stands in ``spliced``.
       rewrite: the stages, for one device's program.
+      joined: which of its manual computations are read as one. They become one where that is rewritten.
 
     Returns:
       The step program, changed or not, and a report for every body that stands in no loop and leaves no axis to XLA.
     """
     step = spliced or Spliced(module, tuple(range(len(program.arguments))), (), {})
-    changed = False
+    found = _bodies(program, step, joined)
+    outcomes = [rewrite(body.program) for body in found]
+    done = [body.number for body, (_, inner) in zip(found, outcomes, strict=True) if inner is not None]
+    if not done:
+        return spliced, [report for report, _ in outcomes]
+    step, left = _joined(step, [numbers for numbers in joined if numbers[-1] in done])
     reports = []
-    for body in _bodies(program, step):
-        report, inner = rewrite(body.program)
+    for body, (report, inner) in zip(found, outcomes, strict=True):
         if inner is not None and any(counter.measure == "proof" for counter in inner.counters):
             report = replace(report, notes=(*report.notes, _UNCOUNTED))
         reports.append(report)
         if inner is not None:
-            step, changed = _stitch(step, body, inner), True
-    return (step if changed else spliced), reports
+            step = _stitch(step, replace(body, number=left.index(body.number)), inner)
+    return step, reports
 
 
 def _operations(module: Any) -> list[Any]:
-    main = _mlir.main_function(module).operation.regions[0].blocks[0]
-    return [op.operation for op in main.operations if op.operation.name == NAME]
+    """All manual computations that stand in no other, in program order."""
+    return _mlir.outermost(_mlir.main_function(module).operation, NAME)
 
 
-def _bodies(program: Program, step: Spliced) -> list[Body]:
+def _joined(step: Spliced, joined: Sequence[Numbers]) -> tuple[Spliced, list[int]]:
+    """A step whose manual computations are joined, and which are left."""
+    module = _mlir.parse(step.module)
+    left = left_apart(len(_operations(module)), joined)
+    join_some(module, joined)
+    return replace(step, module=_mlir.to_bytecode(module)) if joined else step, left
+
+
+def _bodies(program: Program, step: Spliced, joined: Sequence[Numbers]) -> list[Body]:
+    step, left = _joined(step, joined)
     module = _mlir.parse(step.module)
     meshes = _mlir.meshes(module)
-    everywhere = _mlir.outermost(_mlir.main_function(module).operation, NAME)
+    main = _mlir.main_function(module).operation.regions[0].blocks[0]
     found = []
     for number, op in enumerate(_operations(module)):
+        if op.block != main:
+            continue  # in a loop, or in a branch
         name, specs = _mlir.manual_shardings(op)
         mesh = MeshShape(meshes[name])
         if set(_mlir.manual_axes(op)) != {axis for axis, _ in mesh.axes}:
@@ -100,9 +117,9 @@ def _bodies(program: Program, step: Spliced) -> list[Body]:
             else Argument("an array computed before the shard_map", shape, dtype, donated=True)
             for source, (shape, dtype) in zip(sources, types, strict=True)
         )
-        text = _mlir.body_module(step.module, NAME, everywhere.index(op))
+        text = _mlir.body_module(step.module, NAME, number)
         inner = Program(f"{program.name} in shard_map", text, arguments, compiler_options=program.compiler_options)
-        found.append(Body(number, mesh, tuple(specs), sources, inner))
+        found.append(Body(left[number], mesh, tuple(specs), sources, inner))
     return found
 
 

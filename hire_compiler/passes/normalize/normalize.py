@@ -3,8 +3,8 @@
 Calls are inlined (``relu``, ``silu``, scan bodies become plain operations), common subexpressions merged,
 dead code dropped, and loop-invariant carries become direct uses of the value outside the loop, so that a
 stacked weight is seen at its dot and a new operand can be used inside a body without threading it. Products that
-are spelled otherwise become ``dot_general``. Noise that a branch draws is drawn in front of it, on the same condition.
-Meaning never changes here.
+are spelled otherwise become ``dot_general``; an argmax over products side by side becomes one over the best of each.
+Noise that a branch draws is drawn in front of it, on the same condition. Meaning never changes here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from hire_compiler import _mlir
 from hire_compiler.passes.normalize.respell import respell
+from hire_compiler.passes.normalize.split_winners import split_winners
 
 
 def normalize(module: Any) -> None:
@@ -20,6 +21,7 @@ def normalize(module: Any) -> None:
     _mlir.inline_calls(module)
     drop_invariant_carries(module)
     respell(module)
+    split_winners(module)
     _mlir.draw_in_front(_mlir.main_function(module).operation)
     _mlir.run_passes(module, "trivial-dce,cse")
 

@@ -27,8 +27,8 @@ from hire_compiler.graph.weight import Weight
 from hire_compiler.patterns.ffn.activations import Activation
 from hire_compiler.patterns.ffn.channel_scales import ChannelScale, scaled_rows, split_scales
 from hire_compiler.patterns.ffn.quantiser import Quantiser, read_quantiser
-from hire_compiler.patterns.ffn.recognise import recognise
 from hire_compiler.patterns.ffn.relevance import Relevance, relevance_of
+from hire_compiler.patterns.ffn.row_factors import is_row_factor, recognise_without
 from hire_compiler.patterns.ffn.sparsity import gate_stages, zero_shares
 from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
@@ -75,6 +75,11 @@ class FfnMatch:
     quantiser: Quantiser | None = None
     scales: tuple[ChannelScale, ...] = ()
     beside: tuple[WeightDot, ...] = ()
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether adapters add to it, or to what it makes."""
+        return bool(self.beside) or any(not is_row_factor(index) for _, index in self.givens)
 
     @property
     def ranked(self) -> WeightDot:
@@ -217,12 +222,15 @@ def match_ffn(down_op: Op, provenance: Provenance, reader: RegionReader) -> FfnM
 def _match_region(down: WeightDot, region: Region, quantiser: Quantiser | None) -> FfnMatch:
     products = region.products
     _check_same_input(products)
-    if not all(_may_be_given(value, products[0]) for value, _ in region.givens):
+    rows = frozenset(at for at, (_, i) in enumerate(region.givens, start=len(products)) if _masks(i, products[0]))
+    if not all(at in rows or _may_be_given(v, products[0]) for at, (v, _) in enumerate(region.givens, len(products))):
         raise NoMatch("a product whose weight is no parameter as it stands enters", depth=3)
     if not np.array_equal(region.batch_rows, np.arange(down.batch)):
         raise NoMatch("its input rows are a reordering or a part of the block's input rows", depth=3)
     plain, scales, kept = split_scales(region.expression, len(products))
-    activation = recognise(plain, len(products))
+    given = [at for at, i in enumerate(kept, len(products)) if i + len(products) in rows]
+    activation, left = recognise_without(plain, len(products), given)
+    kept = tuple(kept[i - len(products)] for i in left if i >= len(products))
     if activation.gate_bias is not None:
         activation = replace(activation, gate_bias=kept[activation.gate_bias])
     if activation.name == "identity" and len(products) == 1 and not activation.selection:
@@ -239,6 +247,11 @@ def _match_region(down: WeightDot, region: Region, quantiser: Quantiser | None) 
         raise NoMatch("both products read the same parameter (attention to a memory, not a feed-forward)", depth=4)
     _check_layers(down, products, region)
     return FfnMatch(down, products, matrices, region, activation, region.parameters, region.givens, quantiser, scales)
+
+
+def _masks(index: np.ndarray, dot: WeightDot) -> bool:
+    """Whether a given value is a factor of each batch row; those of quantised inputs are scales of products."""
+    return not is_narrow_type(dot.x.dtype) and is_row_factor(index)
 
 
 def _may_be_given(value: Value, dot: WeightDot) -> bool:

@@ -21,7 +21,8 @@ from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.operations.match import NoMatch
 from hire_compiler.patterns.region.canonical import Region, canonical_form, resolve
 from hire_compiler.patterns.region.dots import WeightDot
-from hire_compiler.patterns.region.region import RegionReader, row_value
+from hire_compiler.patterns.region.given import row_value
+from hire_compiler.patterns.region.region import RegionReader
 from hire_compiler.patterns.region.terms import Stream, Term, products_of
 from hire_compiler.patterns.weights.narrow_reader import is_narrow_type
 from hire_compiler.patterns.weights.provenance import Provenance

@@ -146,9 +146,8 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     if rows <= d and not chosen_from:
         raise NoMatch(narrow, depth=1)
     if readers.cut is not None and not chosen_from:
-        if is_chosen_among(op):
-            several = "the program chooses among each part alone (several heads in one product)"
-            raise NoMatch(f"its {rows} rows are cut into parts, and {several}: not followed yet", depth=2)
+        if is_chosen_among(op) and dot.weight.layers is None:
+            return _several(dot, readers, provenance)
         raise NoMatch(f"its {rows} rows are cut into parts (a fused projection)", depth=1)
     kinds = readers.kinds | ({"part"} if readers.cut else set()) | ({"product"} if readers.contracted else set())
     if kinds == {"gather"}:
@@ -162,17 +161,21 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     if d < MINIMUM_INPUTS:
         raise NoMatch(f"it contracts {d} numbers only (a table of positions or frequencies?)", depth=2)
     if rows <= d:
-        raise NoMatch(narrow, depth=1)
+        raise NoMatch(f"its {rows} rows are no more than its {d} inputs: too few to choose some of them", depth=1)
     if kinds <= {"returned", "stored", "beam_search"} and (rows < 2 * d or rows < MINIMUM_ROWS):
         raise NoMatch(f"its {rows} rows for {d} inputs are returned but are no vocabulary", depth=2)
     if dot.weight.layers is not None:
         raise NoMatch("it stands in a loop over layers, or over a vocabulary in blocks", depth=2)
     winners = _winners(readers, reader, dot, provenance) if kinds <= readers.best else ()
     logits, read = _part_that_is_read(reader, dot)
-    tail, blocked = (None, "") if _only_tokens(winners) else _tail_of(logits, readers, provenance)
+    compared = any(map(_is_compared_on, winners))
+    settled = _only_tokens(winners) and not compared
+    tail, blocked = (None, "") if settled else _tail_of(logits, readers, provenance)
     if winners and tail is not None:
         drawn = not (tail.lists or tail.numbers or tail.doubt)
         tail = tail if drawn and np.array_equal(winners[0].region.batch_rows, read) else None
+    if compared and tail is not None:
+        winners = ()  # the number of the best has to be that of dense, too: bounds follow it to where it is compared
     numbers = tail is not None and bool(tail.numbers)
     return HeadMatch(
         dot,
@@ -192,6 +195,20 @@ def _only_tokens(winners: tuple[Winner, ...]) -> bool:
     return bool(winners) and all(winner.k == 1 for winner in winners)
 
 
+def _several(dot: WeightDot, readers: Readers, provenance: Provenance) -> HeadMatch:
+    """Several heads in one product: codebooks, tokens ahead. One tail holds the winners of all.
+
+    Raises:
+      NoMatch: more than winners are read of some part.
+    """
+    tail, blocked = _tail_of(dot.result, readers, provenance)
+    if tail is None or tail.numbers:
+        several = "the program chooses among each part alone (several heads in one product)"
+        why = blocked or "their axes cannot be followed"
+        raise NoMatch(f"its {dot.rows} rows are cut into parts, and {several}: {why}", depth=2)
+    return HeadMatch(dot, dot.result, np.arange(dot.batch), ("argmax",), (), (), tail)
+
+
 def _tail_of(logits: Value, readers: Readers, provenance: Provenance) -> tuple[Tail | None, str]:
     """The code behind logits down to the tokens, or why it cannot be followed."""
     axis = readers.axis if logits is readers.logits else len(logits.shape) - 1
@@ -204,6 +221,12 @@ def _tail_of(logits: Value, readers: Readers, provenance: Provenance) -> tuple[T
         return None, str(no)
     except Exception as error:  # an author's program runs, whatever our reading of it comes to
         return None, f"what reads its logits is not understood ({type(error).__name__}: {error})"
+
+
+def _is_compared_on(winner: Winner) -> bool:
+    """Whether the number of the best, and not its place alone, goes into more code."""
+    readers = [op for op, _ in winner.op.results[0].uses] if winner.kind in ("argmax", "max") else []
+    return any(op.name not in ("func.return", "return") for op in readers)
 
 
 def _part_that_is_read(reader: RegionReader, dot: WeightDot) -> tuple[Value, np.ndarray]:

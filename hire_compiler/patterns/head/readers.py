@@ -274,6 +274,6 @@ def _carried(op: Op, value: Value) -> list[Value]:
 
 def _is_simple(value: Value) -> bool:
     """Whether a summand is a bias or a constant, and not noise or a residual."""
-    while value.op is not None and value.op.name in ("broadcast_in_dim", "convert", "reshape"):
+    while value.op is not None and value.op.name in ("broadcast_in_dim", "convert", "reshape", "slice"):
         value = value.op.operands[0]
     return value.op is None or value.op.name == "constant" or value.size == 1

@@ -12,11 +12,14 @@ from math import prod
 from hire_compiler import _mlir
 from hire_compiler.graph.graph import Op, Value
 from hire_compiler.patterns.misses.neighbours import (
+    batched_over,
     is_attended,
     is_behind_convolution,
     is_chosen_among,
     is_from_attention,
+    is_from_softmax,
     is_mixed,
+    is_softmax_of,
 )
 from hire_compiler.patterns.operations.contractions import is_opaque, is_product, operands
 from hire_compiler.patterns.operations.match import EXPERTS, NoMatch
@@ -51,7 +54,7 @@ class Explainer:
         if source is None:
             name = self._name(op, operand)
             reason = self._reason(op, operand, no)
-            return Miss(path=op.scope, reason=reason, weight=name, expected=reason in (_PROJECTION, _OUTPUT))
+            return Miss(path=op.scope, reason=reason, weight=name, expected=reason in _EXPECTED)
         return Miss(path=op.scope, reason=self._computed(op, operand, source), weight=source.argument.name)
 
     def _weight(self, op: Op) -> tuple[Value, Source | None] | None:
@@ -96,6 +99,8 @@ class Explainer:
             of = f" of {quantised}" if quantised else ""
             how = "what was computed (an expert of a router)" if source.computed else "numbers (experts, or adapters)"
             return f"it is one of {source.picked} parameters, picked by {how}{of}"
+        if source.codebook:
+            return f"{quantised}: its numbers are looked up in a codebook ({source.codebook}), which is not followed"
         if quantised:
             return f"{quantised}: {self._provenance.refusal(operand)}"
         if op.name == "convolution":
@@ -113,6 +118,8 @@ class Explainer:
             return f"a ragged product: {what} take only the rows that a router gave them"
         if no is not None and no.depth >= EXPERTS:
             return no.reason
+        if self._is_cache(op):
+            return _CACHE
         batch, _, left, right = _mlir.dot_dimensions(op.ir)
         if experts and batch:
             return _EXPERTS.format(experts)
@@ -139,10 +146,21 @@ class Explainer:
             return _OUTPUT
         if is_behind_convolution(op):
             return f"its input is made by {_WINDOW}: no block of matrix products ends here"
+        rows = [i for i, n in enumerate(operand.shape) if i not in contracted and n > 1]
+        if len(rows) > 1 and (count := batched_over(op, self._has_weight)) > 1:
+            return f"what it makes goes into a product that is batched over {count} matrices (an ensemble, or experts)"
         return no.reason if no is not None else "its result is read by nothing that makes it a site"
 
     def _has_weight(self, op: Op) -> bool:
-        return any(self._provenance.is_weight(v) or self._sources.weight(v) is not None for v in operands(op))
+        given = any(self._provenance.is_weight(v) or self._sources.weight(v) is not None for v in operands(op))
+        return given and not self._is_cache(op)
+
+    def _is_cache(self, op: Op) -> bool:
+        """Whether a product is one of attention: with keys or values that are an argument of the program."""
+        if op.name != "dot_general" or not _mlir.dot_dimensions(op.ir)[0]:
+            return False
+        computed = [v for v in op.operands if not self._provenance.is_weight(v) and self._sources.weight(v) is None]
+        return len(computed) == 1 and (is_softmax_of(op) or is_from_softmax(op))
 
     def _experts(self, shape: tuple[int, ...]) -> int:
         """How many experts a weight of rank three holds, if a router of the program chooses among so many."""
@@ -167,5 +185,7 @@ class Explainer:
 
 _PROJECTION = "a projection of attention (queries, keys or values): expected, nothing is skipped there"
 _OUTPUT = "the output projection of attention: expected, nothing is skipped there"
+_CACHE = "keys or values of attention that are an argument: expected, nothing is skipped there"
+_EXPECTED = (_PROJECTION, _OUTPUT, _CACHE)
 _EXPERTS = "its weight holds {} experts, each of which is computed; no sum over them has a router's weights as factors"
 _WINDOW = "a convolution with a window of several positions, or in groups"

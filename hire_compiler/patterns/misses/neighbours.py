@@ -6,8 +6,10 @@ Each walk visits a fixed number of operations at most, so that a long program is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import prod
 
+from hire_compiler import _mlir
 from hire_compiler.graph.expression import OPERATIONS
 from hire_compiler.graph.graph import Op, Value
 from hire_compiler.patterns.operations.contractions import is_opaque, is_product
@@ -30,17 +32,25 @@ def is_attended(op: Op, has_weight: Callable[[Op], bool]) -> bool:
 
 def is_from_attention(op: Op, has_weight: Callable[[Op], bool]) -> bool:
     """Whether an input of a product is, but for its layout and factors, the result of a product of activations."""
-    queue, seen = deque(v.op for v in op.operands), set[Op]()
-    while queue and len(seen) < _STEPS:
-        made = queue.popleft()
-        if made is None or made in seen:
-            continue
-        seen.add(made)
-        if (is_product(made) or is_opaque(made)) and not has_weight(made):
-            return True
-        if made.name in _HANDED_ON:
-            queue += [v.op for v in made.operands]
-    return False
+    return any((is_product(made) or is_opaque(made)) and not has_weight(made) for made in _behind(op))
+
+
+def is_softmax_of(op: Op) -> bool:
+    """Whether the result of a product goes into a softmax, before any other product."""
+    return {"exponential", "reduce"} <= {reader.name for reader in _readers(op)}
+
+
+def is_from_softmax(op: Op) -> bool:
+    """Whether an input of a product is, but for its layout and factors, an exponential: probabilities."""
+    return any(made.name == "exponential" for made in _behind(op))
+
+
+def batched_over(op: Op, has_weight: Callable[[Op], bool]) -> int:
+    """Over how many matrices the first product with a weight is batched that reads what becomes of a result; or 0."""
+    for reader in _readers(op):
+        if reader.name == "dot_general" and has_weight(reader):
+            return prod(reader.operands[0].shape[i] for i in _mlir.dot_dimensions(reader.ir)[0] or (0,))
+    return 0
 
 
 def is_chosen_among(op: Op) -> bool:
@@ -86,6 +96,19 @@ def is_mixed(op: Op, count: int, matrix: list[int]) -> bool:
     return False
 
 
+def _behind(op: Op) -> Iterator[Op]:
+    """What makes the inputs of a product, seen through changes of layout and factors."""
+    queue, seen = deque(v.op for v in op.operands), set[Op]()
+    while queue and len(seen) < _STEPS:
+        made = queue.popleft()
+        if made is None or made in seen:
+            continue
+        seen.add(made)
+        yield made
+        if made.name in _HANDED_ON:
+            queue += [v.op for v in made.operands]
+
+
 def _readers(op: Op) -> list[Op]:
     """What reads a value or what becomes of it, up to the next products, which are among them."""
     queue, seen, found = deque([op.result]), {op}, list[Op]()
@@ -110,4 +133,13 @@ def _onwards(reader: Op, position: int) -> tuple[Value, ...]:
     return ()
 
 
-__all__ = ["is_attended", "is_behind_convolution", "is_chosen_among", "is_from_attention", "is_mixed"]
+__all__ = [
+    "batched_over",
+    "is_attended",
+    "is_behind_convolution",
+    "is_chosen_among",
+    "is_from_attention",
+    "is_from_softmax",
+    "is_mixed",
+    "is_softmax_of",
+]

@@ -17,6 +17,7 @@ from hire_compiler.patterns.weights.provenance import Origin, Provenance
 SUPPORTED = ("float32", "bfloat16", "float16")  # others would lose accuracy: exact sums here are float32
 
 _STEPS = 8
+_FEW_ROWS = 16  # of an input that is an argument of the program itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +121,26 @@ def read_weight_dot(op: Op, provenance: Provenance) -> WeightDot:
     left_is_weight, right_is_weight = (provenance.is_factor(op, position) for position in (0, 1))
     if not (left_is_weight or right_is_weight):
         raise NoMatch("neither operand is a parameter")
+    if left_is_weight != right_is_weight:
+        _check_not_input(op, int(right_is_weight), provenance)
     check_product(op)
     # Where the input itself is an argument of the program, both operands look alike: the larger is the weight.
     rows_first = left_is_weight and not (right_is_weight and right.size >= left.size)
     return product_with(op, provenance.factor(op, 0 if rows_first else 1), rows_first=rows_first)
+
+
+def _check_not_input(op: Op, position: int, provenance: Provenance) -> None:
+    """Check that the only operand that is an argument is not the input of a product whose weight is computed.
+
+    Raises:
+      NoMatch: it has few rows, and the other operand is much larger and made of parameters alone.
+    """
+    given, other = op.operands[position], op.operands[1 - position]
+    rows = given.size // max(contracted_size(op), 1)
+    source = provenance.sources.weight(other)
+    if source is None or source.looked_up or rows > _FEW_ROWS or other.size < 8 * given.size:
+        return
+    raise NoMatch(f"its weight is no parameter as it stands: {provenance.refusal(other)}", depth=1)
 
 
 def check_product(op: Op) -> None:

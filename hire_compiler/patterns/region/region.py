@@ -18,6 +18,7 @@ from hire_compiler.patterns.operations.match import NoMatch
 from hire_compiler.patterns.region.adapters import is_adapter
 from hire_compiler.patterns.region.canonical import Region, canonical_form, not_taken_apart, resolve
 from hire_compiler.patterns.region.dots import read_weight_dot
+from hire_compiler.patterns.region.given import beside_rows, given, given_row, row_value
 from hire_compiler.patterns.region.joined import distribute, join, read_joined_product
 from hire_compiler.patterns.region.read_group_topk import GROUP_TOPK, read_group_topk
 from hire_compiler.patterns.region.row_numbers import ROW_OPERATIONS, read_row_operation
@@ -118,7 +119,7 @@ class RegionReader:
 
     def _product(self, op: Op) -> Term:
         if is_adapter(op, self._provenance):
-            return _given(op.result)
+            return given(op.result)
         joined = read_joined_product(op, self._provenance)
         if joined is not None:
             return joined
@@ -126,11 +127,16 @@ class RegionReader:
             dot = read_weight_dot(op, self._provenance)
         except NoMatch:
             made = [(v, source) for v in op.operands if (source := self._provenance.sources.weight(v))]
+            if not made and not any(map(self._provenance.is_weight, op.operands)):
+                raise NoMatch("a product of two activations stands before it (attention?)", depth=1) from None
             if not made:
                 raise
             value, source = max(made, key=lambda entry: entry[0].size)
             reason = f"in the product before it, {source.argument.name} is no parameter"
-            raise NoMatch(f"{reason}: {self._provenance.refusal(value)}", depth=2, involved=(op,)) from None
+            refusal = self._provenance.refusal(value)
+            if not refusal:  # a cache of attention, or experts
+                raise NoMatch("a product that is batched stands before it", depth=1) from None
+            raise NoMatch(f"{reason}: {refusal}", depth=2, involved=(op,)) from None
         return Stream(dot, dot.row_index(), dot.batch_index())
 
     def _node(self, op: Op, value: Value) -> Term:
@@ -138,8 +144,8 @@ class RegionReader:
         if any(isinstance(term, Given) for term in before) and not any(
             products_of(term) for term in before if not isinstance(term, NoMatch)
         ):
-            return _given(value)  # an adapter's part, scaled
-        args = self._beside_whole_numbers(op, before) or tuple(self._operands(op))
+            return given(value)  # an adapter's part, scaled
+        args = self._beside_whole_numbers(op, before) or beside_rows(op, before) or tuple(self._operands(op))
         if op.name == "convert" and isinstance(args[0], Parameter):
             return self._parameter(value)
         size = 1 + sum(arg.size for arg in args if isinstance(arg, Node))
@@ -163,7 +169,7 @@ class RegionReader:
             batch = next(iter(products_of(sums))).batch
             if isinstance(before[other], (Parameter, Scalar)) or not self._is_given_scale(value, batch):
                 return None
-            scale = _given_row(value, batch)
+            scale = given_row(value, batch)
             return (sums, scale) if i == 0 else (scale, sums)
         return None
 
@@ -255,29 +261,6 @@ def _read_operands(value: Value) -> tuple[Value, ...]:
     return op.operands
 
 
-def row_value(value: Value, batch: int) -> Value | None:
-    """The values of which a value is a broadcast, if there is one for each batch row, and they are computed."""
-    while value.op is not None and value.op.name in LAYOUT and value.op.name != "dynamic_slice":
-        value = value.op.operands[0]
-    computed = value.op is not None and value.op.name not in ("constant", "iota", "dynamic_slice")
-    return value if computed and value.size == batch else None
-
-
-def _given_row(value: Value, batch: int) -> Given:
-    """A given value; of a broadcast, what is spread by it."""
-    source, chain = row_value(value, batch), []
-    if source is None:
-        return _given(value)
-    while value is not source:
-        assert value.op is not None
-        chain.append(value.op)
-        value = value.op.operands[0]
-    index = np.arange(source.size).reshape(source.shape)
-    for op in reversed(chain):
-        index = LAYOUT[op.name](index, op)
-    return Given(source, index)
-
-
 def _of_parameters(term: Term | NoMatch | None) -> bool:
     """Whether parameters and constants alone enter a term."""
     if term is None or isinstance(term, NoMatch):
@@ -289,10 +272,6 @@ def _of_quantised(term: Term) -> bool:
     """Whether a term follows from products of quantised inputs alone."""
     products = products_of(term)
     return bool(products) and all(is_narrow_type(dot.x.dtype) for dot in products)
-
-
-def _given(value: Value) -> Given:
-    return Given(value, np.arange(value.size).reshape(value.shape))
 
 
 def _scalar(op: Op) -> Scalar:

@@ -8,6 +8,7 @@ Attention, activations times activations, is none of the user's worries.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -18,6 +19,7 @@ from hire_compiler.graph.weight import bits
 from hire_compiler.patterns.operations.contractions import is_contraction
 
 _SMALLEST_TABLE = 1 << 16  # bytes: integers of fewer are tokens and positions, vectors of fewer are biases
+_NARROW = re.compile(r"u?int[248]$")
 _TOKENS = ("int32", "int64", "uint32", "uint64")
 
 
@@ -31,6 +33,7 @@ class Source:
       picked: how many whole matrices it holds, of which some are picked by their numbers; 0 if none are.
       computed: those numbers were computed from activations.
       scaled: it is multiplied by another parameter or constant on the way, of this shape.
+      codebook: its numbers are places in another parameter, of this name.
     """
 
     argument: Argument
@@ -38,6 +41,7 @@ class Source:
     picked: int = 0
     computed: bool = False
     scaled: tuple[int, ...] | None = None
+    codebook: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -124,10 +128,14 @@ class Sources:
     def _picked(self, op: Op) -> Origin:
         origin = self._known.get(id(op.operands[0]))
         if origin is None and op.name == "gather":  # numbers of a table of the program's own: a codebook
-            return self._known.get(id(op.operands[1]))
+            places = self._known.get(id(op.operands[1]))
+            return replace(places, codebook="the program's own") if isinstance(places, Source) else places
         if not isinstance(origin, Source):
             return origin
         sizes = op.ints("slice_sizes")
+        places = self._known.get(id(op.operands[1])) if op.name == "gather" and set(sizes) == {1} else None
+        if isinstance(places, Source) and _NARROW.match(places.argument.dtype):
+            return replace(places, codebook=origin.argument.name)
         if op.name == "gather" and len([n for n in sizes if n > 1]) < 2:
             # As many as there are, in another order, or a codebook, are still a matrix.
             return replace(origin, looked_up=op.result.size * 2 < op.operands[0].size)

@@ -1,0 +1,89 @@
+"""One head in several products, and several heads in one: the winners of dense, proven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hire_compiler as hire
+from tests.support.models import VOCABULARY, D, array
+
+CERTIFIED = hire.Config(
+    rules=(hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=32, certify="strict"),)
+)
+Params = dict[str, jax.Array]
+ADDED = 64
+
+
+def softcap(z: jax.Array) -> jax.Array:
+    return 5 * jnp.tanh(z / 5)
+
+
+def added_tokens(p: Params, x: jax.Array) -> jax.Array:
+    return jnp.argmax(softcap(jnp.concatenate([x @ p["w"], x @ p["added"]], -1)) + p["bias"], -1)
+
+
+def three_parts(p: Params, x: jax.Array) -> jax.Array:
+    return jnp.argmax(jnp.concatenate([x @ p["added"], x @ p["w"], x @ p["added"]], -1), -1)
+
+
+def sliced_codebooks(p: Params, x: jax.Array) -> jax.Array:
+    z = x @ p["w"]
+    third = VOCABULARY // 4
+    return jnp.stack([jnp.argmax(z[:, i * third : (i + 1) * third] / 0.7, -1) for i in range(4)], -1)
+
+
+def unequal_heads(p: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    z = x @ p["w"]
+    return jnp.argmax(z[:, :300], -1), jnp.argmax(softcap(z[:, 300:]), -1)
+
+
+def reshaped_codebooks(p: Params, x: jax.Array) -> jax.Array:
+    return jnp.argmax(softcap((x @ p["w"]).reshape(len(x), 4, -1)), -1)
+
+
+WRITTEN = (added_tokens, three_parts, sliced_codebooks, unequal_heads, reshaped_codebooks)
+
+
+def params_of(rng: np.random.Generator) -> Params:
+    w, added = array(rng, D, VOCABULARY), array(rng, D, ADDED)
+    return {"w": w, "added": added, "bias": array(rng, VOCABULARY + ADDED)}
+
+
+@pytest.mark.parametrize("written", [WRITTEN[0], *(pytest.param(w, marks=pytest.mark.slow) for w in WRITTEN[1:])])
+def test_every_part_wins_as_in_dense(rng: np.random.Generator, written: Callable[..., Any]) -> None:
+    params, function = params_of(rng), jax.jit(written)
+    step = hire.transform(function, CERTIFIED)
+    hard = [array(rng, 3, D), jnp.full((3, D), jnp.nan), jnp.zeros((3, D)), params["added"][:, :3].T * 4]
+    for x in (*hard, array(rng, 3, D) * 30):
+        for got, want in zip(jax.tree.leaves(step(params, x)), jax.tree.leaves(function(params, x)), strict=True):
+            assert np.array_equal(got, want)
+    assert step.report().rewritten
+    assert not step.report().misses
+
+
+@pytest.mark.slow
+def test_equal_rows_in_two_products_win_as_in_dense(rng: np.random.Generator) -> None:
+    params = params_of(rng)
+    params["w"], params["bias"] = params["w"].at[:, :ADDED].set(params["added"]), jnp.zeros(VOCABULARY + ADDED)
+    function = jax.jit(added_tokens)
+    step = hire.transform(function, CERTIFIED)
+    for i in range(4):
+        x = params["added"][:, 3 * i : 3 * i + 3].T * 2
+        assert np.array_equal(step(params, x), function(params, x))
+
+
+def test_a_part_that_is_read_otherwise_keeps_a_head_dense_and_says_why(rng: np.random.Generator) -> None:
+    def program(p: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z = x @ p["w"]
+        half = VOCABULARY // 2
+        return jnp.argmax(z[:, :half], -1), z[:, half:]
+
+    (miss,) = hire.inspect(program, params_of(rng), array(rng, 3, D)).misses
+    assert "several heads in one product" in miss.reason
+    assert "returns values of the whole vocabulary" in miss.reason
