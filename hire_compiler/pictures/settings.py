@@ -13,6 +13,7 @@ from hire_compiler.tuning.tuned import Tried, Tuned
 CURVES = ("#dd8b2d", "#7b5ea7", "#2f9e9e", "#b5485d", "#6b8e23", "#8a6d3b")  # of kinds of predictors
 MARKS = ("o", "s", "^", "D", "v", "P")  # so that colour alone never tells them apart
 MOST = 6  # panels
+LEAST_SPAN = 0.001  # of recalls on an axis
 
 
 def draw_settings(figure: Any, found: Tuned) -> None:
@@ -57,16 +58,29 @@ def _panel(axes: Any, timed: Sequence[Tried], *, by_loss: bool) -> None:
         colour, mark = CURVES[number % len(CURVES)], MARKS[number % len(MARKS)]
         points = sorted((_given_up(tried), tried.ms) for tried in some)
         axes.plot(*zip(*points, strict=True), marker=mark, color=colour, linewidth=1.4, markersize=6, label=name)
+    if curves and not by_loss:
+        _recalls(axes, min(_given_up(tried) or 0.0 for some in curves.values() for tried in some))
     for tried in timed:
         if tried.chosen:
             _ring(axes, tried)
     axes.set_ylim(0, most * 1.15)
     axes.set_xlabel("by how much the loss rises alone" if by_loss else "recall on held-out rows", color=QUIET)
     axes.set_ylabel("milliseconds", color=QUIET)
-    axes.xaxis.set_major_formatter((lambda x, _: f"{x:.2%}") if by_loss else (lambda x, _: f"{x:.4g}"))
+    axes.xaxis.set_major_formatter((lambda x, _: f"{x:.2%}") if by_loss else _recall)
     plain_axes(axes)
     if curves:
         axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
+
+
+def _recalls(axes: Any, least: float) -> None:
+    """An axis from the least recall to 1, with some room at both ends."""
+    room = max(1 - least, LEAST_SPAN) / 20
+    axes.set_xlim(min(least, 1 - LEAST_SPAN) - room, 1 + room)
+
+
+def _recall(x: float, _: Any) -> str:
+    """A mark of that axis: no recall is larger than 1."""
+    return f"{x:.5g}" if x < 1 + 1e-9 else ""
 
 
 def _given_up(tried: Tried) -> float | None:

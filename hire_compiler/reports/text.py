@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from textwrap import wrap
 from typing import TypeVar
@@ -233,9 +234,17 @@ def _ms(value: float) -> str:
 def _why_not(found: Findings, full: bool) -> list[str]:
     decisions = {decision.site: decision for decision in found.decisions if decision.action == "dense"}
     left = [(site, decisions[site.id].reason) for site in found.sites if site.id in decisions]
-    groups = _grouped(left, lambda pair: (_what(pair[0]), pair[1]))
-    lines = [f"{_names(s.id for s, _ in group)}: {what}\nleft dense: {reason}" for (what, reason), group in groups]
+    groups = _grouped(left, lambda pair: (_what(pair[0]), _of_any_rule(pair[1])))
+    lines = [
+        f"{_names(s.id for s, _ in group)}: {what}\nleft dense: {reason if len(group) > 1 else group[0][1]}"
+        for (what, reason), group in groups
+    ]
     return lines + _miss_lines(found.misses, full)
+
+
+def _of_any_rule(reason: str) -> str:
+    """A reason without the number of a rule: ``tune`` writes a rule for each site, and equal layers share a line."""
+    return re.sub(r"^rule \d+ says so$", "their rules say so", reason)
 
 
 def _miss_lines(misses: Sequence[Miss], full: bool) -> list[str]:

@@ -161,5 +161,6 @@ def check_batches(count: int) -> None:
     """
     if count < 2:
         raise ConfigError(
-            f"tune got {count} batches: half of them calibrate and half are held out, so give two or more"
+            f"tune got {'one batch' if count else 'no batches'}: half of them calibrate and half are held out, so give "
+            "two or more"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from hire_compiler.errors import ConfigError
@@ -42,9 +43,12 @@ class Budget:
                 f"loss is {self.loss!r}: give the share by which it may rise, between 0 and 1, such as 0.005"
             )
         memory = self.memory
-        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 0):
+        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, Integral) or memory < 0):
             raise ConfigError(f"memory is {memory!r}: give a number of bytes, or None for any")
+        for name, plain in (("recall", float), ("loss", float), ("memory", int)):  # numbers of NumPy are no JSON
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, plain(getattr(self, name)))
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < 1

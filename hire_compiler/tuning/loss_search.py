@@ -18,7 +18,7 @@ from hire_compiler.tuning.batches import Batch
 from hire_compiler.tuning.blocks import exact_settings, left_alone, rows_of, tried_rule, untried, with_neurons
 from hire_compiler.tuning.choice import WORTH, choose
 from hire_compiler.tuning.losses import Losses, Rise
-from hire_compiler.tuning.search import exact_settings_of
+from hire_compiler.tuning.search import Interrupted, exact_settings_of
 from hire_compiler.tuning.settings import label
 from hire_compiler.tuning.simulate import Knob, Simulated
 from hire_compiler.tuning.timed import time_settings
@@ -54,18 +54,27 @@ class LossSearch:
         self._tokens = 0
 
     def head(self, head: Head, weight: jax.Array, inputs: Mapping[str, np.ndarray]) -> None:
-        """Time what changes no token of a head: what others cost is a matter of its recall."""
+        """Time what changes no token of a head: what others cost is a matter of its recall.
+
+        Raises:
+          Interrupted: the head was not timed.
+        """
         if head.key not in inputs:
             why = "forward gives no logits of its weight that could be looked at"
             self._table.append(Tried(site=head.site.id, name=DEFAULT, chosen=True, why=why))
             return
-        rows, moment = inputs[head.key], self._calibration.moment(head.key)
-        self._table += time_settings(head, weight, rows, moment, [*exact_settings_of(head)], self._told)
+        rows, moment, settings = inputs[head.key], self._calibration.moment(head.key), [*exact_settings_of(head)]
+        try:
+            self._table += time_settings(head, weight, rows, moment, settings, self._told)
+        except KeyboardInterrupt:
+            self._table += settings
+            self._notes.append(f"interrupted: {head.site.id} was not timed, so it stays as it is")
+            raise Interrupted from None
 
     def blocks(
         self, some: Sequence[Block], inputs: Mapping[str, np.ndarray], values: Sequence[Any], batches: Sequence[Batch]
     ) -> None:
-        """Try everything on all blocks; an interrupt keeps what is known."""
+        """Try everything on all blocks. An interrupt keeps what is known: what was weighed is taken or refused."""
         known = [block.knowing(self._calibration) for block in some]
         self._table += [untried(block, why) for block in known if (why := left_alone(block, by_recall=False))]
         tuned = [block for block in known if not left_alone(block, by_recall=False)]
@@ -74,10 +83,38 @@ class LossSearch:
         for block in tuned:
             rows_of(block, inputs)
         rules = {b.key: [tried_rule(b, predictor) for predictor in predictors(b)] for b in tuned}
+        try:
+            losses = self._measured(tuned, rules, batches)
+        except KeyboardInterrupt:
+            self._notes.append("interrupted: no block was weighed, so they stay as they are")
+            raise Interrupted from None
+        stopped = not self._weigh_all(tuned, rules, losses, inputs, values)
+        try:
+            self._spend(losses)
+        except KeyboardInterrupt:
+            stopped = True
+        if stopped:
+            self._notes.append("interrupted: what was not weighed yet stays as it is")
+            raise Interrupted
+
+    def _measured(
+        self, tuned: Sequence[Block], rules: Mapping[str, Sequence[Rule]], batches: Sequence[Batch]
+    ) -> Losses:
         self._told("measuring the loss as it is", 0, 1)
         simulated = {b.key: Simulated(tuple(rules[b.key]), b.site.batch) for b in tuned}
         losses = Losses(batches, simulated, self._calibration)
         self._tokens = losses.tokens
+        return losses
+
+    def _weigh_all(
+        self,
+        tuned: Sequence[Block],
+        rules: Mapping[str, Sequence[Rule]],
+        losses: Losses,
+        inputs: Mapping[str, np.ndarray],
+        values: Sequence[Any],
+    ) -> bool:
+        """Time and weigh every setting; whether nobody interrupted it."""
         try:
             for group in alike(tuned):
                 found = [tried for b in group for tried in (*exact_settings(b), *_settings(b, rules[b.key]))]
@@ -85,9 +122,9 @@ class LossSearch:
             for done, block in enumerate(tuned):
                 self._told(f"weighing {block.site.id}", done, len(tuned))
                 self._weigh(block, rules[block.key], losses)
-            self._spend(losses)
         except KeyboardInterrupt:
-            self._notes.append("interrupted: what was not weighed yet stays as it is")
+            return False
+        return True
 
     def _weigh(self, block: Block, rules: Sequence[Rule], losses: Losses) -> None:
         """Measure what the settings of a block cost alone: from the most faithful predictor and most neurons on.

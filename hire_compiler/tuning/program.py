@@ -49,9 +49,10 @@ def tune_program(
     inputs = rows_read(held_out, told)
     if budget.loss is not None:
         costly = LossSearch(budget.loss, budget.memory, calibration, told)
-        for head in heads:
-            costly.head(head, materialize(head.match.dot.weight, values), inputs)
-        costly.blocks(blocks, inputs, values, held_out)
+        with contextlib.suppress(Interrupted):
+            for head in heads:
+                costly.head(head, materialize(head.match.dot.weight, values), inputs)
+            costly.blocks(blocks, inputs, values, held_out)
         return _with_doubts(costly.tuned())
     assert budget.recall is not None
     search = Search(budget.recall, budget.memory, calibration, told)

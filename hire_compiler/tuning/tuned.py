@@ -15,6 +15,7 @@ from hire_compiler.config.write_toml import write_rules
 from hire_compiler.errors import ConfigError
 from hire_compiler.learned.calibration import Calibration
 from hire_compiler.offline.calibrate_export import load_calibration, save_calibration
+from hire_compiler.reports.findings import counted
 
 DEFAULT = "the exact default"  # nothing is tried, and no rule is written
 
@@ -131,6 +132,8 @@ class Tuned:
         return f"loss +{self.loss:.3%}" if self.loss is not None else f"recall {self.recall or 1:g}"
 
     def __str__(self) -> str:
+        if not self.table:
+            return f"{counted(len(self.config.rules), 'rule')} in config; no table of what was tried came with them"
         measured = "tokens" if self.loss is not None else "rows"
         lines = [f"{self.budget} on {self.rows} held-out {measured}, timed on {self.machine}"]
         for sites, some in self._alike().items():

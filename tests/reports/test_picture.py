@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,11 @@ def test_what_tune_tried_is_drawn_as_a_trade_off(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert f"<!-- {words}" in text
     assert "1 setting rejected without timing" in text
+    found_all = replace(table[2], recall=1.0)
+    hire.draw(replace(found, table=(table[0], found_all)), tmp_path / "all.svg")
+    marks = re.findall(r"<!-- (1|[01]\.\d+) -->", (tmp_path / "all.svg").read_text())
+    assert "1" in marks
+    assert max(map(float, marks)) == 1
     nothing = hire.Tuned(config=hire.Config(), calibration=hire.Calibration(), table=table[4:])
     with pytest.raises(hire.HireError, match="no setting was timed"):
         hire.draw(nothing, tmp_path / "nothing.svg")

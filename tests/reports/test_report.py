@@ -148,6 +148,16 @@ def test_a_report_of_many_equal_layers_is_one_screen() -> None:
         assert max(map(len, lines)) <= 80
 
 
+def test_layers_that_rules_of_their_own_leave_dense_share_a_line() -> None:
+    shape = {"kind": "ffn", "path": "", "activation": "relu", "batch": 1, "d": 64, "width": 128, "dtype": "float32"}
+    sites = tuple(Site(id=f"ffn/{i}", **shape) for i in range(3))
+    left = [Decision(site=f"ffn/{i}", action="dense", reason=f"rule {i + 1} says so") for i in range(3)]
+    text = str(Report(sites=sites, decisions=tuple(left)))
+    assert "ffn/0 … ffn/2 (3 sites)" in text
+    assert "left dense: their rules say so" in text
+    assert "left dense: rule 1 says so" in str(Report(sites=sites, decisions=(left[0],)))
+
+
 def test_the_questions_are_answered_in_their_order() -> None:
     text = str(layers())
     places = [text.index(f"\n  {question}") for question in ("on?", "right?", "fast?", "why not?")]

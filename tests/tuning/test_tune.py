@@ -127,6 +127,7 @@ def test_what_is_chosen_meets_the_recall_on_other_rows_and_can_be_saved(
     assert max(map(len, text.splitlines())) <= 80
     assert found.save(tmp_path / "rules.toml") == tmp_path / "rules.toml"
     read = hire.Tuned.load(tmp_path / "rules.toml")
+    assert str(read) == "1 rule in config; no table of what was tried came with them"
     assert read.config == found.config == read_rules(tmp_path / "rules.toml").config
     params, x = {"embed": jnp.asarray(table(rng))}, inputs(rng, 300)
     made = hire.transform(jax.jit(step), read.config, calibration=read.calibration)
@@ -225,7 +226,7 @@ def test_what_is_close_to_the_fastest_is_timed_again(monkeypatch: pytest.MonkeyP
         ({"recall": 1}, "recall is 1: give a share between 0 and 1"),
         ({"recall": "much"}, "recall is 'much'"),
         ({"memory": -1}, "memory is -1"),
-        ({"batches": []}, "tune got 0 batches"),
+        ({"batches": []}, "tune got no batches: half"),
         ({"batches": 5}, "batches is 5: give the arguments of one call of forward, a tuple for each batch"),
         ({"recall": 0.9999}, "1024 held-out rows cannot show a recall of 0.9999: it takes 9999.*19998 rows or more"),
     ],

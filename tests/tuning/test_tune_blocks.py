@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,8 +19,11 @@ from hire_compiler.capture.program import capture
 from hire_compiler.learned.calibration import Calibration
 from hire_compiler.tuning.batches import calibrated, captured, rows_read
 from hire_compiler.tuning.blocks import exact_settings, judged, left_alone, trial_of, tried_rule, with_neurons
+from hire_compiler.tuning.budget import Budget
 from hire_compiler.tuning.choice import choose
+from hire_compiler.tuning.loss_search import LossSearch
 from hire_compiler.tuning.losses import Losses, Rise
+from hire_compiler.tuning.search import Interrupted
 from hire_compiler.tuning.simulate import Simulated, simulate
 from hire_compiler.tuning.timed_blocks import alike, time_blocks
 from hire_compiler.tuning.tuned import Tried
@@ -193,10 +197,11 @@ def test_no_more_text_is_run_than_shows_that_a_setting_is_too_dear(found: Any) -
     assert losses.rise(nothing_kept, whole.mean * 2).tokens == losses.tokens
 
 
-def tuned_for(loss: float, rng: np.random.Generator) -> hire.Tuned:
+def tuned_for(loss: float, rng: np.random.Generator, progress: Any = quiet) -> hire.Tuned:
     p = weights(np.random.default_rng(0))
     batches = [(p, text(rng)) for _ in range(4)]
-    return hire.tune(jax.jit(step), p, jnp.zeros(1, jnp.int32), forward=forward, batches=batches, loss=loss)
+    token = jnp.zeros(1, jnp.int32)
+    return hire.tune(jax.jit(step), p, token, forward=forward, batches=batches, loss=loss, progress=progress)
 
 
 @pytest.fixture
@@ -229,6 +234,50 @@ def test_a_block_that_cannot_pay_stays_exact(rng: np.random.Generator, monkeypat
     assert all(tried.lossless for tried in tight.chosen)
     assert any("no approximation of a block meets the budget" in note for note in tight.notes)
     assert any("the loss would rise by" in tried.why for tried in tight.table)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fewer_is_faster")
+def test_what_was_weighed_before_an_interrupt_is_taken(rng: np.random.Generator) -> None:
+    weighed: list[str] = []
+
+    def interrupt(what: str, _done: int, _total: int) -> None:
+        if what.startswith("weighing") and what not in weighed:
+            weighed.append(what)
+            if len(weighed) == 2:
+                raise KeyboardInterrupt
+
+    found = tuned_for(0.2, rng, progress=interrupt)
+    assert any("interrupted: what was not weighed yet" in note for note in found.notes)
+    assert [t.site for t in found.chosen if not t.lossless] == [weighed[0].removeprefix("weighing ")]
+
+
+@pytest.mark.usefixtures("fewer_is_faster")
+def test_an_interrupt_before_anything_was_weighed_changes_nothing(rng: np.random.Generator) -> None:
+    def interrupt(what: str, _done: int, _total: int) -> None:
+        if "measuring the loss" in what:
+            raise KeyboardInterrupt
+
+    found = tuned_for(0.2, rng, progress=interrupt)
+    assert "interrupted: no block was weighed, so they stay as they are" in found.notes
+    assert not found.config.rules
+
+
+def test_an_interrupt_while_a_head_is_timed_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hire_compiler.tuning.loss_search.time_settings", interrupt)
+    dense = Tried(site="head/0", name="dense")
+    monkeypatch.setattr("hire_compiler.tuning.loss_search.exact_settings_of", lambda _: [dense])
+    search, head = (
+        LossSearch(0.1, None, Calibration(), quiet),
+        SimpleNamespace(key="w", site=SimpleNamespace(id="head/0")),
+    )
+    with pytest.raises(Interrupted):
+        search.head(head, jnp.ones((2, 2)), {"w": np.ones((2, 2))})  # type: ignore[arg-type]
+    assert search.tuned().notes == ("interrupted: head/0 was not timed, so it stays as it is",)
+    assert not search.tuned().config.rules
 
 
 def test_a_rise_says_how_many_tokens_would_tell() -> None:
@@ -268,6 +317,11 @@ def test_memory_goes_where_it_saves_most() -> None:
 def test_a_budget_is_one_number(options: Any, message: str) -> None:
     with pytest.raises(hire.ConfigError, match=message):
         hire.tune(step, {}, forward=forward, batches=[1, 2], **options)
+
+
+def test_a_budget_may_be_a_number_of_numpy() -> None:
+    budget = Budget(recall=np.float32(0.5), memory=np.int64(8))  # type: ignore[arg-type]
+    assert (budget, type(budget.recall), type(budget.memory)) == (Budget(recall=0.5, memory=8), float, int)
 
 
 @pytest.mark.parametrize(
