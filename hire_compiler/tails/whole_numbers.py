@@ -25,7 +25,7 @@ def whole_rule(op: str, args: list[Enclosure], dtype: str) -> Enclosure | None:
     if not dtype.startswith(("int", "uint")):
         return None
     info = jnp.iinfo(dtype)
-    if op in ("add", "subtract"):
+    if op in ("add", "subtract") and dtype.startswith("int"):
         a, b = args
         if op == "subtract":
             ends = (a.low - b.high, a.high - b.low)
@@ -33,8 +33,6 @@ def whole_rule(op: str, args: list[Enclosure], dtype: str) -> Enclosure | None:
         else:
             ends = (a.low + b.low, a.high + b.high)
             wraps = ((b.low < 0) & (a.low < info.min - b.low)) | ((b.high > 0) & (a.high > info.max - b.high))
-        if dtype.startswith("uint"):
-            return None
         return _anything_where(wraps, Enclosure(*ends), info)
     if op in ("maximum", "minimum"):
         function = jnp.maximum if op == "maximum" else jnp.minimum

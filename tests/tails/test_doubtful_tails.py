@@ -129,3 +129,32 @@ def test_the_last_of_sorted_values_that_were_negated_is_their_largest(rng: np.ra
             np.testing.assert_array_equal, fast(w, x, at, jax.random.key(call)), dense(w, x, at, jax.random.key(call))
         )
     assert fast.report().certificates[0].proven > 0
+
+
+def searched(w: jax.Array, x: jax.Array) -> jax.Array:
+    """One of the best few, by a search in their running sum."""
+    values, ids = jax.lax.top_k(x @ w.T, 8)
+    summed = jnp.cumsum(jax.nn.softmax(values, axis=-1), axis=-1)
+    return ids[0, jnp.searchsorted(summed[0], 0.4)]
+
+
+def test_what_cannot_be_followed_from_values_of_the_best_few_stays_dense(rng: np.random.Generator) -> None:
+    fast = hire.transform(jax.jit(searched))
+    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((V, D), (1, D)))
+    assert fast(w, x) == jax.jit(searched)(w, x)
+    (decision,) = fast.report().decisions
+    assert decision.action == "dense"
+    assert "what is made of its best 8 cannot be followed" in decision.reason
+
+
+def test_rows_of_the_best_few_that_are_read_on_are_those_of_dense(rng: np.random.Generator) -> None:
+    def step(w: jax.Array, x: jax.Array) -> jax.Array:
+        return w[jax.lax.top_k(x @ w.T, 4)[1]].sum(axis=2)
+
+    rows = np.float32(rng.normal(size=(V // 8, D)))
+    near = np.concatenate([rows, *[np.nextafter(rows, np.float32(sign * np.inf)) for sign in (1, -1) * 3], rows])
+    fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
+    for _ in range(6):
+        w, x = jnp.asarray(rng.permutation(near)), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+        np.testing.assert_array_equal(fast(w, x), dense(w, x))
+    assert len(fast.report().rewritten) == 1

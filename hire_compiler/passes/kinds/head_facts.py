@@ -15,6 +15,7 @@ from hire_compiler.passes.plan.site_plan import SiteFacts
 from hire_compiler.passes.replace.preparing import lies_by_columns
 from hire_compiler.patterns.head.head import HeadMatch
 from hire_compiler.patterns.head.winners import Winner
+from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.region.canonical import Region
 from hire_compiler.patterns.site_match import moment_key
 from hire_compiler.proofs.enclosure import why_unbounded
@@ -36,6 +37,7 @@ def head_facts(matches: Sequence[HeadMatch], target: Target) -> list[SiteFacts]:
             aligned=any(map(_is_aligned, match.winners)),
             compared=0 if match.tail is None or match.winners else match.tail.points,
             drawn=(match.tail.points, match.tail.most) if match.tail is not None and match.winners else None,
+            read_on=_read_on(match),
             blocked=match.blocked,
             bounded=None if match.bounded is None else (match.bounded.points, match.bounded.most),
             seldom="" if match.tail is None else match.tail.doubt,
@@ -73,6 +75,24 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
     # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
     narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
     return why_sums_are_unbounded(match.dot, len(match.rows), target, exact_terms=narrow)
+
+
+def _read_on(match: HeadMatch) -> str:
+    """What of its best few goes on into code that is not followed: the numbers of rows, or values too; or ''."""
+    if match.tail is not None:
+        return ""
+    several = [winner.op.results for winner in match.winners if winner.k > 1]
+    if any(_goes_on(values[0]) for values in several):
+        return "values"
+    return "rows" if any(_goes_on(results[-1]) for results in several) else ""
+
+
+def _goes_on(value: Value) -> bool:
+    """Whether anything is made of a value, but what returns it as it is."""
+    moved = (*LAYOUT, "convert")
+    return any(
+        any(map(_goes_on, op.results)) if op.name in moved else op.name != "func.return" for op, _ in value.uses
+    )
 
 
 def _read_alone(value: Value) -> bool:

@@ -32,9 +32,19 @@ def _certified(site: Site, facts: SiteFacts) -> Rule | None:
         return None
     if facts.devices > 1:
         return None  # left to XLA's partitioner, the gathers may cost more than the product
-    strict = bool(facts.compared) or facts.top_k == 1 or facts.drawn is not None
+    if _near_ties_decide(facts):
+        return None
+    strict = bool(facts.compared) or facts.top_k == 1 or facts.drawn is not None or bool(facts.read_on)
     predictor = Quantized(bits=8)
     return Rule(kind="head", predictor=predictor, candidates=candidates, certify="strict" if strict else True)
+
+
+def _near_ties_decide(facts: SiteFacts) -> bool:
+    """Whether code that is not followed reads values of the best few, which a proof knows up to a rounding only.
+
+    Between shards these are proven up to a rounding all the same, as they always were.
+    """
+    return facts.read_on == "values" and facts.shards == 1
 
 
 def _wanted(facts: SiteFacts) -> int:
@@ -80,6 +90,12 @@ def _no_logits(site: Site, facts: SiteFacts) -> str:
             return f"{facts.blocked}, and no rule asks to approximate it"
         read = ", ".join(site.consumers)
         return f"logits escape ({read}), so nothing about them can be proven, and no rule asks to approximate them"
+    if _near_ties_decide(facts):
+        blocked = f" ({facts.blocked})" if facts.blocked else ""
+        return (
+            f"what is made of its best {facts.top_k} cannot be followed{blocked}, so a rounding of their values could "
+            "change it, and no rule asks to approximate it"
+        )
     if facts.seldom:
         return (
             f"{facts.seldom} stands before its token, which is seldom proven then; no rule asks for it "

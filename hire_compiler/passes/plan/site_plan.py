@@ -96,6 +96,7 @@ class SiteFacts:
       bounded: ``compared`` and ``top_k`` of such a head where what blocks the proof are numbers that can be bounded.
       drawn: ``compared`` and ``top_k`` of a head of which only tokens go on that are drawn from the best few: these can
         be proven by themselves, whatever their order is.
+      read_on: what of a head's best few goes on into code that is not followed: ``"rows"``, ``"values"``, or ''.
       top_k: the most winners that any reader asks for.
       uncertifiable: why a head's winners cannot be proven, or ''.
       beside: why they are not proven although they could be, or ''.
@@ -128,6 +129,7 @@ class SiteFacts:
     bounded: tuple[int, int] | None = None
     seldom: str = ""
     drawn: tuple[int, int] | None = None
+    read_on: str = ""
     top_k: int = 1
     uncertifiable: str = ""
     beside: str = ""
