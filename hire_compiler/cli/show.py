@@ -66,7 +66,8 @@ def artifact_lines(artifact: Artifact, full: bool = False) -> list[str]:
     """What an artifact is, and what was done to it on every platform; ``full`` leaves nothing out."""
     manifest = artifact.manifest
     made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    lines = [f"{artifact.where}: rewritten from {manifest.name}", f"  written by {made}"]
+    lines = [f"{artifact.where}: rewritten from {manifest.name}"]
+    lines += wrap(f"written by {made}", WIDTH, initial_indent="  ", subsequent_indent="    ")
     lines.append(f"  fingerprint {manifest.fingerprint[:16]} of module {manifest.source[:16]}")
     for name, entry in manifest.platforms.items():
         report = report_of(artifact.report()[name])
