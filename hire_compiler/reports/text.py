@@ -37,7 +37,8 @@ def report_text(found: Findings, full: bool = False, words: Callable[[str], str]
     """
     unchanged = any("the function runs unchanged" in note for note in found.notes)
     inspected = not found.decisions and not unchanged
-    lines = [_headline_of_inspection(found) if inspected else _headline(found)]
+    headline = _headline_of_inspection(found) if inspected else _headline(found)
+    lines = wrap(headline, WIDTH, subsequent_indent=" " * 4, break_on_hyphens=False)
     for label, repeat, entries in _inspected(found, full) if inspected else _answers(found, full):
         lines += labelled(label, [words(entry) for entry in entries], repeat)
     return "\n".join(lines)

@@ -113,6 +113,17 @@ def test_the_text_counts_the_trips_of_loops() -> None:
     assert "layers/mlp" in text
 
 
+def test_a_long_headline_takes_two_lines_of_eighty_columns() -> None:
+    shape = {"batch": 1, "d": 8, "width": 32, "dtype": "float32"}
+    sites = tuple(Site(id=f"ffn/{i}", kind="ffn", path="", activation="relu", repeat=48, **shape) for i in range(2))
+    bytes_of = {"dense_bytes": 123_456_789, "sparse_bytes": 98_765_432}
+    planned = Decision(site="ffn/0", action="rewritten", reason="the exact default", **bytes_of)
+    text = str(Report(sites=sites, decisions=(planned,)))
+    first, second, *_ = text.splitlines()
+    assert max(map(len, text.splitlines())) <= 80
+    assert f"{first} {second.strip()}".startswith("hire_compiler: on, 1 of 2 sites (96 with loops) rewritten, ")
+
+
 def test_equal_lines_are_said_once_and_counted() -> None:
     misses = tuple(Miss(path="", reason="it is an expert", weight=f"w{i}") for i in range(3))
     text = str(Report(misses=(*misses, Miss(path="", reason="it is a router", weight="r"))))

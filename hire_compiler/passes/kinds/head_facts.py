@@ -90,9 +90,7 @@ def _read_on(match: HeadMatch) -> str:
 def _goes_on(value: Value) -> bool:
     """Whether anything is made of a value, but what returns it as it is."""
     moved = (*LAYOUT, "convert")
-    return any(
-        any(map(_goes_on, op.results)) if op.name in moved else op.name != "func.return" for op, _ in value.uses
-    )
+    return any(any(map(_goes_on, op.results)) if op.name in moved else op.name != "func.return" for op, _ in value.uses)
 
 
 def _read_alone(value: Value) -> bool:
