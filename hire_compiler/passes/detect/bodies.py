@@ -19,6 +19,8 @@ from hire_compiler.passes.detect.search import search
 from hire_compiler.passes.normalize.fold import folded_graph
 from hire_compiler.passes.normalize.join_bodies import NAME, Joint, join, joints
 from hire_compiler.passes.plan.site_plan import leave_dense
+from hire_compiler.patterns.ffn.ffn import FfnMatch
+from hire_compiler.patterns.site_match import of_kind
 from hire_compiler.patterns.weights.provenance import Provenance
 from hire_compiler.reports.report import Report
 
@@ -105,7 +107,7 @@ def _may(op: Op) -> bool:
 
 
 def _blocks(inside: Inside) -> int:
-    return sum(site.kind == "ffn" for site in search(inside.program)[2].sites)
+    return len(of_kind(search(inside.program)[2].matches, FfnMatch))
 
 
 def _read(graph: Graph, module: Any, program: Program) -> list[Inside]:

@@ -18,6 +18,7 @@ SUPPORTED = ("float32", "bfloat16", "float16")  # others would lose accuracy: ex
 
 _STEPS = 8
 _FEW_ROWS = 16  # of an input that is an argument of the program itself
+_LARGE = 1 << 14  # numbers: a computed weight of fewer is none of anybody's worries
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ def _check_not_input(op: Op, position: int, provenance: Provenance) -> None:
     given, other = op.operands[position], op.operands[1 - position]
     rows = given.size // max(contracted_size(op), 1)
     source = provenance.sources.weight(other)
-    if source is None or source.looked_up or rows > _FEW_ROWS or other.size < 8 * given.size:
+    if source is None or source.looked_up or rows > _FEW_ROWS or other.size < max(8 * given.size, _LARGE):
         return
     raise NoMatch(f"its weight is no parameter as it stands: {provenance.refusal(other)}", depth=1)
 
