@@ -76,7 +76,7 @@ class Search:
             self._notes.append(f"interrupted: {head.site.id} was not tried with all predictors")
         fitting = [t for t in found if not t.why]
         try:
-            timed = time_settings(head, weight, rows, moment, fitting, self._told)
+            timed = time_settings(head, weight, rows, moment, fitting, self._told, memory=self._memory)
         except KeyboardInterrupt:
             stopped, timed = True, fitting
             self._notes.append(f"interrupted: {head.site.id} was not timed, so it stays as it is")
@@ -149,7 +149,8 @@ class Search:
         met: list[Tried] = []
         for done, (name, family) in enumerate(tried.items()):
             some = family.predictors[: least.get(family.beside)]
-            cheap = _not_dominated(head, some, counts[0], met)
+            # What reads less may not fit into the memory that is left: then everything is tried.
+            cheap = some if self._memory is not None else _not_dominated(head, some, counts[0], met)
             if len(cheap) < len(some):
                 yield _untried(head, name, some[len(cheap)], counts[0])
             judged: dict[int, Tried] = {}

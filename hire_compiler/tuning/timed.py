@@ -34,10 +34,12 @@ def time_settings(
     moment: Moment | None,
     settings: Sequence[Tried],
     told: Callable[[str, int, int], None],
+    memory: int | None = None,
 ) -> list[Tried]:
     """The settings with the milliseconds, bytes and reasons of each; ``dense`` has no rule.
 
     Args:
+      memory: bytes that may be added: what adds more says nothing about what reads more.
       weight: of the head, ``[n, d]``.
       inputs: float32 ``[N, d]``, of which a call takes as many as the site does.
     """
@@ -49,11 +51,12 @@ def time_settings(
     ]
     stored = weight.T if head.facts.by_columns else weight
     planned = [_planned(head, tried, stored, calls[0], moment) for tried in settings]
-    least = min((tried.read_bytes for _, tried in planned if not (tried.lossless or tried.why)), default=0)
+    fitting = [t for _, t in planned if not (t.lossless or t.why) and (memory is None or t.added_bytes <= memory)]
+    least = min((tried.read_bytes for tried in fitting), default=0)
     runs: dict[str, Callable[[jax.Array], Any]] = {}
     for done, (step, tried) in enumerate(planned):
         told(f"preparing {tried.name}", done, len(settings))
-        slow = not tried.lossless and tried.read_bytes > DOMINATED * least
+        slow = not tried.lossless and 0 < DOMINATED * least < tried.read_bytes
         if slow and not tried.why:
             why = f"not timed: it reads {tried.read_bytes / least:.1f} times as much as another"
             planned[done] = step, replace(tried, why=why)
