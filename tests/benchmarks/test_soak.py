@@ -16,6 +16,7 @@ def silent(items: Iterable[int], _what: str) -> Iterable[int]:
     return items
 
 
+@pytest.mark.slow
 def test_memory_stays_where_it_is_over_calls_and_answers_stay_those_of_dense(tmp_path: Path) -> None:
     result = steady.many_calls(400, silent)
     assert result["wrong"] == 0
@@ -31,6 +32,7 @@ def test_old_sets_of_weights_are_let_go_of() -> None:
     assert (result["wrong"], result["arrays_alive"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_forgotten_function_stays_behind() -> None:
     result = steady.many_functions(3, silent)
     assert result["alive"] == 0

@@ -103,6 +103,7 @@ def test_counts_are_summed_in_token_loops_and_of_separate_layers() -> None:
     np.testing.assert_allclose(learned.frequency(1), np.concatenate(seen).mean(axis=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_neurons_that_fire_together_touch_few_groups() -> None:
     """Nine percent of neurons on their own touch half of all groups of 8; in groups they touch nine percent."""
     rng = np.random.default_rng(6)

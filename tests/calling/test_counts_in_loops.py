@@ -96,6 +96,7 @@ def test_the_slack_of_a_loop_is_its_largest(weights: dict[str, Any], rng: np.ran
     assert 0 < head.slack < 100 * single.slack  # no sum over the turns of the loop would be so near
 
 
+@pytest.mark.slow
 def test_an_artifact_counts_them_too(weights: dict[str, Any], rng: np.random.Generator, tmp_path: Path) -> None:
     x = rng.standard_normal((BATCH, D)).astype(np.float32)
     types = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (weights, x))

@@ -92,6 +92,7 @@ def test_the_smallest_budget_that_holds_is_the_one_that_runs() -> None:
         np.testing.assert_allclose(block.y[0], np.asarray(down)[:count].sum(axis=0), atol=1e-4)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_budgets_are_quantiles_of_what_calibration_saw(batch: int) -> None:
     w = weights(-1.9)
@@ -108,6 +109,7 @@ def test_budgets_are_quantiles_of_what_calibration_saw(batch: int) -> None:
     assert certificate.proven == batch
 
 
+@pytest.mark.slow
 def test_layers_of_a_scan_have_one_budget_for_the_most_active_of_them() -> None:
     w = weights(-1.9, layers=3)
     w["bias"] = w["bias"] + jnp.asarray([-0.6, 0.0, 0.3])[:, None]
@@ -158,7 +160,7 @@ def test_the_default_can_be_switched_off() -> None:
     assert decision.action == "dense"
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", ["weights", "everything"])
 def test_dead_blocks_are_no_special_case(dead: str) -> None:
     """All-zero weights, and a calibration in which no neuron was ever active."""

@@ -64,7 +64,7 @@ cases = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.diagonal(keep=1)
 @cases
 def test_full_width_with_a_common_path_is_identity(gated: bool, layers: int | None, dtype: str, batch: int) -> None:
     block = program(gated, layers, dtype, batch)
@@ -75,7 +75,7 @@ def test_full_width_with_a_common_path_is_identity(gated: bool, layers: int | No
     check(block, result, lambda layer, h: None)
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.diagonal(keep=1)
 @cases
 def test_same_selection_same_answer_with_a_common_path(gated: bool, layers: int | None, dtype: str, batch: int) -> None:
     block, group, common = program(gated, layers, dtype, batch), 4 if batch == 1 else 1, 8

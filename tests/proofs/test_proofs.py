@@ -221,6 +221,7 @@ def test_the_slack_of_bfloat16_logits_includes_their_storage(rng: np.random.Gene
     assert (np.sort(logits, axis=1)[:, -8] - kept <= certificate.slack).all()
 
 
+@pytest.mark.slow
 def test_strict_bfloat16_is_proven_through_ties_of_rounded_logits(rng: np.random.Generator) -> None:
     """Half of these rows tie with the best one after rounding; dense takes the lowest index, and so must we."""
     embed, x = array(rng, N, D, dtype="bfloat16"), array(rng, 24, D, dtype="bfloat16")
