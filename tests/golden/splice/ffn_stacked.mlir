@@ -31,7 +31,8 @@ func.func public @main(%x: tensor<1x4xf32>, %ups: tensor<3x8x4xf32>, %downs: ten
 Config(rules=(Rule(kind="ffn", predictor=Quantized(bits=8), candidates=2, group=2),))
 
 // ===== report
-hire_compiler: on, 1 of 1 site (3 with loops) rewritten, 0.8 kB → 0.4 kB read a call
+hire_compiler: on, 1 of 1 site (3 with loops) rewritten, 0.8 kB → 0.4 kB read a
+    call
   on?      ffn/0: relu 4→8 float32 batch 1 ×3
              Quantized(bits=8), 2 of 8 rows exact in groups of 2; 0.3 kB → 0.1
                kB read a call, 0.2 kB added

@@ -30,7 +30,8 @@ func.func public @main(%x: tensor<1x8xbf16>, %ups: tensor<3x32x8xbf16>, %downs: 
 Config(rules=(Rule(kind="ffn", predictor=Quantized(bits=8), candidates=8, group=2),))
 
 // ===== report
-hire_compiler: on, 1 of 1 site (3 with loops) rewritten, 3.1 kB → 1.9 kB read a call
+hire_compiler: on, 1 of 1 site (3 with loops) rewritten, 3.1 kB → 1.9 kB read a
+    call
   on?      ffn/0: relu 8→32 bfloat16 batch 1 ×3
              Quantized(bits=8), 8 of 32 rows exact in groups of 2; 1.0 kB → 0.6
                kB read a call, 1.2 kB added

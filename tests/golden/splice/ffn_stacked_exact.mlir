@@ -31,7 +31,8 @@ Config(rules=(Rule(kind="ffn", predictor=Exact(), candidates=8, group=1),))
 bodies: heads
 
 // ===== report
-hire_compiler: on, 1 of 1 site (3 with loops) rewritten, 6.1 kB → 4.2 kB read a call
+hire_compiler: on, 1 of 1 site (3 with loops) rewritten, 6.1 kB → 4.2 kB read a
+    call
   on?      ffn/0: relu 8→32 float32 batch 1 ×3
              Exact(), 8 of 32 rows exact; 2.0 kB → 1.4 kB read a call, 0.4 kB
                added
