@@ -1,5 +1,4 @@
-// bfloat16 rows that a loop on the CPU reads are kept as bits (ui16), because XLA would copy the whole stack to
-// convert it. Both stacks are the caller's own buffers, seen as bits: nothing is copied.
+// In a loop on the CPU bfloat16 rows are read as bits (ui16) of the caller's own stacks: XLA would copy them to convert.
 
 // ===== input
 func.func public @main(%x: tensor<1x8xbf16>, %ups: tensor<3x32x8xbf16>, %downs: tensor<3x32x8xbf16>) -> tensor<1x8xbf16> {
