@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     model = load_model(options.model)
     states = heldout_states(model)[: options.positions]
-    before = heldout_tokens(model)[: len(states)]
+    before = heldout_tokens(model).reshape(-1)[: len(states)]
     rows = []
     for name, (tail, reads_seen) in ((name, tail) for name, tail in TAILS.items() if options.only in name):
         equal, proof = agreement(model, tail, states, before if reads_seen else None)

@@ -77,9 +77,7 @@ def on_unseen_text(model: Model, config: hire.Config, calibration: hire.Calibrat
     blocks = hire.Config(rules=tuple(rule for rule in config.rules if rule.kind == "ffn"), exact=False)
     steps = {"written": written, "tuned": hire.transform(written, blocks, calibration=calibration)}
     losses: dict[str, list[float]] = {name: [] for name in steps}
-    begin = model.tokenizer.encode("", add_bos=True)[:1]
-    for window in heldout_tokens(model, length - 1).reshape(-1, length - 1)[:2]:
-        window = np.asarray([*begin, *(window[1:] if list(window[:1]) == begin else window)])
+    for window in heldout_tokens(model, length, begun=True)[:2]:
         caches = {name: model.init_cache(1, length) for name in steps}
         for token, following in pairwise(window):
             for name, run in steps.items():

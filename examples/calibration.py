@@ -46,11 +46,15 @@ def passages(model: Model, length: int = 256, *, begun: bool = False) -> list[tu
         begun: every passage begins with the token that begins a text, not the first alone. A model that has always seen
             it predicts badly without: measure a loss with it.
     """
-    ids = model.tokenizer.encode(calibration_text(), add_bos=True)
+    cuts = windows(model.tokenizer.encode(calibration_text(), add_bos=True), length, begun=begun)
+    return [(model.params, jnp.asarray([cut], jnp.int32), model.init_cache(1, length)) for cut in cuts]
+
+
+def windows(ids: list[int], length: int, *, begun: bool) -> list[list[int]]:
+    """A text cut into parts of one length, as :func:`passages` says; what does not fill one is left out."""
     start, own = (ids[:1], length - 1) if begun else ([], length)
     ids = ids[len(start) :]
-    cuts = [[*start, *ids[at : at + own]] for at in range(0, len(ids) - own + 1, own)]
-    return [(model.params, jnp.asarray([cut], jnp.int32), model.init_cache(1, length)) for cut in cuts]
+    return [[*start, *ids[at : at + own]] for at in range(0, len(ids) - own + 1, own)]
 
 
 def calibrate_head(model: Model, length: int = 256) -> hire.Calibration:

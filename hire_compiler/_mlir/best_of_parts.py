@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jaxlib.mlir import ir
 
 from hire_compiler._mlir.attributes import constant, integer, integers, make_tensor_type, tensor_type
-from hire_compiler._mlir.functions import emit, every_operation, filled
+from hire_compiler._mlir.functions import emit, every_operation, filled, splat_again
 
 _JOINING = ("stablehlo.concatenate", "stablehlo.all_gather")
 _CHOOSING = frozenset(f"stablehlo.{name}" for name in ("compare", "select", "or", "and", "not", "return"))
@@ -70,19 +71,13 @@ def best_of_each(op: Any, is_elementwise: Callable[[str], bool], is_part: Callab
         return False
     (axis,) = integers(op, "dimensions")
     shape, _ = tensor_type(joined.join.results[0].type)
-    whole, size = joined.join.operands[0], shape[axis]
-    with ir.InsertionPoint(op), op.location:
-        found = []
-        for number in range(shape[axis - 1]):
-            cut = _sliced(whole, len(tensor_type(whole.type)[0]) - 1, number * size, size)
-            own = emit("stablehlo.reshape", _resized(joined.join.results[0].type, axis - 1, 1), [cut])
-            part = _part(joined, axis - 1, own, number, 1)
-            counted = emit("stablehlo.iota", _like(part, op.operands[1]), [], iota_dimension=_number(axis))
-            found.append(_reduced(op, [part, counted], axis - 1, 1))
-        for i, result in enumerate(op.results):
-            together = emit("stablehlo.concatenate", result.type, [f[i] for f in found], dimension=_number(axis - 1))
-            result.replace_all_uses_with(together)
-    op.erase()
+    whole, size, type_ = joined.join.operands[0], shape[axis], _resized(joined.join.results[0].type, axis - 1, 1)
+
+    def own(number: int) -> Any:
+        cut = _sliced(whole, len(tensor_type(whole.type)[0]) - 1, number * size, size)
+        return emit("stablehlo.reshape", type_, [cut])
+
+    _take_apart(op, joined, axis - 1, axis - 1, [(partial(own, i), 1) for i in range(shape[axis - 1])])
     return True
 
 
@@ -96,12 +91,31 @@ def best_of_stacked(op: Any, is_elementwise: Callable[[str], bool], is_part: Cal
     if joined is None or not all(map(is_part, joined.join.operands)):
         return False
     (axis,), along = integers(op, "dimensions"), integer(joined.join, "dimension")
-    kept = along - (along > axis)
+    sizes = [tensor_type(value.type)[0][along] for value in joined.join.operands]
+    parts = [(partial(_itself, v), size) for v, size in zip(joined.join.operands, sizes, strict=True)]
+    _take_apart(op, joined, along, along - (along > axis), parts)
+    return True
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _take_apart(
+    op: Any, joined: _Joined, along: int, kept: int, parts: Sequence[tuple[Callable[[], Any], int]]
+) -> None:
+    """Let an argmax be as many as there are parts, whose results are put side by side.
+
+    Args:
+      op: erased.
+      along: the dimension of what is reduced in which the parts lie; ``kept``: the same of the results.
+      parts: each is emitted when it is called, at the current insertion point; and its size along that dimension.
+    """
+    (axis,) = integers(op, "dimensions")
     with ir.InsertionPoint(op), op.location:
         found, start = [], 0
-        for value in joined.join.operands:
-            size = tensor_type(value.type)[0][along]
-            part = _part(joined, along, value, start, size)
+        for emitted, size in parts:
+            part = _part(joined, along, emitted(), start, size)
             counted = emit("stablehlo.iota", _like(part, op.operands[1]), [], iota_dimension=_number(axis))
             found.append(_reduced(op, [part, counted], kept, size))
             start += size
@@ -109,7 +123,6 @@ def best_of_stacked(op: Any, is_elementwise: Callable[[str], bool], is_part: Cal
             together = emit("stablehlo.concatenate", result.type, [f[i] for f in found], dimension=_number(kept))
             result.replace_all_uses_with(together)
     op.erase()
-    return True
 
 
 def _is_stacking(made: Any, axis: int) -> bool:
@@ -246,8 +259,7 @@ def _cut(value: Any, axis: int, start: int, size: int) -> Any:
         return value
     made, type_ = value.owner, _resized(value.type, axis, size)
     if _is_same_along(value, axis) and made.name == "stablehlo.constant":
-        splat = ir.DenseElementsAttr(made.attributes["value"]).get_splat_value()
-        return emit(made.name, type_, [], value=ir.DenseElementsAttr.get_splat(type_, splat))
+        return splat_again(made, type_)
     if _is_same_along(value, axis):
         return emit(made.name, type_, list(made.operands), **dict(made.attributes.items()))
     return _sliced(value, axis, start, size)

@@ -147,6 +147,12 @@ def filled(type_: Any, number: float) -> Any:
     return emit("stablehlo.constant", type_, [], value=ir.DenseElementsAttr.get_splat(type_, one))
 
 
+def splat_again(op: Any, type_: Any) -> Any:
+    """Emit the one number of a constant as an array of another tensor type, at the current insertion point."""
+    number = ir.DenseElementsAttr(op.attributes["value"]).get_splat_value()
+    return emit(op.name, type_, [], value=ir.DenseElementsAttr.get_splat(type_, number))
+
+
 def erase_unread(block: Any, name: str) -> None:
     """Erase the operations of a name whose results nobody reads, in a block and in what it contains."""
     for view in reversed(list(block.operations)):

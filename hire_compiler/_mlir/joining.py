@@ -10,7 +10,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
 from hire_compiler._mlir.attributes import make_tensor_type, tensor_type
-from hire_compiler._mlir.functions import emit
+from hire_compiler._mlir.functions import emit, splat_again
 from hire_compiler._mlir.shardings import DimensionAxes, dimension_axes, tensor_sharding
 
 
@@ -153,12 +153,10 @@ def _local(moved: Moved, known: dict[Any, Any]) -> Any:
     """The operation of one device's part, at the current insertion point."""
     op = moved.op
     type_ = make_tensor_type(moved.shape, tensor_type(op.results[0].type)[1])
-    attributes = dict(op.attributes.items())
-    if op.name == "stablehlo.constant" and type_ != op.results[0].type:
-        splat = ir.DenseElementsAttr(op.attributes["value"]).get_splat_value()
-        attributes["value"] = ir.DenseElementsAttr.get_splat(type_, splat)
     with op.location:
-        return emit(op.name, type_, [known[operand] for operand in op.operands], **attributes)
+        if op.name == "stablehlo.constant" and type_ != op.results[0].type:
+            return splat_again(op, type_)
+        return emit(op.name, type_, [known[operand] for operand in op.operands], **dict(op.attributes.items()))
 
 
 __all__ = ["Entering", "Moved", "join_manual", "result_axes"]

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from hire_compiler.calibration.trials import vector_of
 from hire_compiler.patterns.head.head import HeadMatch
 from hire_compiler.proofs.monotone import is_decreasing
-from hire_compiler.runtime.materialize import materialize
 
 Compared = Callable[[jax.Array], jax.Array]
 
@@ -35,9 +35,7 @@ def what_is_compared(match: HeadMatch, values: Sequence[Any]) -> Compared:
     code, region = winner.compared.widened, winner.region
     if winner.noise is not None or region.captured:
         return jnp.negative if is_decreasing(code) else as_it_is
-    biases = [
-        materialize(origin.weight, values).reshape(-1)[index].astype(jnp.float32) for origin, index in region.parameters
-    ]
+    biases = [vector_of(origin.weight, index, values)[0].astype(jnp.float32) for origin, index in region.parameters]
 
     def compared(logits: jax.Array) -> jax.Array:
         best = code.evaluate([logits[:, : winner.width], *biases], exact=True).astype(jnp.float32)

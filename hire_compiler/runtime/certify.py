@@ -112,6 +112,12 @@ def rounded_terms(rows: int, result: str, target: Target) -> float:
     return float(jnp.finfo(result).eps) / 2 * (1 + 2.0**-10)
 
 
+def center_of(low: jax.Array, high: jax.Array) -> jax.Array:
+    """What lies in the middle of bounds; the lower one where that is no number."""
+    middle = (low + high) / 2
+    return jnp.where(jnp.isfinite(middle), middle, low)
+
+
 def _times_length(bound: jax.Array, x: jax.Array) -> jax.Array:
     """A bound for ‖x‖ = 1 (``[n]`` or ``[b, n]``), for this x, with what may be flushed to zero on the way.
 

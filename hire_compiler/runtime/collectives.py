@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from hire_compiler.runtime.certify import Winners, in_order, reaches
+from hire_compiler.runtime.certify import Winners, center_of, in_order, reaches
 
 Axes = tuple[str, ...]
 NUMBERS = "numbers"  # the prepared array that numbers the rows of a shard, where they were dealt out
@@ -83,8 +83,8 @@ class Numbering:
         """
         if self.dealt is not None or self.rows > _SHORT:
             ids, low, high = self.gather(ids, low, high)
-            return [ids, low, high, _middle(low, high)]
-        middle = _middle(low, high)
+            return [ids, low, high, center_of(low, high)]
+        middle = center_of(low, high)
         reach = jnp.maximum(high - middle, middle - low) * _UP + jnp.abs(middle) * _ULP + _TINY
         short = lax.bitcast_convert_type(jnp.where(low == high, 0, reach), jnp.uint32) & _UPPER
         middle, packed = gather_columns(self.axes, middle, short | ids.astype(jnp.uint32))
@@ -99,11 +99,6 @@ class Numbering:
             return parts
         order = jnp.argsort(parts[0], axis=1)
         return [jnp.take_along_axis(part, order, axis=1) for part in parts]
-
-
-def _middle(low: jax.Array, high: jax.Array) -> jax.Array:
-    middle = (low + high) / 2
-    return jnp.where(jnp.isfinite(middle), middle, low)
 
 
 def best_of_shards(values: jax.Array, axes: Axes) -> jax.Array:

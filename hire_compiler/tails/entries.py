@@ -29,8 +29,7 @@ def gathered(op: Op, value: Wide, index: Plain) -> Plain:
     if value.axis not in numbers.start_index_map or sizes[value.axis] != 1:
         raise Unbounded("gather of several columns at once")
     vector = _mlir.gather_vector(op.ir)
-    known = jnp.broadcast_to(index.bounded.bounds.low, index.shape)
-    places = known[..., None] if vector == len(index.shape) else jnp.moveaxis(known, vector, -1)
+    places = parts_last(index, vector)
     picked = [dim for dim in range(len(shape)) if dim not in numbers.offset_dims]  # dimensions of the indices
     gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     offsets = dict(zip([d for d in range(len(value.shape)) if d not in gone], numbers.offset_dims, strict=True))
@@ -52,6 +51,12 @@ def gathered(op: Op, value: Wide, index: Plain) -> Plain:
             rows = rows * size + along(dim)
     rows, at = (jnp.broadcast_to(a, shape).reshape(-1) for a in (rows, along(value.axis)))
     return _entries(value, rows, at, shape)
+
+
+def parts_last(index: Plain, vector: int) -> Any:
+    """Indices as a gather or a scatter reads them, their parts in the last dimension; they had them in ``vector``."""
+    places = jnp.broadcast_to(index.bounded.bounds.low, index.shape)
+    return places[..., None] if vector == len(index.shape) else jnp.moveaxis(places, vector, -1)
 
 
 def columns(value: Wide, start: Any, count: int, shape: tuple[int, ...]) -> Plain:

@@ -17,7 +17,7 @@ from hire_compiler.graph.graph import Op
 from hire_compiler.proofs.enclosure import NARROW, Bounded, Unbounded, computed_again
 from hire_compiler.proofs.interval import Enclosure, known, point, widened
 from hire_compiler.tails.elementwise import Elementwise
-from hire_compiler.tails.entries import gathered
+from hire_compiler.tails.entries import gathered, parts_last
 from hire_compiler.tails.order import look_up
 from hire_compiler.tails.ranked import rank_of
 from hire_compiler.tails.spaces import Rows
@@ -221,8 +221,7 @@ class _Put:
     def __init__(self, op: Op, index: Plain, shape: tuple[int, ...]) -> None:
         self._numbers, vector = _mlir.scatter_numbers(op.ir)
         self.places = index.bounded.bounds
-        places = jnp.broadcast_to(self.places.low, index.shape)
-        self._index = places[..., None] if vector == len(index.shape) else jnp.moveaxis(places, vector, -1)
+        self._index = parts_last(index, vector)
         self._shape = shape
 
     @property

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hire_compiler.proofs.enclosure import NARROW, Bounded, Unbounded
 from hire_compiler.proofs.interval import Enclosure
-from hire_compiler.runtime.certify import reaches
+from hire_compiler.runtime.certify import center_of, reaches
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.spaces import Ranks, Rows
 from hire_compiler.tails.values import Frame, Kth, Plain, Wide, row_number
@@ -188,8 +188,7 @@ def _position(value: Wide, elementwise: Elementwise) -> tuple[Any, Any]:
     inner, *rest = map(_as_floats, parts(value, elementwise))
     at = jnp.broadcast_to(inner.at, inner.low.shape)
     low, high = (jnp.where(inner.counts, end, -jnp.inf) for end in (inner.low, inner.high))
-    middle = (low + high) / 2
-    center = jnp.where(jnp.isfinite(middle), middle, low)
+    center = center_of(low, high)
     # Of equal values the one that the author's array has first wins. Reductions alone, no sort: where the vocabulary is
     # split over devices, each of them is a few bytes between these.
     largest = jnp.max(center, axis=1, keepdims=True)

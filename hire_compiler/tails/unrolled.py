@@ -81,10 +81,8 @@ def sliced(op: Op, operands: Sequence[Shadow], trips: Trips) -> Shadow:
     """
     value, *starts = operands
     shape = op.result.shape
-    if not all(isinstance(start, Plain) and is_known(start) for start in starts):
-        raise Unbounded("dynamic_slice at a place that follows from the logits")
+    at = _places(op, starts)
     if isinstance(value, Plain):
-        at = [start.bounded.bounds.low.reshape(()) for start in starts if isinstance(start, Plain)]
         bounds = value.bounded.bounds
         ends = [lax.dynamic_slice(jnp.broadcast_to(end, value.shape), at, shape) for end in (bounds.low, bounds.high)]
         made = point(ends[0]) if known(bounds) else Enclosure(*ends)
@@ -108,9 +106,18 @@ def sliced(op: Op, operands: Sequence[Shadow], trips: Trips) -> Shadow:
         value = chosen_rows(replace(value, shape=whole, frame=None), rows.ravel(), batch)
     if shape[value.axis] == value.shape[value.axis]:
         return value
-    start = starts[value.axis]
-    assert isinstance(start, Plain)
-    return columns(value, start.bounded.bounds.low.reshape(()), shape[value.axis], shape)
+    return columns(value, at[value.axis], shape[value.axis], shape)
+
+
+def _places(op: Op, starts: Sequence[Shadow]) -> list[Any]:
+    """Where a slice begins in each dimension.
+
+    Raises:
+      Unbounded: that is not known.
+    """
+    if not all(isinstance(start, Plain) and is_known(start) for start in starts):
+        raise Unbounded(f"{op.name} at a place that follows from the logits")
+    return [start.bounded.bounds.low.reshape(()) for start in starts if isinstance(start, Plain)]
 
 
 def updated(op: Op, operands: Sequence[Shadow]) -> Plain:
@@ -122,11 +129,9 @@ def updated(op: Op, operands: Sequence[Shadow]) -> Plain:
     value, update, *starts = operands
     if not isinstance(value, Plain) or not isinstance(update, Plain):
         raise Unbounded("dynamic_update_slice of logits")
-    if not all(isinstance(start, Plain) and is_known(start) for start in starts):
-        raise Unbounded("dynamic_update_slice at a place that follows from the logits")
+    at = _places(op, starts)
     if value.bounded.rounds or update.bounded.rounds:
         raise Unbounded("dynamic_update_slice of narrow numbers that follow from the logits")
-    at = [start.bounded.bounds.low.reshape(()) for start in starts if isinstance(start, Plain)]
 
     def put(base: Any, new: Any) -> Any:
         return lax.dynamic_update_slice(

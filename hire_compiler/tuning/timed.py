@@ -39,9 +39,9 @@ def time_settings(
     """The settings with the milliseconds, bytes and reasons of each; ``dense`` has no rule.
 
     Args:
-      memory: bytes that may be added: what adds more says nothing about what reads more.
       weight: of the head, ``[n, d]``.
       inputs: float32 ``[N, d]``, of which a call takes as many as the site does.
+      memory: bytes that may be added: what adds more says nothing about what reads more.
     """
     size = head.site.batch
     inputs = inputs[np.arange(max(len(inputs), size)) % len(inputs)]  # a call takes so many rows, were there fewer

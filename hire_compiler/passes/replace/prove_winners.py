@@ -22,6 +22,7 @@ from hire_compiler.runtime.certify import (
     Winners,
     best_candidates,
     between,
+    center_of,
     excluded_that_reach,
     finer_room,
     room,
@@ -233,8 +234,7 @@ class HeadAtWork:
           What is compared ``[b, c]``, the winners, and how far that may be from the real numbers ``[b, c]``.
         """
         bounds = self.bounds(around(exact, slack), own, ids, rounded=True)
-        middle = (bounds.low + bounds.high) / 2
-        center = jnp.where(jnp.isfinite(middle), middle, bounds.low) if self.strict else self.ranked(exact, own, ids)
+        center = center_of(bounds.low, bounds.high) if self.strict else self.ranked(exact, own, ids)
         best = best_candidates(center, bounds.low, bounds.high, ids, self.most, strict=self.strict)
         apart = bounds.high - bounds.low
         if self.match.dot.result.dtype != "float32":

@@ -6,7 +6,7 @@ Each walk visits a fixed number of operations at most, so that a long program is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from math import prod
 
 from hire_compiler import _mlir
@@ -65,17 +65,7 @@ def is_chosen_among(op: Op) -> bool:
 
 def is_behind_convolution(op: Op) -> bool:
     """Whether elementwise code alone stands between an input of a product and a convolution that makes it."""
-    queue, seen = deque(v.op for v in op.operands), set[Op]()
-    while queue and len(seen) < _STEPS:
-        made = queue.popleft()
-        if made is None or made in seen:
-            continue
-        seen.add(made)
-        if made.name == "convolution":
-            return True
-        if made.name in OPERATIONS or made.name in LAYOUT:
-            queue += [v.op for v in made.operands]
-    return False
+    return any(made.name == "convolution" for made in _behind(op, OPERATIONS | LAYOUT.keys()))
 
 
 def is_mixed(op: Op, count: int, matrix: list[int]) -> bool:
@@ -96,8 +86,8 @@ def is_mixed(op: Op, count: int, matrix: list[int]) -> bool:
     return False
 
 
-def _behind(op: Op) -> Iterator[Op]:
-    """What makes the inputs of a product, seen through changes of layout and factors."""
+def _behind(op: Op, through: Collection[str] = _HANDED_ON) -> Iterator[Op]:
+    """What makes the inputs of a product, seen through operations of some names: of layout and factors."""
     queue, seen = deque(v.op for v in op.operands), set[Op]()
     while queue and len(seen) < _STEPS:
         made = queue.popleft()
@@ -105,7 +95,7 @@ def _behind(op: Op) -> Iterator[Op]:
             continue
         seen.add(made)
         yield made
-        if made.name in _HANDED_ON:
+        if made.name in through:
             queue += [v.op for v in made.operands]
 
 

@@ -66,9 +66,7 @@ def _row_factor(value: Value, batch: np.ndarray) -> Given | None:
     """A value as given, if its elements are numbers of the batch rows to which they belong; there are several rows."""
     if value.shape not in (batch.shape, ()) or batch.max() == 0:
         return None
-    source = value
-    while source.op is not None and source.op.name in LAYOUT and source.op.name != "dynamic_slice":
-        source = source.op.operands[0]
+    source = _before_layout(value)
     if source.size != batch.max() + 1:
         return None
     given = _given_from(value, source)
@@ -92,10 +90,16 @@ def _follows(value: Value, products: Collection[Op]) -> bool:
 
 def row_value(value: Value, batch: int) -> Value | None:
     """The values of which a value is a broadcast, if there is one for each batch row, and they are computed."""
-    while value.op is not None and value.op.name in LAYOUT and value.op.name != "dynamic_slice":
-        value = value.op.operands[0]
+    value = _before_layout(value)
     computed = value.op is not None and value.op.name not in ("constant", "iota", "dynamic_slice")
     return value if computed and value.size == batch else None
+
+
+def _before_layout(value: Value) -> Value:
+    """The values that are laid out anew, or spread."""
+    while value.op is not None and value.op.name in LAYOUT and value.op.name != "dynamic_slice":
+        value = value.op.operands[0]
+    return value
 
 
 def given_row(value: Value, batch: int) -> Given:
