@@ -1,4 +1,4 @@
-"""Replace an LM head of which only the winners are read: argmax, top_k, Gumbel-max sampling."""
+"""Replace an LM head whose output feeds only argmax, top_k, Gumbel-max sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// A head of which only the winner is read is certified: an int8 copy predicts all logits, the best eight are
+// A head whose output feeds only an argmax is certified: an int8 copy predicts all logits, the best eight are
 // computed exactly, and bounds prove that no other row can win. Where they do not, finer bounds are tried, then all
 // rows are read again, then the author's own operations run. The step counts how often the proof held.
 
