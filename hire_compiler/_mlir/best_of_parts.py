@@ -10,10 +10,9 @@ from typing import Any
 from jaxlib.mlir import ir
 
 from hire_compiler._mlir.attributes import constant, integer, integers, make_tensor_type, tensor_type
-from hire_compiler._mlir.functions import emit, every_operation, filled, splat_again
+from hire_compiler._mlir.functions import emit, filled, splat_again
 
 _JOINING = ("stablehlo.concatenate", "stablehlo.all_gather")
-_CHOOSING = frozenset(f"stablehlo.{name}" for name in ("compare", "select", "or", "and", "not", "return"))
 _MOST_PARTS = 16
 _STEPS = 64
 
@@ -35,7 +34,7 @@ def best_of_parts(op: Any, is_elementwise: Callable[[str], bool], is_part: Calla
     """Let an argmax over numbers side by side be one over the best of each part; whether it is such an argmax.
 
     Args:
-      op: a ``reduce``; erased.
+      op: a ``reduce`` of numbers and places whose body picks the larger, and of equal ones the first; erased.
       is_elementwise: whether an operation of a name computes each number from those at the same place.
       is_part: whether a value may be a part.
     """
@@ -166,8 +165,7 @@ def _reduced(op: Any, operands: Sequence[Any], along: int, size: int) -> list[An
 def _joined(op: Any, is_elementwise: Callable[[str], bool], is_join: Callable[[Any, int], bool]) -> _Joined | None:
     """What an argmax over one axis is taken of, if that is joined along this axis and nothing else reads it."""
     dims = integers(op, "dimensions")
-    inner = [each.name for each in every_operation(op)]
-    if len(op.operands) != 4 or len(dims) != 1 or not set(inner) <= _CHOOSING or not _counts(op.operands[1], dims[0]):
+    if len(dims) != 1 or not _counts(op.operands[1], dims[0]):
         return None
     if [_splat(v) for v in op.operands[2:]] != [float("-inf"), 0.0]:
         return None

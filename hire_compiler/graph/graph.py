@@ -159,6 +159,15 @@ def read_graph(module: Any) -> Graph:
     return Graph(_GraphReader().block(function.regions[0].blocks[0], None))
 
 
+def read_body(ir_block: Any) -> Block:
+    """The picture of one body by itself; of what it takes from outside only the type is known."""
+    reader = _GraphReader()
+    for view in ir_block.operations:
+        for operand in view.operation.operands:
+            reader.outside(operand)
+    return reader.block(ir_block, None)
+
+
 class _GraphReader:
     """One walk over the module; what it needs only meanwhile goes with it."""
 
@@ -185,6 +194,10 @@ class _GraphReader:
             op.results = tuple(self._value(r, op, None, i) for i, r in enumerate(ir_op.results))
             op.blocks = tuple(self.block(b, op) for region in ir_op.regions for b in region.blocks)
         return block
+
+    def outside(self, ir_value: Any) -> None:
+        """Let a value be known that no block of this walk makes; one that does make it is put in its place."""
+        self._value(ir_value, None, None, 0)
 
     def _value(self, ir_value: Any, op: Op | None, block: Block | None, index: int) -> Value:
         type_ = ir_value.type

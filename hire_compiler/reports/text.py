@@ -36,7 +36,7 @@ def report_text(found: Findings, full: bool = False, words: Callable[[str], str]
       words: put sentences into other words (those of the command line) before lines are broken.
     """
     unchanged = any("the function runs unchanged" in note for note in found.notes)
-    inspected = not found.decisions and not unchanged
+    inspected = not (found.decisions or found.respelled or unchanged)
     headline = _headline_of_inspection(found) if inspected else _headline(found)
     lines = wrap(headline, WIDTH, subsequent_indent=" " * 4, break_on_hyphens=False)
     for label, repeat, entries in _inspected(found, full) if inspected else _answers(found, full):

@@ -17,6 +17,7 @@ CERTIFIED = hire.Config(
     rules=(hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=32, certify="strict"),)
 )
 Params = dict[str, jax.Array]
+Pair = tuple[jax.Array, jax.Array]
 ADDED = 64
 
 
@@ -76,6 +77,25 @@ def test_equal_rows_in_two_products_win_as_in_dense(rng: np.random.Generator) ->
     for i in range(4):
         x = params["added"][:, 3 * i : 3 * i + 3].T * 2
         assert np.array_equal(step(params, x), function(params, x))
+
+
+def test_where_the_last_of_equal_numbers_wins_parts_stay_together(rng: np.random.Generator) -> None:
+    def last(one: Pair, other: Pair) -> Pair:
+        (a, i), (b, j) = one, other
+        wins = (a > b) | ((a == b) & (i > j))
+        return jnp.where(wins, a, b), jnp.where(wins, i, j)
+
+    def program(p: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z = jnp.concatenate([x @ p["w"], x @ p["w"]], -1)
+        places = jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
+        found = jax.lax.reduce((z, places), (jnp.float32(-jnp.inf), jnp.int32(0)), last, (1,))
+        return found[1], jnp.argmax(jnp.sin(x) @ p["w"], -1)
+
+    params, x, function = params_of(rng), array(rng, 3, D), jax.jit(program)
+    step = hire.transform(function, CERTIFIED)
+    for got, wanted in zip(step(params, x), function(params, x), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert step.report().rewritten
 
 
 def test_a_part_that_is_read_otherwise_keeps_a_head_dense_and_says_why(rng: np.random.Generator) -> None:

@@ -141,11 +141,13 @@ class Setting:
       platform: ``cpu``, ``gpu`` or ``tpu``.
       devices: over how many its arguments are spread, as their shardings say.
       bodies: of the functions that take the place of sites: ``outlined``, ``whole`` or ``heads``.
+      weights: ``unknown``, or ``widened``: every entry of a float32 weight is a bfloat16 number.
     """
 
     platform: str = "cpu"
     devices: int = 1
     bodies: str = "outlined"
+    weights: str = "unknown"
 
     @classmethod
     def parse(cls, text: str) -> Setting:
@@ -158,6 +160,7 @@ class Setting:
             "platform": {name: name for name in ("cpu", "gpu", "tpu")},
             "devices": {str(n): n for n in (2, 4, 8)},
             "bodies": {name: name for name in ("whole", "heads")},
+            "weights": {"widened": "widened"},
         }
         found: dict[str, Any] = {}
         for line in filter(None, text.splitlines()):
@@ -216,7 +219,8 @@ def _rewrite(given: dict[str, str]) -> tuple[Setting, Rewritten]:
     config, calibration = (_python(given.get(name), names) for name in ("config", "calibration"))
     setting = Setting.parse(given.get("setting", ""))
     program = _program(given["input"])
-    return setting, rewrite_program(program, config, calibration, setting.platform, setting.devices)
+    fits = (lambda _: True) if setting.weights == "widened" else None
+    return setting, rewrite_program(program, config, calibration, setting.platform, setting.devices, fits=fits)
 
 
 def _python(text: str | None, names: dict[str, Any]) -> Any:

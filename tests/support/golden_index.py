@@ -25,6 +25,7 @@ _CHAPTERS = {
     "splice ffn": ("Splice: feed-forward blocks", "A block becomes a call that reads the neurons that matter."),
     "splice head": ("Splice: heads", "The product with the vocabulary becomes a call that reads the rows that matter."),
     "splice experts": ("Splice: experts", "The sum over all experts becomes a call that reads those that were chosen."),
+    "splice dense": ("Splice: what stays dense", "No site, but a form that its platform reads faster."),
     "splice sharded": ("Splice: several devices", "Every device chooses among its own rows (DaT-Top-k)."),
 }
 

@@ -22,6 +22,8 @@ from typing import Any
 
 from hire_compiler import _mlir
 from hire_compiler.graph.expression import OPERATIONS
+from hire_compiler.graph.graph import read_body
+from hire_compiler.patterns.operations.reducers import picks_the_first_of_the_largest
 
 _STEPS = 8
 _LAYOUT = frozenset({"stablehlo.reshape", "stablehlo.transpose", "stablehlo.broadcast_in_dim"})
@@ -32,7 +34,12 @@ def split_winners(module: Any) -> int:
     function = _mlir.main_function(module).operation
     reductions = _mlir.operations_named(function, "stablehlo.reduce")
     ways = _mlir.best_of_parts, _mlir.best_of_each, _mlir.best_of_stacked
-    return sum(any(way(op, _is_elementwise, _is_product) for way in ways) for op in reductions)
+    return sum(any(way(op, _is_elementwise, _is_product) for way in ways) for op in reductions if _is_argmax(op))
+
+
+def _is_argmax(op: Any) -> bool:
+    """Whether of equal numbers the first wins, as it does between parts."""
+    return len(op.operands) == 4 and picks_the_first_of_the_largest(read_body(op.regions[0].blocks[0]))
 
 
 def _is_elementwise(name: str) -> bool:

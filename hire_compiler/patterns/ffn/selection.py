@@ -50,8 +50,8 @@ def recognise_selection(expression: Expression, streams: int) -> Activation:
                     best, error = Activation(name, gate, bias, selection, float(kept.mean())), distance
     if error < TOLERANCE:
         return best
-    what = "the largest numbers" if ranked or named else "a sum or an extreme"
-    raise NoMatch(f"{what} of the whole row enter between the two products (a normalisation?)", depth=3)
+    what = "the largest numbers of the whole row enter" if ranked or named else "a sum or an extreme of the row enters"
+    raise NoMatch(f"{what} between the two products (a normalisation?)", depth=3)
 
 
 def _distance(definition: Definition, z: Array, others: Array, got: Array) -> float:

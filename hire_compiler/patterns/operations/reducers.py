@@ -53,6 +53,11 @@ def position_of(op: Op) -> str | None:
     return None
 
 
+def picks_the_first_of_the_largest(body: Block) -> bool:
+    """Whether a body is that of argmax, with ties to the lowest index."""
+    return _picks(body, 1)
+
+
 def _picks(body: Block, sign: int) -> bool:
     """Whether of two values and positions the larger (``sign`` -1: the smaller) wins, of equal ones the first."""
     for (a, b), (i, j) in product(_PAIRS, _PAIRS):
