@@ -1,12 +1,13 @@
 """The whole decode step of a real model: dense as written, best dense form, and rewritten heads.
 
     python -m benchmarks.decode [--model gemma3-270m] [--prompts 10] [--tokens 64]
-    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals]
+    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals] [--dense-forms]
     python -m benchmarks.decode --beside-compare 5
 
 Prints, for every predictor: tokens equal to dense (teacher-forced, the dense tokens are fed to all), time a
 step against both dense baselines (interleaved medians), and recall on text that calibration never saw. With
-``--speed`` the times alone; ``--rivals`` adds llama.cpp's step with its own 4-bit weights, where it is installed.
+``--speed`` the times alone; ``--rivals`` adds llama.cpp's step with its own 4-bit weights, where it is installed;
+``--dense-forms`` adds every step with ``Config(dense_forms=True)``, and the dense step so as one more baseline.
 ``--beside-compare`` holds ``hire.compare`` to what this file measures: so many turns of each, and their ratios.
 """
 
@@ -65,28 +66,25 @@ def main() -> None:
     parser.add_argument("--batches", default="1", help="numbers of sequences, of --speed; 1,2,4,8,16 for instance")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--dense-forms", action="store_true", help="every step with dense forms, too")
     parser.add_argument("--beside-compare", type=int, metavar="TURNS", help="only ratios, by this file and by compare")
     options = parser.parse_args()
     batches = [int(batch) for batch in options.batches.split(",")]
     if max(batches) > 1 and not options.speed:
         parser.error("tokens are compared at batch 1: add --speed")
+    if options.dense_forms and not options.speed:
+        parser.error("dense forms are timed, not compared: add --speed")
     model = load_model(options.model, options.dtype)
     print(f"{model.name}, {options.dtype}, cache of {options.cache}, {jax.devices()[0].platform}")
     calibration = calibrate_head(model)
     print(calibration)
 
     written = jax.jit(model.greedy_step, donate_argnums=2)
-    sparse = {
-        name: hire.transform(
-            written,
-            hire.Config(rules=(hire.Rule(kind="head", predictor=predictor, candidates=options.candidates),)),
-            calibration=calibration,
-        )
-        for name, predictor in PREDICTORS.items()
-    }
-    sparse[DEFAULT] = hire.transform(written)
-    rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=options.candidates, certify=True)
-    sparse["certified, True"] = hire.transform(written, hire.Config(rules=(rule,)))
+    sparse = _rewritten(written, calibration, options.candidates, dense_forms=False)
+    if options.dense_forms:
+        with_forms = _rewritten(written, calibration, options.candidates, dense_forms=True)
+        sparse |= {f"{name}, dense forms": step for name, step in with_forms.items()}
+        sparse["dense, by dense forms"] = hire.transform(written, hire.Config(exact=False, dense_forms=True))
     ids = [model.tokenizer.encode(text, add_bos=True) for text in prompts()[: options.prompts]]
     if options.beside_compare:
         _beside_compare(model, ids[0], written, sparse, options)
@@ -97,6 +95,19 @@ def main() -> None:
         _speed(model, ids[0], written, sparse, batch, options)
     if not options.speed:
         _recall(model, sparse, options)
+
+
+def _rewritten(written: Step, calibration: Any, candidates: int, *, dense_forms: bool) -> dict[str, Any]:
+    """Every rewritten step, by what it is called in the tables."""
+
+    def by_rule(predictor: Any, **rest: Any) -> Any:
+        rule = hire.Rule(kind="head", predictor=predictor, candidates=candidates, **rest)
+        return hire.transform(written, hire.Config(rules=(rule,), dense_forms=dense_forms), calibration=calibration)
+
+    steps = {name: by_rule(predictor) for name, predictor in PREDICTORS.items()}
+    steps[DEFAULT] = hire.transform(written, hire.Config(dense_forms=dense_forms))
+    steps["certified, True"] = by_rule(hire.Quantized(bits=8), certify=True)
+    return steps
 
 
 def _agreement(

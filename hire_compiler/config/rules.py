@@ -172,9 +172,10 @@ class Config:
       halve: a float32 weight of a rewritten site whose every entry is a bfloat16 number (a checkpoint that was widened)
         is kept and read as bfloat16 where that pays: half the bytes, the same numbers. Each new set of weights is
         checked entry by entry; where one does not fit, the step is compiled anew and keeps them wide.
-      dense_forms: products with a bfloat16 weight that no site rewrites (projections of attention, dense blocks) are
-        spelled as a CPU reads them at the speed of its memory, one row a call; elsewhere nothing happens. The products
-        are the author's, their sums are taken in another order, so results may differ by a rounding: not by default.
+      dense_forms: products with a bfloat16 or float32 weight that no site rewrites (projections of attention, dense
+        blocks) are spelled as a CPU reads them at the speed of its memory, up to sixteen rows a call; elsewhere nothing
+        happens. The products are the author's, their sums are taken in another order, so results may differ by a
+        rounding: not by default.
       unused: outputs that the caller does not read, by regular expressions searched for in their paths as
         ``jax.tree_util.keystr`` prints them (``"['logits']"``; ``result`` where there is one). Where something is
         rewritten they come back filled with NaN, and what only they needed is not computed.

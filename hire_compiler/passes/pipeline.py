@@ -37,11 +37,13 @@ from hire_compiler.passes.plan.site_plan import LeftDense, SiteFacts, SitePlan
 from hire_compiler.passes.splice.splice import Spliced, splice
 from hire_compiler.passes.verify.verify import verify
 from hire_compiler.proofs.fast_math import fast_math_reason
+from hire_compiler.reports.findings import Respelled, counted, megabytes
 from hire_compiler.reports.report import Report, Site
 from hire_compiler.runtime.target import target_for
 from hire_compiler.sharding.layout import SiteLayout
 
 T = TypeVar("T")
+_WORTH_A_LINE = 1 << 20  # bytes a call
 NONE_GIVEN_UP: Mapping[str, str] = MappingProxyType({})
 
 
@@ -133,7 +135,6 @@ def rewrite_program(
                 return plan_on_mesh(found.sites, facts, layouts, config)
             return plan(found.sites, facts, config)
 
-        respells = config.dense_forms and devices == 1 and not body
         plans = planned(facts)
         records = tuple(map(record_of, plans, found.sites))  # of any weights
         if fits is not None and devices == 1 and config.halve:
@@ -141,7 +142,10 @@ def rewrite_program(
             plans = planned(halved) if halved != facts else plans
         doubts = (*fitted.misfits, *calibration_notes(plans, found.matches, calibration))
         chosen = [i for i, p in enumerate(plans) if p.predictor is not None]
-        forms = dense_forms(graph, program.arguments, [found.matches[i] for i in chosen], target) if respells else []
+        better = []
+        if devices == 1 and not body:
+            better = dense_forms(graph, program.arguments, [found.matches[i] for i in chosen], target)
+        forms = better if config.dense_forms else []
         spliced = None
         if chosen or forms:
             types = [(argument.shape, argument.dtype) for argument in program.arguments]
@@ -183,6 +187,7 @@ def rewrite_program(
             *(unread if spliced is not None else ()),
             *(() if kept is None or body else _replay_notes(inner)),
             *(() if forms else _nothing_done(plans, found.sites, inner)),
+            *(() if forms else _forms_offered([told for told, _ in better])),
         ),
         seconds=clock.seconds,
     )
@@ -190,6 +195,18 @@ def rewrite_program(
     if not body and inside.inside:
         check_rules(report.sites, config)
     return Rewritten(report, spliced, plans, records)
+
+
+def _forms_offered(better: Sequence[Respelled]) -> tuple[str, ...]:
+    """What is not done unasked, where it is worth a line."""
+    nbytes = sum(told.nbytes for told in better)
+    if nbytes < _WORTH_A_LINE:
+        return ()
+    return (
+        f"{counted(len(better), 'product')} that {'stays' if len(better) == 1 else 'stay'} dense, "
+        f"{megabytes(nbytes)} a call, could be read faster: Config(dense_forms=True). Their sums are then taken in "
+        "another order, which may move a result by a rounding",
+    )
 
 
 def _left_dense(body: Inside) -> Report:

@@ -50,11 +50,12 @@ def inputs(rng: np.random.Generator, rows: int = 1, dtype: str = "bfloat16") -> 
     return jnp.asarray(rng.standard_normal((rows, D)), dtype)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 8])
 @pytest.mark.parametrize(("original", "stacked"), [(scanned, True), (several, False)], ids=["scan", "unrolled"])
 def test_every_projection_is_respelled_and_within_a_rounding(
-    rng: np.random.Generator, original: Callable[..., Any], stacked: bool
+    rng: np.random.Generator, original: Callable[..., Any], stacked: bool, rows: int
 ) -> None:
-    w, x = weights(rng), inputs(rng)
+    w, x = weights(rng), inputs(rng, rows)
     given = w if stacked else unstacked(w)
     step = hire.transform(original, FORMS)
     got = step(given, x)
@@ -70,10 +71,25 @@ def test_every_projection_is_respelled_and_within_a_rounding(
     assert off[0] < 2 * off[1] + 1e-3  # no further from the real numbers than the author's own
 
 
+@pytest.mark.parametrize(("rows", "form", "weight"), [(1, "columns", "q"), (4, "rows", "o")])
+@pytest.mark.parametrize(("original", "stacked"), [(scanned, True), (several, False)], ids=["scan", "unrolled"])
+def test_float32_is_respelled_where_the_author_s_form_is_slow(
+    rng: np.random.Generator, original: Callable[..., Any], stacked: bool, rows: int, form: str, weight: str
+) -> None:
+    w, x = weights(rng, "float32"), inputs(rng, rows, "float32")
+    given = w if stacked else unstacked(w)
+    step = hire.transform(original, FORMS)
+    got = step(given, x)
+    respelled = step.report().respelled
+    assert {r.form.split(",")[0] for r in respelled} == {form}
+    assert all(weight in r.weight for r in respelled)
+    np.testing.assert_allclose(got, jax.jit(original)(given, x), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     ("config", "rows", "dtype"),
-    [(hire.Config(), 1, "bfloat16"), (FORMS, 2, "bfloat16"), (FORMS, 1, "float32")],
-    ids=["not asked for", "several rows", "float32"],
+    [(hire.Config(), 1, "bfloat16"), (FORMS, 17, "bfloat16"), (FORMS, 6, "float32"), (FORMS, 1, "float16")],
+    ids=["not asked for", "many rows", "several float32 rows", "float16"],
 )
 def test_other_products_stay_as_they_are(rng: np.random.Generator, config: hire.Config, rows: int, dtype: str) -> None:
     step = hire.transform(several, config)
@@ -100,3 +116,15 @@ def test_beside_a_strict_head_the_token_is_that_of_its_own_input(rng: np.random.
         y, chosen = step(w, head, x)
         assert int(chosen[0]) == int(dense(y)[0])
     assert len(step.report().rewritten) == 1
+
+
+def test_a_report_offers_what_is_not_done_unasked(rng: np.random.Generator) -> None:
+    big = {"up": jnp.asarray(rng.standard_normal((1024, 1024)), jnp.bfloat16)}
+    x = jnp.ones((1, 1024), jnp.bfloat16)
+
+    def project(w: dict[str, Any], x: Any) -> Any:
+        return jnp.tanh(x @ w["up"])
+
+    (offer,) = [n for n in hire.transform(project).report(big, x).notes if "dense_forms" in n]
+    assert offer.startswith("1 product that stays dense, 2.1 MB a call, could be read faster")
+    assert not [n for n in hire.transform(project, FORMS).report(big, x).notes if "dense_forms" in n]
