@@ -1,7 +1,7 @@
 """The whole decode step of a real model: dense as written, best dense form, and rewritten heads.
 
     python -m benchmarks.decode [--model gemma3-270m] [--prompts 10] [--tokens 64]
-    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals] [--dense-forms]
+    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals] [--dense-forms] [--only REGEX]
     python -m benchmarks.decode --beside-compare 5
 
 Prints, for every predictor: tokens equal to dense (teacher-forced, the dense tokens are fed to all), time a
@@ -14,6 +14,7 @@ step against both dense baselines (interleaved medians), and recall on text that
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--dense-forms", action="store_true", help="every step with dense forms, too")
+    parser.add_argument("--only", default="", metavar="REGEX", help="rewritten steps and dense forms whose names match")
     parser.add_argument("--beside-compare", type=int, metavar="TURNS", help="only ratios, by this file and by compare")
     options = parser.parse_args()
     batches = [int(batch) for batch in options.batches.split(",")]
@@ -85,6 +87,7 @@ def main() -> None:
         with_forms = _rewritten(written, calibration, options.candidates, dense_forms=True)
         sparse |= {f"{name}, dense forms": step for name, step in with_forms.items()}
         sparse["dense, by dense forms"] = hire.transform(written, hire.Config(exact=False, dense_forms=True))
+    sparse = {name: step for name, step in sparse.items() if re.search(options.only, name)}
     ids = [model.tokenizer.encode(text, add_bos=True) for text in prompts()[: options.prompts]]
     if options.beside_compare:
         _beside_compare(model, ids[0], written, sparse, options)
@@ -192,7 +195,8 @@ def _step_ms(
 def _speed(
     model: Model, prompt: list[int], written: Step, sparse: dict[str, Any], batch: int, options: argparse.Namespace
 ) -> None:
-    steps = {"dense, as written": written, **dense_steps(model, batch), **sparse}
+    dense = {name: step for name, step in dense_steps(model, batch).items() if re.search(options.only, name)}
+    steps = {"dense, as written": written, **dense, **sparse}
     prefix, tokens = (jnp.asarray([some] * batch, jnp.int32) for some in (prompt, prompt[-1:]))
     ms = _step_ms(model, steps, prefix, tokens, options)
     best = min(ms[name] for name in ms if name.startswith("dense"))

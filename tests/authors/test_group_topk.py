@@ -150,7 +150,7 @@ def test_a_choice_by_both_products_is_left_to_predictors() -> None:
         hire.transform(by_both, rule(predictor=hire.Exact(), density=0.5))(w, x)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("block", [plain, by_gate, by_both, scanned], ids=lambda block: block.__name__)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_predictor_proposes_and_the_model_chooses(block: Block, batch: int) -> None:

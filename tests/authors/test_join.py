@@ -38,6 +38,7 @@ def inputs(rng: np.random.Generator) -> tuple[Params, jax.Array]:
     return {"head": array(rng, N, D)}, array(rng, BATCH, D)
 
 
+@pytest.mark.slow
 def test_a_head_becomes_certified_and_tokens_are_those_of_the_two_programs(rng: np.random.Generator) -> None:
     params, hidden = inputs(rng)
     metadata = {"temperature": jnp.asarray([1.0, 0.7]), "greedy": jnp.asarray([True, False])}
@@ -53,6 +54,7 @@ def test_a_head_becomes_certified_and_tokens_are_those_of_the_two_programs(rng: 
     assert report.sites[0].weights == ("params['head']",)
 
 
+@pytest.mark.slow
 def test_state_goes_through_and_what_is_donated_stays_so(rng: np.random.Generator) -> None:
     @functools.partial(jax.jit, donate_argnames="cache")
     def model(params: Params, cache: Any, tokens: jax.Array) -> Any:

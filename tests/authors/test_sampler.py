@@ -42,7 +42,7 @@ FORMS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_greedy_head_becomes_certifiable(form: str, rng: np.random.Generator) -> None:
     args = inputs(rng)
@@ -60,7 +60,7 @@ def test_a_greedy_head_becomes_certifiable(form: str, rng: np.random.Generator) 
     assert certificate.proven >= 36
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("form", FORMS)
 def test_top_k_hands_out_values_and_tokens(form: str, rng: np.random.Generator) -> None:
     args = inputs(rng)
@@ -72,7 +72,7 @@ def test_top_k_hands_out_values_and_tokens(form: str, rng: np.random.Generator) 
     assert best.report().certificates[0].proven == 2
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("temperature", [0.0, 0.5, None])
 def test_gumbel_draws_are_those_of_dense(form: str, temperature: float | None, rng: np.random.Generator) -> None:
@@ -200,7 +200,7 @@ READERS: dict[str, Callable[[jax.Array, jax.Array], Any]] = {
 }
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("full", [True, False])
 def test_every_reader_gets_what_its_logits_say(name: str, full: bool, rng: np.random.Generator) -> None:

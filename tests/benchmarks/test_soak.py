@@ -26,6 +26,7 @@ def test_memory_stays_where_it_is_over_calls_and_answers_stay_those_of_dense(tmp
     assert (tmp_path / "soak.svg").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*the weights were different arrays")
 def test_old_sets_of_weights_are_let_go_of() -> None:
     result = steady.many_weights(8, silent)

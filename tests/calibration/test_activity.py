@@ -57,7 +57,7 @@ def by_groups(active: np.ndarray, group: int) -> np.ndarray:
     return active.reshape(*active.shape[:-1], -1, group).any(axis=-1)
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("group", [1, 8, 32])
 def test_frequencies_and_unions_are_those_of_the_neurons_that_are_not_zero(group: int) -> None:
     w, batches = weights(), [inputs(1, 12), inputs(2, 12), inputs(3, 5)]
@@ -79,6 +79,7 @@ def test_frequencies_and_unions_are_those_of_the_neurons_that_are_not_zero(group
     assert ((everything.mean(axis=2) <= median).mean(axis=1) >= 0.5).all()
 
 
+@pytest.mark.slow
 def test_where_nothing_is_zero_the_strongest_are_active() -> None:
     w, x = weights(), inputs(4, 32)
     learned = the_activity(hire.calibrate(stack(gated), [(w, x)], kind="ffn", strongest=0.05))

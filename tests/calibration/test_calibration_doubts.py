@@ -52,6 +52,7 @@ def test_a_low_rank_without_a_calibration_is_said_in_the_report() -> None:
     assert "note ffn/0: not calibrated, so the factors are a plain SVD" in notes(None)
 
 
+@pytest.mark.slow
 def test_enough_rows_are_no_doubt() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -59,7 +60,7 @@ def test_enough_rows_are_no_doubt() -> None:
     assert notes(enough) == ""
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
@@ -166,6 +167,7 @@ def command(files: Path, verb: str, model: str, *options: str) -> list[str]:
     return [verb, *given, *(str(files / o) if "." in o else o for o in options)]
 
 
+@pytest.mark.slow
 def test_the_command_line_says_the_same(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite = ["--platform", "cpu", "--rules", "rules.toml"]
     assert main(command(files, "rewrite", "model", *rewrite, "-o", "a.hire")) == 0

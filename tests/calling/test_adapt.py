@@ -96,6 +96,7 @@ def test_a_head_whose_winners_do_not_stand_out_is_left_dense(rng: np.random.Gene
     assert actions(made) == {"head/0": "dense"}
 
 
+@pytest.mark.slow
 def test_layers_in_a_loop_are_counted_and_left_dense(rng: np.random.Generator) -> None:
     w = weights(rng, bias=0.5)
     stacked = {name: jnp.stack([w[name]] * 3) for name in ("up", "down", "bias")}

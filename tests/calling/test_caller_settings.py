@@ -67,7 +67,7 @@ def operands(rng: np.random.Generator) -> tuple[jax.Array, ...]:
     return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "config"),
     [

@@ -47,6 +47,7 @@ def check(step: Any, dense: Any, w: Any, x: Any) -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("original", "config"), [(block, BLOCK), pytest.param(token, HEAD, marks=pytest.mark.slow)], ids=["block", "head"]
 )

@@ -165,7 +165,7 @@ def closed_over(w: jax.Array) -> Iterator[tuple[str, Any]]:
     yield "remat", jax.checkpoint(lambda x: head(x, w))
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("place", [name for name, _ in closed_over(jnp.zeros((1, 1)))])
 def test_a_big_closed_over_weight_never_becomes_text(place: str, rng: np.random.Generator) -> None:
     w, x = array(rng, 8192, D), array(rng, 2, D)  # 512 KiB; as text more than a megabyte

@@ -117,6 +117,7 @@ def test_a_module_that_changes_itself_is_refused_with_a_sentence() -> None:
         hire.transform(jax.jit(lambda x: module(x)))(1.0)
 
 
+@pytest.mark.slow
 def test_a_method_of_a_module_is_rewritten_and_its_weights_are_arguments(rng: np.random.Generator) -> None:
     class Head(nnx.Module):
         def __init__(self, w: jax.Array) -> None:

@@ -26,7 +26,7 @@ def test_the_step_runs_without_what_was_let_go(rng: np.random.Generator) -> None
     assert rewritten(step) == ["ffn/0", "head/0"]
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("block", [plain, scanned], ids=["layer", "scan"])
 def test_donating_frees_the_memory_and_changes_no_answer(dtype: str, block: Block, rng: np.random.Generator) -> None:

@@ -100,6 +100,7 @@ def test_only_memory_that_nobody_can_write_is_unchanging(tmp_path: Path) -> None
         assert nobody_can_write(fixed)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.filterwarnings("ignore:.*prepared anew")
 @pytest.mark.parametrize("kind", ["view", "locked", "closed over"])
 def test_weights_that_change_in_place_never_leave_a_stale_predictor(kind: str, rng: np.random.Generator) -> None:

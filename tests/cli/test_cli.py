@@ -62,6 +62,7 @@ def test_from_a_model_and_its_weights_to_results(tmp_path: Path, capsys: pytest.
     assert "proof of head/0 held for" in text
 
 
+@pytest.mark.slow
 def test_a_model_is_compared_with_itself_rewritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_all(tmp_path)
     model, weights, artifact = (tmp_path / n for n in ("model.jax_export", "weights.safetensors", "a.hire"))

@@ -17,6 +17,7 @@ def launched(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others_with_a_sentence() -> None:
     start = time.monotonic()
     done = launched("--processes", "2", "--lose", "1")

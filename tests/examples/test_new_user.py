@@ -36,6 +36,7 @@ def logits(model: Model, tokens: jax.Array) -> jax.Array:
     return model(tokens)
 
 
+@pytest.mark.slow
 def test_five_lines_tune_and_verify_a_step_of_a_flax_nnx_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

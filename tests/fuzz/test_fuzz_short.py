@@ -39,6 +39,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_answers_as_promised(name: str) -> None:
     outcome = check_heads.run(HEADS[name], rows=96)
@@ -48,6 +49,7 @@ def test_a_head_answers_as_promised(name: str) -> None:
     assert outcome.hard > outcome.rows / 4
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_equals_dense(name: str) -> None:
     outcome = check_blocks.run(BLOCKS[name], rows=48)

@@ -186,6 +186,7 @@ def test_a_decode_that_goes_wrong_says_when(rng: np.random.Generator) -> None:
     assert found.tokens[0] < found.tokens[1]
 
 
+@pytest.mark.slow
 def test_proofs_are_counted_once_a_call(rng: np.random.Generator) -> None:
     step, args = hire.transform(jax.jit(remember)), start(rng)
     step(*args)

@@ -142,6 +142,7 @@ def test_verify_says_how_an_artifact_differs_from_its_original() -> None:
     assert 0 < logits.recall[64] < 1
 
 
+@pytest.mark.slow
 def test_verify_counts_certificates() -> None:
     named = dotted(parameters())
 

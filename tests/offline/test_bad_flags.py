@@ -130,6 +130,7 @@ FLAGS: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("case", FLAGS)
 def test_a_bad_flag_is_one_line(case: str, good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments, expected = FLAGS[case]

@@ -37,6 +37,7 @@ def mutations(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     yield "half twice", data[: len(data) // 2] * 2
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("file", ARTIFACT_FILES)
 def test_a_damaged_artifact_is_told(file: str, good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(good / "model.folder", tmp_path / "a.folder")
@@ -132,6 +133,7 @@ def inspected(paths: list[Path]) -> list[tuple[int, str, str]]:
     return list(zip(codes, out, err, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", MODELS)
 def test_a_damaged_model_is_one_line_or_still_a_model(form: str, good: Path, tmp_path: Path) -> None:
     paths = []
@@ -147,6 +149,7 @@ def test_a_damaged_model_is_one_line_or_still_a_model(form: str, good: Path, tmp
     assert sum(code == 2 for code, _, _ in results) >= 6
 
 
+@pytest.mark.slow
 def test_a_file_that_leads_the_reader_in_a_circle_is_one_line() -> None:
     """One flipped byte: a source location that refers to itself."""
     ((code, out, err),) = inspected([Path(__file__).parents[1] / "hostile" / "circle.vhlo"])

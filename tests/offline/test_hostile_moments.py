@@ -77,6 +77,7 @@ def command_line(*command: object, **options: object) -> subprocess.CompletedPro
     return subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("form", ["out.hire", "out"])
 def test_a_disk_that_takes_no_more_leaves_nothing(form: str, good: Path, tmp_path: Path) -> None:
     def little_room() -> None:
@@ -169,6 +170,7 @@ def test_many_writers_of_one_path_leave_one_whole_file(tmp_path: Path) -> None:
 LINE = "hire-compiler: interrupted; no file is half-written\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_an_interrupt_at_any_moment_is_one_line(count: int, good: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hire_compiler", "rewrite", str(good / "model.jax_export"), "--platform", "cpu"]

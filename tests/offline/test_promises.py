@@ -41,6 +41,7 @@ def verified(files: Path, artifact: str, *options: str, weights: Path | None = N
     return main([*command, "--weights", str(weights or files / "weights.safetensors"), *options])
 
 
+@pytest.mark.slow
 def test_an_exact_artifact_agrees_by_default(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verified(files, "exact.hire") == 0
     assert "integers that agree 100.00%" in capsys.readouterr().out
@@ -62,6 +63,7 @@ def test_an_approximate_artifact_fails_by_default_and_flags_loosen(
     assert json.loads(capsys.readouterr().out)["failed"] is False
 
 
+@pytest.mark.slow
 def test_one_that_calls_itself_exact_and_is_not_fails() -> None:
     """The same artifact as above, with the promise of an exact one."""
     rough = hire.Config(rules=(hire.Rule(kind="ffn", predictor=hire.Quantized(), density=0.125),))

@@ -36,6 +36,7 @@ def rewrite(sampler: Any, target: Any = None, **options: Any) -> hire.Artifact:
     return hire.rewrite(model, sampler=sampler, weights=WEIGHTS, platforms=("cpu",), **options)
 
 
+@pytest.mark.slow
 def test_greedy_tokens_are_those_of_the_original_and_certified() -> None:
     assert not rewritten(hire.rewrite(exported(with_logits), weights=WEIGHTS, platforms=("cpu",)))  # logits escape
     artifact = rewrite("greedy")
@@ -66,7 +67,7 @@ def test_the_artifact_says_what_was_folded_in_and_keeps_it(tmp_path: Path) -> No
     np.testing.assert_allclose(values, wanted[0], rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, None])
 def test_gumbel_takes_a_key_and_draws_what_dense_draws(temperature: float | None) -> None:
     artifact = rewrite(hire.Sampling("gumbel", temperature=temperature))

@@ -68,6 +68,7 @@ def test_the_manifest_says_what_wrote_it_and_until_when_it_loads(good: Path) -> 
         assert (good / "model.folder" / portable.file).read_bytes() == blob.mlir_module_serialized
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("how", ["no blob at all", "an old calling convention", "a StableHLO of the future"])
 def test_a_refused_blob_falls_back_to_the_portable_form_with_a_note(how: str, good: Path, tmp_path: Path) -> None:
     shutil.copytree(good / "model.folder", tmp_path / "a")
@@ -95,6 +96,7 @@ def test_a_refused_blob_falls_back_to_the_portable_form_with_a_note(how: str, go
         np.testing.assert_array_equal(np.asarray(prepared[name]), np.asarray(array))
 
 
+@pytest.mark.slow
 def test_upgrade_writes_blobs_that_load_and_leaves_the_rest(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

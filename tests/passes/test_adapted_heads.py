@@ -35,7 +35,7 @@ def weights() -> Weights:
     return drawn | {"scales": jnp.arange(1.0, 1 + ADAPTERS)}
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("adapted", [one, several])
 def test_the_winner_of_an_adapted_head_is_proven(adapted: Callable[..., Any], weights: Weights) -> None:
     step, dense = hire.transform(jax.jit(adapted), PROVEN), jax.jit(adapted)

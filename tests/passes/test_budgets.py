@@ -62,6 +62,7 @@ def test_a_relu_block_is_skipped_exactly_by_default_without_a_calibration(
     assert certificate.proven == proven  # half of all neurons do not fit: the dense block ran
 
 
+@pytest.mark.slow
 def test_the_smallest_budget_that_holds_is_the_one_that_runs() -> None:
     from hire_compiler.runtime.ffn import Form
     from hire_compiler.runtime.skip_zeros import _sparse_or_dense, largest_entry
@@ -92,7 +93,7 @@ def test_the_smallest_budget_that_holds_is_the_one_that_runs() -> None:
         np.testing.assert_allclose(block.y[0], np.asarray(down)[:count].sum(axis=0), atol=1e-4)
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4])
 def test_budgets_are_quantiles_of_what_calibration_saw(batch: int) -> None:
     w = weights(-1.9)

@@ -75,7 +75,7 @@ def test_full_width_with_a_common_path_is_identity(gated: bool, layers: int | No
     check(block, result, lambda layer, h: None)
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @cases
 def test_same_selection_same_answer_with_a_common_path(gated: bool, layers: int | None, dtype: str, batch: int) -> None:
     block, group, common = program(gated, layers, dtype, batch), 4 if batch == 1 else 1, 8
@@ -160,6 +160,7 @@ def planned(w: dict[str, jax.Array], calibration: Any, batch: int = 1, **rule: A
     return report.decisions[0], said(report)
 
 
+@pytest.mark.slow
 def test_neurons_that_are_always_active_become_the_common_path() -> None:
     bias = np.where(np.arange(WIDE) % 16 == 3, 9.0, -2.0)  # 32 neurons are always active
     w = biased(bias)

@@ -116,7 +116,7 @@ def test_a_layer_of_experts_is_a_site_however_it_is_spelled(spelled: str, params
     assert "a router: it scores 8 experts" in [miss.reason for miss in report.misses]
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(
     "spelled", ["mixtral", "gpt_oss", *(pytest.param(s, marks=pytest.mark.slow) for s in SPELLED if s[0] not in "mg")]
@@ -266,7 +266,7 @@ def in_layers(p: Params, x: jax.Array) -> jax.Array:
     return lax.scan(lambda x, layer: (x + scaled_before(layer, x), None), x, p)[0]
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("layer", [pytest.param(scaled_before, marks=pytest.mark.slow), scaled_after, in_layers])
 def test_narrow_experts_are_read_as_they_are_stored(layer: Layer, params: Params) -> None:
     narrow, x = quantised(params), rows(1)

@@ -43,6 +43,7 @@ def learned(params: Any, rng: np.random.Generator, config: hire.Config) -> hire.
     return hire.calibrate(greedy, [(params, inputs(rng, ROWS // 3)) for _ in range(3)], config=config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "top"), [(greedy, 1), (best_eight, 8)])
 def test_the_fewest_candidates_that_are_enough_are_taken(
     function: Any, top: int, params: dict[str, jax.Array], rng: np.random.Generator

@@ -58,7 +58,7 @@ ON_THE_WAY: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ON_THE_WAY)
 def test_the_dense_winners_are_found_behind(name: str, dtype: str, rng: np.random.Generator) -> None:

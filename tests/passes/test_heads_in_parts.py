@@ -56,6 +56,7 @@ def params_of(rng: np.random.Generator) -> Params:
     return {"w": w, "added": added, "bias": array(rng, VOCABULARY + ADDED)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [WRITTEN[0], *(pytest.param(w, marks=pytest.mark.slow) for w in WRITTEN[1:])])
 def test_every_part_wins_as_in_dense(rng: np.random.Generator, written: Callable[..., Any]) -> None:
     params, function = params_of(rng), jax.jit(written)

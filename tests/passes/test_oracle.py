@@ -65,7 +65,7 @@ def generate(params: dict[str, Any], tokens: jax.Array) -> Any:
     return jax.lax.fori_loop(0, 6, body, (tokens, jnp.zeros((len(tokens), 6), jnp.int32)))
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("program", [winners, distribution, generate])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_same_selection_same_answer(program: Any, batch: int, rng: np.random.Generator) -> None:

@@ -23,6 +23,7 @@ certify = "strict"
 """
 
 
+@pytest.mark.slow
 def test_the_rules_of_the_readme_make_an_artifact_with_default_platforms(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

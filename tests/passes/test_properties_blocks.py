@@ -97,6 +97,7 @@ def test_full_width_is_identity_for_feed_forward_blocks(program: Ffn, predictor:
     check_full_width_ffn(program, predictor, group)
 
 
+@pytest.mark.slow
 @FAST
 @given(ffns(), predictors, groups)
 def test_same_selection_same_answer_for_feed_forward_blocks(program: Ffn, predictor: object, group: int) -> None:
@@ -110,7 +111,7 @@ def test_feed_forward_blocks_at_length(program: Ffn, predictor: object, group: i
     (check_full_width_ffn if full else check_small_width_ffn)(program, predictor, group)
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS_JAX))
 @pytest.mark.parametrize("layers", [None, 2])
 def test_every_activation_survives_both_widths(activation: str, layers: int | None) -> None:

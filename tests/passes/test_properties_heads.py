@@ -127,18 +127,21 @@ def check_small_width_head(program: Head, predictor: object, tail: str) -> None:
 tails = st.sampled_from(("predicted", "dropped"))
 
 
+@pytest.mark.slow
 @FAST
 @given(heads(), predictors, tails)
 def test_full_width_is_identity_for_heads(program: Head, predictor: object, tail: str) -> None:
     check_full_width_head(program, predictor, tail)
 
 
+@pytest.mark.slow
 @FAST
 @given(heads(winners_only=True), predictors)
 def test_same_selection_same_winners(program: Head, predictor: object) -> None:
     check_small_width_head(program, predictor, "predicted")
 
 
+@pytest.mark.slow
 @FAST
 @given(heads(), predictors, tails)
 def test_same_selection_same_answer_for_heads(program: Head, predictor: object, tail: str) -> None:

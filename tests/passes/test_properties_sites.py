@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,6 +122,7 @@ def test_nothing_silent(blocks: list[str], head: str, batch: int, density: float
     assert hire.inspect(jax.jit(program), params, vocabulary, x).sites == report.sites
 
 
+@pytest.mark.slow
 @INSPECTED
 @given(ffns(), heads())
 def test_every_generated_program_is_one_site_and_no_miss(ffn: Ffn, head: Head) -> None:

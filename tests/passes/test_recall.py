@@ -67,7 +67,7 @@ def rewritten(block: Any, w: Params, made: hire.Rule, batch: int = 1, like: hire
     return step, decision, calibration
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "score", "group", "batch"),
     [(gated, "max", 1, 1), (gated, "l2", 4, 4), (plain, "l2", 1, 1), (plain, "max", 4, 4)],
@@ -104,6 +104,7 @@ def test_a_trial_says_what_the_rewritten_step_does(block: Any, score: str, group
     assert decision.exactness.startswith("approximate")
 
 
+@pytest.mark.slow
 def test_a_recall_decides_how_many_neurons_are_computed() -> None:
     w = weights()
     some, more = (rewritten(gated, w, rule(recall=r))[1] for r in (0.5, 0.7))
@@ -113,6 +114,7 @@ def test_a_recall_decides_how_many_neurons_are_computed() -> None:
         assert f"{decision.candidates} neurons are enough for a recall of {wanted:.2%}" in decision.reason
 
 
+@pytest.mark.slow
 def test_the_worst_of_stacked_layers_decides() -> None:
     w = weights(LAYERS)
     w["gate"] = w["gate"].at[0].set(jnp.repeat(w["gate"][0][:, :8], WIDTH // 8, axis=1))  # of rank 8: found by rank 16
@@ -123,6 +125,7 @@ def test_the_worst_of_stacked_layers_decides() -> None:
     assert abs(decision.candidates - alone.candidates) <= WIDTH / 8
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("fields", [{"recall": 0.999}, {"recall": 0.999, "density": 0.25}])
 def test_a_recall_that_is_not_reached_leaves_the_site_dense_with_the_numbers(fields: dict[str, Any]) -> None:
     made = rule(predictor=hire.LowRank(rank=1, dtype="float32"), **fields)
@@ -134,6 +137,7 @@ def test_a_recall_that_is_not_reached_leaves_the_site_dense_with_the_numbers(fie
     np.testing.assert_array_equal(step(w, x), jax.jit(gated)(w, x))
 
 
+@pytest.mark.slow
 def test_a_recall_that_would_cost_more_than_dense_leaves_the_site_dense() -> None:
     _, decision, _ = rewritten(gated, weights(), rule(recall=0.95, predictor=hire.LowRank(rank=24, dtype="float32")))
     assert decision.action == "dense"
@@ -149,6 +153,7 @@ def test_a_recall_that_nobody_measured_is_an_error() -> None:
         step(w, inputs(9, 1))
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_need_more_together() -> None:
     w = weights(shift=-2.5)
     one, eight = (rewritten(plain, w, rule(recall=0.7), batch)[1] for batch in (1, 8))
@@ -156,6 +161,7 @@ def test_rows_of_a_batch_need_more_together() -> None:
     assert eight.action == "dense" or eight.candidates > one.candidates
 
 
+@pytest.mark.slow
 def test_a_batch_that_shares_nothing_is_left_dense() -> None:
     w = weights(shift=0.5)  # more than half of the neurons are active in every row
     made = rule(density=0.25)

@@ -50,7 +50,7 @@ RULES: dict[str, Any] = {
 }
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_a_plan_comes_back_from_its_file_and_is_carried_out_again(
     name: str, rng: np.random.Generator, tmp_path: Path
@@ -70,6 +70,7 @@ def test_a_plan_comes_back_from_its_file_and_is_carried_out_again(
     assert any("carried out again" in note for note in again.report().notes)
 
 
+@pytest.mark.slow
 def test_what_calibration_decided_needs_no_calibration_again(rng: np.random.Generator) -> None:
     """Budgets of a skip are numbers; the factors of ``LowRank`` are made with the moments."""
     w, x = given(rng)
@@ -101,6 +102,7 @@ def test_a_plan_of_something_else_is_refused(rng: np.random.Generator) -> None:
         hire.transform(step, hire.Config(plan=3)).report(w, x)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("change", "why"),
     [

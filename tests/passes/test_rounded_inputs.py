@@ -23,7 +23,7 @@ BEFORE: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 }
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("before", BEFORE)
 def test_a_head_reads_its_input_as_dense_does(before: str, dtype: str, rng: np.random.Generator) -> None:
@@ -43,6 +43,7 @@ def test_a_head_reads_its_input_as_dense_does(before: str, dtype: str, rng: np.r
     assert sparse.report().certificates[0].proven > CALLS / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_neurons_at_a_cut_are_those_of_dense(dtype: str, rng: np.random.Generator) -> None:
     """Near a threshold of the gate an input that is not rounded lets other neurons pass."""

@@ -124,6 +124,7 @@ def test_blocks_of_one_shape_may_have_different_types(rng: np.random.Generator) 
     check_full_width(program, array(rng, 2, D), u, v, a, b, sites=2)
 
 
+@pytest.mark.slow
 def test_blocks_of_one_shape_may_have_results_of_different_types(rng: np.random.Generator) -> None:
     (u, v), (a, b) = pair(rng, jnp.bfloat16), pair(rng, jnp.bfloat16)
 
@@ -133,6 +134,7 @@ def test_blocks_of_one_shape_may_have_results_of_different_types(rng: np.random.
     check_full_width(program, array(rng, 2, D, dtype=jnp.bfloat16), u, v, a, b, sites=2)
 
 
+@pytest.mark.slow
 def test_the_precision_that_one_block_asks_for_is_its_own(rng: np.random.Generator) -> None:
     (u, v), (a, b) = pair(rng), pair(rng)
 
@@ -147,6 +149,7 @@ def test_the_precision_that_one_block_asks_for_is_its_own(rng: np.random.Generat
     assert "HIGHEST" not in plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True])
 def test_blocks_of_one_shape_may_have_different_activations(gated: bool, rng: np.random.Generator) -> None:
     (u, v), (a, b) = pair(rng), pair(rng)
@@ -165,6 +168,7 @@ def test_blocks_of_one_shape_may_have_different_activations(gated: bool, rng: np
     check_full_width(program, x, u, v, a, b, sites=2)
 
 
+@pytest.mark.slow
 def test_equal_layers_share_one_lowered_function(rng: np.random.Generator) -> None:
     layers = [pair(rng) for _ in range(3)]
 
@@ -185,6 +189,7 @@ def test_weights_shared_by_two_sites_are_prepared_once(rng: np.random.Generator)
     assert len(spliced.preparations) == 1
 
 
+@pytest.mark.slow
 def test_a_site_whose_result_is_read_twice_and_returned(rng: np.random.Generator) -> None:
     u, v = pair(rng)
 
@@ -201,6 +206,7 @@ def test_an_empty_batch_is_served(rng: np.random.Generator) -> None:
     assert hire.transform(head, CONFIG)(array(rng, 0, D), array(rng, VOCABULARY, D)).shape == (0,)
 
 
+@pytest.mark.slow
 def test_the_key_of_a_preparation_is_the_same_in_every_process() -> None:
     """Python's own hash is not: keys are saved with the weights they belong to."""
     program = """

@@ -20,6 +20,7 @@ def step(w: jax.Array, x: jax.Array) -> dict[str, Any]:
     return {"token": jnp.argmax(z, axis=-1), "logits": z, "norm": jax.nn.logsumexp(z, axis=-1)}
 
 
+@pytest.mark.slow
 def test_outputs_that_nobody_reads_are_nan_and_the_token_is_that_of_dense(rng: np.random.Generator) -> None:
     w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((V, D), (3, D)))
     fast = hire.transform(step, hire.Config(rules=(RULE,), unused=(r"\['logits'\]", "norm")))

@@ -101,6 +101,7 @@ def shapes(dtype: Any, *names: str) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(sizes[name], dtype) for name in names]
 
 
+@pytest.mark.diagonal(keep=14)
 @in_every_type
 @pytest.mark.parametrize(("name", "act"), CASES)
 def test_every_spelling_is_recognised(name: str, act: Activation, dtype: Any) -> None:
@@ -111,6 +112,7 @@ def test_every_spelling_is_recognised(name: str, act: Activation, dtype: Any) ->
     assert site.weights == ("gate", "up", "down")
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_the_table_and_the_spellings_agree_in_float64(name: str) -> None:
     """The definitions that programs are compared with are the functions that people mean by the names."""
@@ -143,7 +145,7 @@ OTHERS: dict[str, tuple[Activation, str]] = {
 }
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=6)
 @in_every_type
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_activation_is_a_site_under_its_own_name(name: str, dtype: Any) -> None:
@@ -206,6 +208,7 @@ GATES: dict[str, tuple[Callable[..., jax.Array], str | None]] = {
 }
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", GATES)
 def test_which_of_two_streams_carries_the_activation(name: str, rng: np.random.Generator) -> None:
     """Seen from outside by which matrix the int8 copy was made of."""

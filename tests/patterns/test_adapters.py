@@ -119,13 +119,13 @@ def check(function: Block, rule: dict[str, Any], *arguments: Any) -> hire.Report
     return report
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 def test_full_width_is_the_dense_block(block: Block, rng: np.random.Generator) -> None:
     check(block, {"predictor": hire.Quantized(), "density": 1.0}, weights(rng), *inputs(rng))
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("group", [1, 4])
 def test_zeros_are_skipped_exactly(block: Block, group: int, rng: np.random.Generator) -> None:
@@ -134,6 +134,7 @@ def test_zeros_are_skipped_exactly(block: Block, group: int, rng: np.random.Gene
     assert group > 1 or report.certificates[0].proven == 1  # few are active: the branch that skips ran
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("block", [on_up, on_gate_and_up, one_for_each_request, fused], ids=lambda b: b.__name__)
 def test_adapted_neurons_are_predicted_with_what_the_adapter_adds(block: Block, rng: np.random.Generator) -> None:
     """The adapter is made strong: without its part another set of neurons would be chosen."""
@@ -142,6 +143,7 @@ def test_adapted_neurons_are_predicted_with_what_the_adapter_adds(block: Block, 
     check(block, {"predictor": hire.Quantized(), "density": 0.75, "group": 1}, w, *inputs(rng, 1))
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("block", [unshifted, unshifted_for_each_request], ids=lambda b: b.__name__)
 def test_a_certificate_counts_the_adapter(block: Block, rng: np.random.Generator) -> None:
     rule = {"predictor": hire.Quantized(), "density": 0.75, "group": 1, "certify": True}

@@ -81,6 +81,7 @@ FOUND_FFN: dict[str, tuple[Function, tuple[Any, ...]]] = {
 }
 
 
+@pytest.mark.diagonal(keep=6)
 @pytest.mark.parametrize("name", FOUND_FFN)
 def test_a_feed_forward_block_is_found_however_it_is_laid_out(name: str, rng: np.random.Generator) -> None:
     function, types = FOUND_FFN[name]

@@ -103,7 +103,7 @@ def weights(dtype: str, seed: int = 0) -> Params:
     return {name: jnp.asarray(value, dtype) for name, value in w.items()}
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_it_is_found_and_skipped_by_default_and_equals_dense(name: str, dtype: str) -> None:
@@ -123,7 +123,7 @@ def test_it_is_found_and_skipped_by_default_and_equals_dense(name: str, dtype: s
     assert certificate.proven == certificate.rows >= 4
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_same_neurons_pass_as_in_dense(batch: int, dtype: str) -> None:
@@ -146,6 +146,7 @@ def test_the_same_neurons_pass_as_in_dense(batch: int, dtype: str) -> None:
     assert step.report().rewritten
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_layers_in_a_loop_are_skipped_too(dtype: str) -> None:
     layers = [weights(dtype, seed) for seed in range(3)]

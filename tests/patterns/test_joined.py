@@ -136,7 +136,7 @@ def test_full_width_is_the_dense_block(name: str, rng: np.random.Generator) -> N
     np.testing.assert_allclose(got, jax.jit(function)(w, x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_zeros_are_skipped_exactly(name: str, rng: np.random.Generator) -> None:
     function, w = block(SPELLINGS[name]), weights(name, rng)

@@ -36,7 +36,7 @@ from tests.support.narrow_matrices import (
 Matrix = Callable[[Params, str, jax.Array], jax.Array]
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(("gated", "batch"), FORMS)
 @pytest.mark.parametrize("name", STORED)
 def test_a_block_skips_zeros_of_rows_as_they_are_stored(name: str, gated: bool, batch: int) -> None:
@@ -64,7 +64,7 @@ def test_blocks_that_differ_in_a_zero_point_alone_share_no_code(rng: np.random.G
     close(hire.transform(jax.jit(blocks), FULL)(params, x), jax.jit(blocks)(params, x), 2e-6)
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORED)
 def test_full_width_is_dense(name: str) -> None:
     block = Block(STORED[name], gated=True)
@@ -75,7 +75,7 @@ def test_full_width_is_dense(name: str) -> None:
     assert step.report().rewritten
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=SLOW)])
 @pytest.mark.parametrize("name", STACKED)
 def test_a_block_that_computes_in_bfloat16(name: str, batch: int) -> None:
@@ -99,7 +99,7 @@ class Head:
         return jnp.argmax(logits, -1), lax.top_k(logits, 4)[0]
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", STORED)
 def test_a_head_computes_its_candidates_as_they_are_stored(name: str) -> None:
     head = Head(STORED[name])
@@ -126,7 +126,7 @@ def stack(block: Block, layers: int) -> dict[str, Any]:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(block.params(seed) for seed in range(layers)))
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=SLOW)])
 @pytest.mark.parametrize("name", STACKED)
 def test_layers_in_a_scan_are_read_from_their_stack(name: str, batch: int) -> None:
@@ -147,6 +147,7 @@ def test_layers_in_a_scan_are_read_from_their_stack(name: str, batch: int) -> No
     assert step.report().rewritten
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["channels, before", "channels, after", "one scale, after"])
 def test_neurons_are_ranked_by_the_scaled_product(name: str) -> None:
     """Scales differ by a factor of 100: unscaled products would choose other neurons."""
@@ -174,6 +175,7 @@ def test_neurons_are_ranked_by_the_scaled_product(name: str) -> None:
     assert jnp.linalg.norm(dense) > 0
 
 
+@pytest.mark.slow
 def test_rows_are_gathered_narrow() -> None:
     block = Block(STORED["channels, before"], gated=True)
     params, x = block.params(0), inputs(1)

@@ -40,6 +40,7 @@ def two(make: Callable[[np.random.Generator, int, int], Params]) -> dict[str, An
     return {"up": make(rng, D, FF), "down": make(rng, FF, D)}
 
 
+@pytest.mark.slow
 def test_rows_whose_scale_is_zero_are_zero() -> None:
     params = two(per_channel)
     params["up"]["s"] = params["up"]["s"].at[::3].set(0)
@@ -93,7 +94,7 @@ def test_what_is_computed_otherwise_is_a_miss(product: Callable[[Params, jax.Arr
     assert all("quantised weight (int8" in miss.reason for miss in report.misses)
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["channels, after", "e4m3", "two in a byte, interleaved", "e5m2"])
 def test_an_artifact_holds_weights_as_they_are_stored(name: str, tmp_path: Path) -> None:
     block, x = Block(STORED[name], gated=True), inputs(1)

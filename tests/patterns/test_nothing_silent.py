@@ -202,6 +202,7 @@ def program(written: str, stands: str) -> tuple[Function, Any]:
     return function, params
 
 
+@pytest.mark.diagonal(keep=40)
 @pytest.mark.parametrize("stands", STANDS)
 @pytest.mark.parametrize("written", WRITTEN)
 def test_every_weight_of_a_product_is_spoken_of(written: str, stands: str) -> None:

@@ -121,6 +121,7 @@ def chains(draw: st.DrawFn) -> Chain:
     return Chain(shape, tuple(steps))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(chains(), st.integers(0, 2**32 - 1), st.booleans())
 def test_replaying_the_steps_gives_the_rows_that_the_dot_reads(chain: Chain, seed: int, weight_first: bool) -> None:

@@ -52,6 +52,7 @@ def test_a_normaliser_that_leaves_a_body_needs_all_logits(make: Any, rng: np.ran
     assert "only known between bounds" in decision.reason
 
 
+@pytest.mark.slow
 def test_the_largest_logit_that_leaves_a_body_is_taken_from_the_winner(rng: np.random.Generator) -> None:
     w, x = (rng.standard_normal(shape, np.float32) for shape in ((V, D), (1, D)))
     dense = while_step(lambda z: jnp.max(z, -1))

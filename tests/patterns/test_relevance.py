@@ -68,7 +68,7 @@ SIZES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("form", [plain, gated])
 def test_a_neuron_matters_by_the_size_of_what_it_passes_on(name: str, form: Callable[..., Any]) -> None:
@@ -128,7 +128,7 @@ def test_a_choice_by_rank_is_made_again_and_does_not_rank() -> None:
     np.testing.assert_allclose(relevance(function)(jnp.asarray(Z), []), np.abs(jax.nn.silu(Z)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", ["leaky_relu with much leak", "elu", "mish", "custom", "clamped"])
 @pytest.mark.parametrize("layers", [None, 2])
 def test_the_best_neurons_are_computed(name: str, layers: int | None, rng: np.random.Generator) -> None:

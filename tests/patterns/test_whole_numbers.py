@@ -96,7 +96,7 @@ SLOW = pytest.mark.slow
 FORMS = [(plain, 1), pytest.param(plain, 4, marks=SLOW), pytest.param(gated, 1, marks=SLOW), (gated, 4)]
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "batch"), FORMS)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_block_is_equal_bit_for_bit(name: str, block: Callable[[Product], Any], batch: int) -> None:
@@ -112,6 +112,7 @@ def test_a_block_is_equal_bit_for_bit(name: str, block: Callable[[Product], Any]
         assert step.report().misses == ()
 
 
+@pytest.mark.slow
 def test_nothing_of_the_first_products_runs_on() -> None:
     """The scale of h is read behind the block: it is made of the neurons that were computed."""
     step = hire.transform(jax.jit(gated(divided)), EXACT)
@@ -121,6 +122,7 @@ def test_nothing_of_the_first_products_runs_on() -> None:
     assert decision.sparse_bytes <= gate + 0.75 * (decision.dense_bytes - gate) + limits
 
 
+@pytest.mark.slow
 def test_the_predicted_neurons_are_those_of_the_scaled_sums() -> None:
     """A bias stands against sums that their scales make a hundred times smaller."""
     d, width = 128, 1024
@@ -143,6 +145,7 @@ def test_the_predicted_neurons_are_those_of_the_scaled_sums() -> None:
     assert jnp.linalg.norm(got - wanted) < 0.1 * jnp.linalg.norm(wanted)
 
 
+@pytest.mark.slow
 def test_a_row_of_zeros_is_what_dense_makes_of_it() -> None:
     given, x = block_params(), inputs(4).at[1].set(0)
     for product in (guarded, multiplied, divided):
@@ -158,6 +161,7 @@ def of_float8(p: Params, x: jax.Array) -> jax.Array:
     return y * s * p["s"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [plain, gated])
 def test_products_of_float8(block: Callable[[Product], Any]) -> None:
     function, given = jax.jit(block(of_float8)), block_params()
@@ -227,6 +231,7 @@ def test_a_scale_that_depends_on_zeros_is_a_miss(product: Product) -> None:
         assert all("numbers of its row that depend on zeros" in miss.reason for miss in report.misses), report.misses
 
 
+@pytest.mark.slow
 def test_layers_in_a_scan() -> None:
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(block_params(seed) for seed in (0, 10, 20)))
 
@@ -245,7 +250,7 @@ def test_layers_in_a_scan() -> None:
         assert step.report().rewritten
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_head_of_whole_numbers(name: str, batch: int) -> None:

@@ -58,7 +58,7 @@ def zeros_and_spikes(rng: np.random.Generator) -> np.ndarray:
 WEIGHTS = [gaussian, near_ties, exact_ties, huge_norms, denormals, zeros_and_spikes]
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("make", WEIGHTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("head", [argmax, softcapped], ids=lambda head: head.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -77,6 +77,7 @@ def test_strict_winners_are_those_of_dense(
         assert certificate.proven >= 78  # a head that never proves anything would pass the rest of this test
 
 
+@pytest.mark.slow
 def test_a_bias_takes_part_in_the_proof() -> None:
     rng = np.random.default_rng(2)
     embed = jnp.asarray(gaussian(rng), jnp.float32)
@@ -92,6 +93,7 @@ def test_a_bias_takes_part_in_the_proof() -> None:
     assert "certified" in step.report().decisions[0].exactness
 
 
+@pytest.mark.slow
 def test_inputs_that_are_not_finite_get_what_dense_gives() -> None:
     rng = np.random.default_rng(3)
     embed = jnp.asarray(gaussian(rng), jnp.float32)
@@ -103,6 +105,7 @@ def test_inputs_that_are_not_finite_get_what_dense_gives() -> None:
     assert certificate.proven <= certificate.rows - 3
 
 
+@pytest.mark.slow
 def test_top_k_is_a_valid_top_k_up_to_rounding() -> None:
     rng = np.random.default_rng(4)
     embed = jnp.asarray(gaussian(rng), jnp.float32)
@@ -128,7 +131,7 @@ TURNED: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("strict", [True, "strict"])
 @pytest.mark.parametrize("name", TURNED)
 def test_code_that_turns_the_order_around_is_proven_by_its_bounds(name: str, strict: Any) -> None:
@@ -162,6 +165,7 @@ def test_logits_that_escape_are_left_dense_by_default() -> None:
     assert "the program returns values of the whole vocabulary" in step.report().decisions[0].reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_largest_logit_beside_its_index_is_a_winner_too(dtype: Any) -> None:
     def head(embed: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -182,6 +186,7 @@ def test_the_largest_logit_beside_its_index_is_a_winner_too(dtype: Any) -> None:
         np.testing.assert_array_equal(np.isnan(np.asarray(got, np.float32)), np.isnan(np.asarray(wanted, np.float32)))
 
 
+@pytest.mark.slow
 def test_by_default_a_head_that_is_read_sooner_than_candidates_are_chosen_stays_dense(
     rng: np.random.Generator,
 ) -> None:

@@ -31,7 +31,7 @@ def scan(w: jax.Array, x: jax.Array) -> Any:
     return jax.lax.scan(body, jnp.zeros((len(x),), jnp.int32), None, length=STEPS)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float16"])
 @pytest.mark.parametrize("loop", [fori, scan], ids=lambda loop: loop.__name__)
 @pytest.mark.parametrize("batch", [1, 3])

@@ -136,7 +136,7 @@ FORMS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batched", [False, True], ids=["[b, d]", "[b, 1, d]"])
 @pytest.mark.parametrize("name", FORMS)

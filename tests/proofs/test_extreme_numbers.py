@@ -33,7 +33,7 @@ def test_a_length_that_cannot_be_told_is_no_small_one(largest: float) -> None:
     assert not length < largest * 0.99
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("size", [1e37, 5e37, 8.8e37, 1.5e38, 3e38])
 @pytest.mark.parametrize("certify", [True, "strict"])
 def test_inputs_whose_reciprocal_is_flushed_are_not_proven(rng: np.random.Generator, size: float, certify: Any) -> None:
@@ -61,7 +61,7 @@ def test_a_quotient_is_in_doubt_where_a_reciprocal_is_flushed(divisor: float, is
     assert (float(fine.low), float(fine.high)) == (2.0, 4.0)
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "scale"), [(1, 1.0), (4, 1.0), (4, -1.0)])
 def test_top_k_of_bfloat16_is_that_of_dense_whether_it_rounds_or_cuts_off(
     rng: np.random.Generator, k: int, scale: float

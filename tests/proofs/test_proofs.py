@@ -48,7 +48,7 @@ WEIGHTS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 }
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_every_logit_lies_below_its_bounds(name: str, dtype: str, rng: np.random.Generator) -> None:
@@ -64,6 +64,7 @@ def test_every_logit_lies_below_its_bounds(name: str, dtype: str, rng: np.random
     assert BLOCK == COUNTED_BLOCK
 
 
+@pytest.mark.slow
 def test_blocks_of_columns_tighten_the_bound_where_the_input_is_uneven(rng: np.random.Generator) -> None:
     rows, x = array(rng, N, D), array(rng, 2, D).at[:, BLOCK:].multiply(0.01)
     made = prepare_quantized(rows)
@@ -183,7 +184,7 @@ def test_a_row_that_a_small_branch_cannot_settle_takes_the_whole_batch(hopeless:
     np.testing.assert_array_equal(got, [7, 7, 7])
 
 
-@pytest.mark.diagonal
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [True, "strict"])
 @pytest.mark.parametrize("top", [1, 3])
 def test_one_bad_row_of_a_batch_gets_the_answer_of_dense(strict: Any, top: int, rng: np.random.Generator) -> None:
@@ -208,6 +209,7 @@ def test_one_bad_row_of_a_batch_gets_the_answer_of_dense(strict: Any, top: int, 
     assert f"slack τ ≤ {certificate.slack:.2g}" in said(step.report())
 
 
+@pytest.mark.slow
 def test_the_slack_of_bfloat16_logits_includes_their_storage(rng: np.random.Generator) -> None:
     embed, x = array(rng, N, D, dtype="bfloat16"), array(rng, 4, D, dtype="bfloat16")
     rule = hire.Rule(kind="head", predictor=hire.Quantized(8), candidates=64, certify=True)
@@ -237,6 +239,7 @@ def test_strict_bfloat16_is_proven_through_ties_of_rounded_logits(rng: np.random
 # --------------------------------------------------------------------------- sampling
 
 
+@pytest.mark.slow
 def test_gumbel_max_sampling_is_certified_and_draws_what_dense_draws(rng: np.random.Generator) -> None:
     embed = array(rng, N, D)
 
@@ -274,7 +277,7 @@ def test_the_noise_takes_part_in_choosing_candidates(rng: np.random.Generator) -
 # --------------------------------------------------------------------------- prefill
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("cut", [lambda z: z[:, -1], lambda z: z[:, -1:], lambda z: z[:, -1, :].astype(jnp.float32)])
 @pytest.mark.parametrize("read", ["argmax", "top_k", "logits", "softmax"])
 def test_of_a_prompt_only_the_last_position_is_scored(cut: Any, read: str, rng: np.random.Generator) -> None:
@@ -304,6 +307,7 @@ def test_of_a_prompt_only_the_last_position_is_scored(cut: Any, read: str, rng: 
         )
 
 
+@pytest.mark.slow
 def test_a_certified_prefill_is_strictly_that_of_dense(rng: np.random.Generator) -> None:
     embed = array(rng, N, D)
     prefill = lambda x, w: jnp.argmax((x @ w.T)[:, -1], axis=-1)  # noqa: E731

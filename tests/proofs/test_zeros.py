@@ -59,6 +59,7 @@ UNPROVEN = {
 }
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", PROVEN)
 def test_a_zero_that_the_gate_alone_decides_is_proven(name: str) -> None:
     assert zero(code(*PROVEN[name])) == ZERO_GATE
@@ -162,6 +163,7 @@ def programs(draw: st.DrawFn) -> Expression:
     return Expression(2, tuple(lines), 1 + len(lines))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(programs(), st.sampled_from([0.3, 4.0, 90.0, 3e4]), st.integers(0, 2**31))
 def test_whatever_is_proven_zero_is_zero(expression: Expression, limit: float, seed: int) -> None:
@@ -182,6 +184,7 @@ def test_whatever_is_proven_zero_is_zero(expression: Expression, limit: float, s
     assert not proven.all() or (result == 0).all()
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_what_is_said_to_keep_a_zero_keeps_it(dtype: str) -> None:
     for op in UNARY:

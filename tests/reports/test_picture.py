@@ -47,7 +47,7 @@ def test_an_inspection_has_a_dense_bar_for_every_site(rng: np.random.Generator, 
         assert f"<!-- {words}" in text
 
 
-@pytest.mark.diagonal
+@pytest.mark.slow
 @pytest.mark.parametrize("platforms", [("cpu",), ("cpu", "tpu")])
 @pytest.mark.parametrize("form", ["model.hire", "model"])
 def test_an_artifact_has_a_panel_for_every_platform(form: str, platforms: tuple[str, ...], tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def above_the_tenth(z: jax.Array) -> jax.Array:
     return jnp.argmax(jnp.where(z < jnp.sort(z, -1)[:, -10:-9], -jnp.inf, z), -1)
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "dtype", "tail", "action"),
     [

@@ -24,7 +24,7 @@ def doubly(name: str) -> Callable[..., jax.Array]:
     return lambda w, x: (jax.nn.relu(x @ w["gate"]) * OTHERS[name](2 * (x @ w["up"]))) @ w["down"]
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("density", [0.25, 0.9], ids=["dense runs", "it fits"])
@@ -59,7 +59,7 @@ EXACT = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.1, group=1)
 CERTIFIED = hire.Rule(kind="ffn", predictor=hire.Quantized(bits=8), certify=True, density=0.3, group=1)
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [plain, gated, scanned], ids=lambda block: block.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("batch", [1, 4, 8])

@@ -11,7 +11,7 @@ import hire_compiler as hire
 from tests.support.relu_blocks import BLOCKS, Block, D, Params, plain, scanned, weights, weights_of
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("group", [1, 8])
@@ -70,6 +70,7 @@ def test_a_head_is_not_for_exact() -> None:
         hire.Rule(kind="head", predictor=hire.Exact(), candidates=8)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("choice", ["threshold", "top_k"])
 def test_neurons_at_a_cut_are_those_of_the_author_s_own_product(choice: str) -> None:
     """Every gate lies between two bfloat16 numbers, at the cut: the order of its sum decides which one it becomes."""

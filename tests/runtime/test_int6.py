@@ -17,6 +17,7 @@ from hire_compiler.runtime.target import target_for
 TARGETS = {name: target_for(name) for name in ("cpu", "gpu", "tpu")}
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("d", [1, 4, 5, 18, 64])
 def test_packing_loses_nothing(d: int, rng: np.random.Generator) -> None:
     """Whole numbers of up to 31 come back as they were; three bytes hold four."""
@@ -37,7 +38,7 @@ def test_a_number_is_off_by_half_a_step_at_most(scale: float, rng: np.random.Gen
     assert (error <= np.abs(rows).max(axis=1, keepdims=True) / 62 * 1.001).all()
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("platform", TARGETS)
 @pytest.mark.parametrize(("n", "d", "batch"), [(7, 10, 1), (5000, 130, 1), (5000, 130, 8), (4096, 64, 3)])
 def test_scores_are_those_of_the_unpacked_copy(
@@ -66,6 +67,7 @@ def test_a_head_keeps_three_quarters_of_the_bytes_of_int8(rng: np.random.Generat
     assert sum(a.nbytes for a in jax.tree.leaves(step.prepare(w, x))) == decision.added_bytes
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("layers", [None, 3])
 def test_a_block_finds_its_neurons(layers: int | None, rng: np.random.Generator) -> None:
     def one(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:

@@ -37,6 +37,7 @@ def stored(arrays: dict[str, jax.Array], target: Target) -> dict[str, jax.Array]
 # --------------------------------------------------------------------------- 4 bits
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(("d", "columns"), [(24, 4), (24, 8), (24, 24), (20, 4)])  # 3, 1 and 5 blocks: filled up
 def test_the_4_bit_copy_is_within_half_a_step_of_every_weight(d: int, columns: int, rng: np.random.Generator) -> None:
     rows = array(rng, 50, d) * jnp.asarray(10.0 ** rng.integers(-2, 3, (50, d // columns)).repeat(columns, 1))
@@ -58,7 +59,7 @@ def test_the_4_bit_copy_of_zeros_is_zero(rng: np.random.Generator) -> None:
     assert copy[1].any()
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 3, 11])
 @pytest.mark.parametrize("columns", [8, 24])
@@ -68,7 +69,7 @@ def test_4_bit_scores_are_those_of_the_copy(target: Target, batch: int, columns:
     np.testing.assert_allclose(got, wide(x) @ wide(unpack_int4(made, 24)).T, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 4, 5, 6, 16])
 @pytest.mark.parametrize("n", [96, 101])
@@ -86,6 +87,7 @@ def test_batches_of_every_size_get_the_same_scores(
 # --------------------------------------------------------------------------- int8 factors
 
 
+@pytest.mark.slow
 def test_int8_factors_lose_little_though_their_columns_differ_a_thousandfold(rng: np.random.Generator) -> None:
     rows = array(rng, 400, 32) * jnp.asarray(np.geomspace(100, 0.1, 32), jnp.float32)
     x = array(rng, 50, 32) / jnp.asarray(np.geomspace(100, 0.1, 32), jnp.float32)  # every column counts alike
@@ -118,7 +120,7 @@ def test_the_two_stage_form_chooses_what_the_plain_one_chooses(name: str, k: int
     np.testing.assert_array_equal(top_candidates(scores, k, CPU), wanted)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("count", [7, 64, 1000, 3000])
 def test_bucket_winners_are_the_best_of_their_buckets(name: str, count: int, rng: np.random.Generator) -> None:
@@ -138,6 +140,7 @@ def cascade(rows: jax.Array, rank: int) -> dict[str, jax.Array]:
     return prepare_low_rank(rows, rank, None, "float32") | prepare_quantized(rows)
 
 
+@pytest.mark.slow
 def test_a_cascade_ranks_the_survivors_by_the_finer_copy(rng: np.random.Generator) -> None:
     x, rows = array(rng, 3, D), array(rng, 400, D)
     made = cascade(rows, 6)
@@ -153,6 +156,7 @@ def test_a_cascade_ranks_the_survivors_by_the_finer_copy(rng: np.random.Generato
     np.testing.assert_allclose(logits, np.take_along_axis(wide(x) @ wide(rows).T, np.asarray(ids), 1), 1e-5, 1e-5)
 
 
+@pytest.mark.slow
 def test_the_logits_of_a_cascade_are_coarse_then_finer_then_exact(rng: np.random.Generator) -> None:
     x, rows = array(rng, 2, D), array(rng, 300, D)
     made = cascade(rows, 6)
@@ -233,6 +237,7 @@ def test_a_predictor_that_does_not_fit_a_site_is_refused_with_its_name(
         step(array(rng, 2, D), array(rng, VOCABULARY, D))
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     "predictor",
     [Q8, hire.Quantized(4, columns=4), LR4, hire.LowRank(4, dtype="int8"), hire.Cascade(LR4, Q8, survivors=64)],
@@ -308,6 +313,7 @@ def test_every_kind_of_copy_is_tried() -> None:
     assert len(arrays) == len(set(arrays)), "an array says of which copy it is: no two records share a name"
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("name", "options"), [(name, options) for name, several in COPIES.items() for options in several], ids=str
 )

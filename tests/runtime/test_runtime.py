@@ -213,7 +213,7 @@ def relu64(z: Array) -> Array:
     return np.maximum(z, 0)
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.diagonal(keep=1)
 @on_every_target
 @in_every_type
 @pytest.mark.parametrize("group", [1, 4])
@@ -237,7 +237,7 @@ def test_a_sparse_block_is_the_dense_block_of_its_neurons(
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("group", [1, 4])
 def test_long_products_in_chunks_are_the_same(group: int, batch: int, rng: np.random.Generator) -> None:
@@ -250,6 +250,7 @@ def test_long_products_in_chunks_are_the_same(group: int, batch: int, rng: np.ra
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 @on_every_target
 def test_products_are_rounded_as_the_author_rounded_them(target: Target, rng: np.random.Generator) -> None:
     """A bf16 program sees bf16 products before its activation; the exact rows must see the same."""
@@ -294,7 +295,7 @@ def test_candidates_come_from_the_predictor_and_logits_from_the_weight(
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 4, 10])
 def test_outside_the_candidates_stands_the_tail(target: Target, batch: int, rng: np.random.Generator) -> None:

@@ -35,7 +35,7 @@ CHOICES: dict[str, Block] = {
 SHIFT = jnp.where(jnp.arange(WIDTH) % 2, -1.0, 0.734375)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", CHOICES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("batch", [1, 2])
@@ -82,7 +82,7 @@ def certified(block: Block, density: float = 0.4, group: int = 1) -> hire.HireFu
     return hire.transform(jax.jit(block), hire.Config(rules=(rule,)))
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("bias", "fits"), [(-1.5, True), (1.0, False)], ids=["few active", "most active"])
@@ -131,7 +131,7 @@ def test_what_cannot_be_proven_is_an_error() -> None:
         hire.Rule(kind="ffn", predictor=hire.LowRank(rank=4), certify=True, density=0.5)
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("predictor", "certify"),
     [

@@ -54,7 +54,7 @@ def test_the_best_row_is_among_the_candidates_of_the_partial_top_k() -> None:
     assert (np.diff(chosen, axis=1) > 0).all()
 
 
-@pytest.mark.diagonal
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize(("d", "columns"), [(24, 8), (24, 24), (32, 8)])
 def test_a_copy_of_four_bits_scores_the_same_in_a_type_of_four_bits(batch: int, d: int, columns: int) -> None:

@@ -30,6 +30,7 @@ def weights(rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(rng.normal(size=(V, D)) / 6, jnp.float32), jnp.asarray(rng.normal(size=(BATCH, D)), jnp.float32)
 
 
+@pytest.mark.slow
 def test_a_log_probability_is_no_farther_off_than_the_report_says(rng: np.random.Generator) -> None:
     fast = hire.transform(chosen, bounded(logprobs="bounded"))
     w, x = weights(rng)
@@ -45,6 +46,7 @@ def test_a_log_probability_is_no_farther_off_than_the_report_says(rng: np.random
     assert "off by τ at most" in str(fast.report())
 
 
+@pytest.mark.slow
 def test_the_best_log_probabilities_are_bounded_and_their_tokens_proven(rng: np.random.Generator) -> None:
     def best(w: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.lax.top_k(jax.nn.log_softmax(x @ w.T, axis=-1), 5)

@@ -34,6 +34,7 @@ def step_of(tail: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax.
     return lambda w, x: jnp.argmax(tail(x @ w.T), axis=-1)
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", INTEGERS)
 def test_whole_numbers_that_depend_on_logits(name: str, rng: np.random.Generator) -> None:
     step = step_of(INTEGERS[name])
@@ -46,6 +47,7 @@ def test_whole_numbers_that_depend_on_logits(name: str, rng: np.random.Generator
     assert rewritten == (name in ("a choice between whole numbers", "a whole number made of a comparison"))
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", NOT_A_NUMBER)
 def test_a_nan_just_below_zero_wins_as_in_dense(name: str, rng: np.random.Generator) -> None:
     w, x = np.abs(rng.normal(size=(V, D))), np.abs(rng.normal(size=(1, D))) + 0.1
@@ -59,6 +61,7 @@ def test_a_nan_just_below_zero_wins_as_in_dense(name: str, rng: np.random.Genera
     assert len(fast.report().rewritten) == 1
 
 
+@pytest.mark.slow
 def test_a_winner_in_a_branch_of_logits_made_before_it(rng: np.random.Generator) -> None:
     def step(w: jax.Array, x: jax.Array, mask: jax.Array, greedy: Any) -> jax.Array:
         z = x @ w.T
@@ -79,6 +82,7 @@ def test_a_winner_in_a_branch_of_logits_made_before_it(rng: np.random.Generator)
     assert len(fast.report().rewritten) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_doubtful_row_of_a_batch_is_settled_by_its_own_products(batch: int, rng: np.random.Generator) -> None:
     """More rows than there are candidates lie closer than the copy can tell, and farther than sums round."""
@@ -100,6 +104,7 @@ def test_a_doubtful_row_of_a_batch_is_settled_by_its_own_products(batch: int, rn
     assert alone.report().certificates[0].proven == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_followed_may_read_what_is_made_behind_the_tail(rng: np.random.Generator) -> None:
     def step(w: jax.Array, x: jax.Array, n: jax.Array) -> tuple[jax.Array, jax.Array]:
         ids = jax.lax.top_k(jax.nn.softmax(x @ w.T, axis=-1), 3)[1]
@@ -111,6 +116,7 @@ def test_what_cannot_be_followed_may_read_what_is_made_behind_the_tail(rng: np.r
     assert len(fast.report().rewritten) == 1
 
 
+@pytest.mark.slow
 def test_the_last_of_sorted_values_that_were_negated_is_their_largest(rng: np.random.Generator) -> None:
     """A look-up at the last rank finds the least only of values as they were sorted."""
 

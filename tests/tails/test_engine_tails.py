@@ -50,6 +50,7 @@ def inputs(rng: np.random.Generator, batch: int, call: int, dtype: str) -> jax.A
     return jnp.asarray(x, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in TAILS])
 def test_the_tokens_are_those_of_dense(name: str, rng: np.random.Generator) -> None:
     for batch, dtype in ((4, "float32"), (1, "float32"), (3, "bfloat16"))[: 1 if name in FAST else 3]:
@@ -83,6 +84,7 @@ def test_the_default_rewrites_a_sampler(rng: np.random.Generator) -> None:
     assert len(fast.report().rewritten) == 1
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("name", "why"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import hire_compiler as hire
 
@@ -14,6 +15,7 @@ STRICT = hire.Config(
 )
 
 
+@pytest.mark.slow
 def test_a_threshold_of_a_part_of_the_vocabulary_is_no_rank_of_the_whole(rng: np.random.Generator) -> None:
     """The eighth of the first half is not the eighth of all: more of the first half are kept."""
 
@@ -48,6 +50,7 @@ def test_beside_a_nan_nothing_is_less_than_the_largest(rng: np.random.Generator)
         np.testing.assert_array_equal(fast(weights, x), dense(weights, x))
 
 
+@pytest.mark.slow
 def test_a_largest_that_stands_twice_is_found_first(rng: np.random.Generator) -> None:
     def step(w: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         z = x @ w.T

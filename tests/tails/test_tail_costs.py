@@ -62,6 +62,7 @@ def always_made(program: HloProgram, computation: Computation) -> list[tuple[int
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "winners",
     [

@@ -85,7 +85,7 @@ def near_ties(rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(rows.shape) < 0.3, np.nextafter(rows, np.float32(np.inf)), rows)
 
 
-@pytest.mark.diagonal(keep=4)
+@pytest.mark.diagonal(keep=2)
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("make", [gaussian, near_ties], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", TAILS)
@@ -110,7 +110,7 @@ def test_the_default_gives_the_tokens_of_dense(
         assert report.certificates[0].proven > 0.5 * report.certificates[0].rows
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(
     "name", ["a penalty for repetition", "greedy and sampled rows in one batch", "forbidden tokens"]
@@ -130,6 +130,7 @@ def test_narrow_heads_too(name: str, dtype: str, rng: np.random.Generator) -> No
         assert len(fast.report().rewritten) == 1
 
 
+@pytest.mark.slow
 def test_all_tokens_forbidden_and_nothing_to_choose_is_what_dense_makes_of_it(rng: np.random.Generator) -> None:
     def step(w: jax.Array, x: jax.Array, allowed: jax.Array) -> jax.Array:
         return greedy(jnp.where(allowed, x @ w.T, -jnp.inf))

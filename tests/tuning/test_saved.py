@@ -53,6 +53,7 @@ def inputs(rng: np.random.Generator) -> np.ndarray:
     return (rng.standard_normal((ROWS, D)) * np.geomspace(2, 0.02, D)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_low_rank")
 def test_saved_rules_are_the_same_plan_in_python_and_offline(rng: np.random.Generator, tmp_path: Path) -> None:
     arrays = parameters(rng)

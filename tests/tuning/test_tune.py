@@ -64,7 +64,7 @@ def tuned(rng: np.random.Generator, recall: float = 0.99, count: int = 512, **mo
 # --------------------------------------------------------------------------- recall
 
 
-@pytest.mark.diagonal
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "predictor",
     [
@@ -136,6 +136,7 @@ def test_what_is_chosen_meets_the_recall_on_other_rows_and_can_be_saved(
     assert (wanted == got).mean() >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_memory_is_a_limit_and_what_reads_far_more_is_not_tried(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -280,6 +281,7 @@ def test_held_out_rows_without_a_number_are_refused(rng: np.random.Generator) ->
         hire.tune(step, W, rows(1, D), forward=forward, batches=batches, recall=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_recall_that_nothing_meets_is_said(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hire_compiler.tuning.search.families", lambda *_: {"low": Family((hire.LowRank(8),))})

@@ -109,6 +109,7 @@ def found() -> tuple[Any, Any, Any, Calibration, list[Any]]:
 # --------------------------------------------------------------------------- recall
 
 
+@pytest.mark.slow
 def test_a_recall_is_of_active_neurons_and_gelu_has_none_to_leave_out(found: Any) -> None:
     blocks, values, held_out, learned, _ = found
     relu, gelu = blocks
@@ -126,6 +127,7 @@ def test_a_recall_is_of_active_neurons_and_gelu_has_none_to_leave_out(found: Any
     assert with_neurons(relu, replace(rule, group=8), 0.3).candidates == 160  # whole groups
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_block_is_timed_as_it_will_run(found: Any) -> None:
     blocks, values, held_out, _, _ = found
@@ -166,6 +168,7 @@ def test_what_is_chosen_for_a_recall_is_carried_out(rng: np.random.Generator) ->
 # --------------------------------------------------------------------------- loss
 
 
+@pytest.mark.slow
 def test_a_simulated_block_leaves_out_what_a_rewritten_one_does(found: Any) -> None:
     blocks, _, (batch, *_), learned, leaves = found
     relu = blocks[0]
@@ -214,6 +217,7 @@ def fewer_is_faster(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hire_compiler.tuning.loss_search.time_blocks", fast)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fewer_is_faster")
 def test_a_loss_budget_is_spent_on_what_saves_most(rng: np.random.Generator) -> None:
     tuned = tuned_for(0.2, rng)
@@ -252,6 +256,7 @@ def test_what_was_weighed_before_an_interrupt_is_taken(rng: np.random.Generator)
     assert [t.site for t in found.chosen if not t.lossless] == [weighed[0].removeprefix("weighing ")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fewer_is_faster")
 def test_an_interrupt_before_anything_was_weighed_changes_nothing(rng: np.random.Generator) -> None:
     def interrupt(what: str, _done: int, _total: int) -> None:

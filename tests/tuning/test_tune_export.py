@@ -37,6 +37,7 @@ def write_exports(folder: Path) -> list[str]:
     return [model, "--forward", forward, "--weights", weights, "--inputs", *text]
 
 
+@pytest.mark.slow
 def test_rules_are_written_and_rewrite_takes_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
