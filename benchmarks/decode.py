@@ -1,7 +1,7 @@
 """The whole decode step of a real model: dense as written, best dense form, and rewritten heads.
 
     python -m benchmarks.decode [--model gemma3-270m] [--prompts 10] [--tokens 64]
-    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals] [--dense-forms] [--only REGEX]
+    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals] [--dense-forms] [--only NAMES]
     python -m benchmarks.decode --beside-compare 5
 
 Prints, for every predictor: tokens equal to dense (teacher-forced, the dense tokens are fed to all), time a
@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--dense-forms", action="store_true", help="every step with dense forms, too")
-    parser.add_argument("--only", default="", metavar="REGEX", help="rewritten steps and dense forms whose names match")
+    parser.add_argument(
+        "--only", default="", metavar="NAMES", help="a regular expression: rewritten steps and dense forms that match"
+    )
     parser.add_argument("--beside-compare", type=int, metavar="TURNS", help="only ratios, by this file and by compare")
     options = parser.parse_args()
     batches = [int(batch) for batch in options.batches.split(",")]
