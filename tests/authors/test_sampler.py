@@ -100,6 +100,7 @@ def test_gumbel_draws_follow_the_softmax(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(share, jax.nn.softmax(logits / 2), atol=0.04)
 
 
+@pytest.mark.slow
 def test_donation_static_arguments_and_names_are_kept(rng: np.random.Generator) -> None:
     def scaled(params: Any, x: jax.Array, cache: jax.Array, power: int) -> Any:
         return {"logits": x @ params["embed"].T * power, "cache": cache + power}
@@ -116,6 +117,7 @@ def test_donation_static_arguments_and_names_are_kept(rng: np.random.Generator) 
     assert sites[0].weights == ("params['embed']",)
 
 
+@pytest.mark.slow
 def test_the_last_position_of_a_prompt_is_sampled(rng: np.random.Generator) -> None:
     embed, x = array(rng, N, D), array(rng, 2, 30, D)
     prefill = lambda x, w: x @ w.T  # noqa: E731

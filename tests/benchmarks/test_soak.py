@@ -40,6 +40,7 @@ def test_nothing_of_a_forgotten_function_stays_behind() -> None:
     assert result["contexts"][-1] == result["contexts"][1]
 
 
+@pytest.mark.slow
 def test_threads_with_weights_of_their_own_do_not_mix_them() -> None:
     assert problems(together.two_threads(20)) == []
 

@@ -57,7 +57,7 @@ def by_groups(active: np.ndarray, group: int) -> np.ndarray:
     return active.reshape(*active.shape[:-1], -1, group).any(axis=-1)
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 8, 32])
 def test_frequencies_and_unions_are_those_of_the_neurons_that_are_not_zero(group: int) -> None:
     w, batches = weights(), [inputs(1, 12), inputs(2, 12), inputs(3, 5)]

@@ -95,7 +95,7 @@ def test_room_for_active_neurons_by_few_rows_is_a_line_in_the_report() -> None:
     assert "note ffn/0: the room for active neurons rests on 1 row of calibration" in said(step.report())
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "width"), [(128, WIDTH), (D, 256), (128, 256)])
 @pytest.mark.parametrize("config", [LOW_RANK, hire.Config()])
 def test_another_models_widths_are_an_error(d: int, width: int, config: hire.Config) -> None:

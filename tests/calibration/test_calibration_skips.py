@@ -50,6 +50,7 @@ def test_what_stands_in_a_branch_is_warned_of_kept_and_reported(rng: np.random.G
     assert not any(BRANCH in note and note.startswith("ffn/0") for note in report.notes)
 
 
+@pytest.mark.slow
 def test_another_program_may_show_it(rng: np.random.Generator) -> None:
     w, x = weights(rng), jnp.asarray(rng.normal(size=(ROWS, D)), jnp.float32)
 

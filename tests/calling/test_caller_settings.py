@@ -150,6 +150,7 @@ def test_a_compiled_primitive_can_be_evaluated_outside_of_any_jit(rng: np.random
     np.testing.assert_array_equal(got, jax.jit(greedy)(*arguments))
 
 
+@pytest.mark.slow
 def test_calibration_runs_under_the_callers_settings(rng: np.random.Generator) -> None:
     *weights, x = operands(rng)
     config = hire.Config(rules=(hire.Rule(kind="ffn", predictor=hire.LowRank(rank=8), density=0.5),))

@@ -81,12 +81,14 @@ def test_a_loop_over_layers_inside_one_over_tokens(weights: dict[str, Any], rng:
     assert held == rows * 2 // 3  # the budget of the last layer never holds
 
 
+@pytest.mark.slow
 def test_a_branch_that_is_not_taken_counts_nothing(weights: dict[str, Any], rng: np.random.Generator) -> None:
     rows, proven = run(now_and_then, weights, rng, calls=3)["head/0"]
     assert rows == 3 * 3 * BATCH  # i = 0, 3, 6
     assert 0 < proven <= rows
 
 
+@pytest.mark.slow
 def test_the_slack_of_a_loop_is_its_largest(weights: dict[str, Any], rng: np.random.Generator) -> None:
     made = hire.transform(decode, CONFIG)
     made(weights, jnp.asarray(rng.standard_normal((BATCH, D)), jnp.float32))

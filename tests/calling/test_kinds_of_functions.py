@@ -39,6 +39,7 @@ class NnxDecoder(nnx.Module):
         return jnp.argmax(self.head(x + self.down(jax.nn.relu(self.up(x)))), axis=-1)
 
 
+@pytest.mark.slow
 def test_an_nnx_function_is_taken(rng: np.random.Generator) -> None:
     model, x = NnxDecoder(nnx.Rngs(0)), array(rng, 2, D)
     dense = nnx.jit(lambda model, x: model(x))

@@ -148,6 +148,7 @@ def test_colours_are_for_terminals_and_change_no_word(monkeypatch: pytest.Monkey
         assert re.sub(r"\x1b\[[0-9;]*m", "", said).rstrip("\n") == text.rstrip("\n")
 
 
+@pytest.mark.slow
 def test_results_are_written_as_npz_where_they_are_called_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("name", ["quickstart", "sharded"])
 def test_it_runs(name: str) -> None:
     """Its own assertions compare every token with the dense program's."""

@@ -199,6 +199,7 @@ def test_proofs_are_counted_once_a_call(rng: np.random.Generator) -> None:
         assert (proof.site, proof.rows, proof.proven) == ("head/0", 2 * calls, 2 * calls)
 
 
+@pytest.mark.slow
 def test_a_proof_that_fails_is_counted_and_its_dense_bytes_are_read(rng: np.random.Generator) -> None:
     step = hire.transform(head)
     x, w = array(rng, 2, D), jnp.ones((VOCABULARY, D)) * array(rng, D)  # every row ties

@@ -39,6 +39,7 @@ def test_other_versions_and_other_weights_are_told_apart(
     assert "not the manifest of an artifact" in refused(["run", str(tmp_path / "a.folder")], capfd, tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_refused_and_new_ones_only_when_asked(
     good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

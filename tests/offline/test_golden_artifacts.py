@@ -44,6 +44,7 @@ def test_an_artifact_of_a_release_runs(path: Path) -> None:
     assert artifact.report()["cpu"]["decisions"]
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("path", ARTIFACTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_its_portable_form_alone_is_enough(path: Path, tmp_path: Path) -> None:
     artifact = hire.load(path)

@@ -101,6 +101,7 @@ def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read.read(name), array)
 
 
+@pytest.mark.slow
 def test_random_changes_are_never_taken_where_the_library_refuses(tmp_path: Path) -> None:
     rng, taken, refused = random.Random(0), 0, 0
     good = save({"a": np.arange(4, dtype=np.float32), "b": np.arange(6, dtype=np.int16), "c": np.zeros((0, 2))})

@@ -138,6 +138,7 @@ def test_where_neither_form_can_be_read_one_line_says_so(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_programs_that_changed_places_are_told_apart(good: Path, tmp_path: Path) -> None:
     folder = good / "model.folder"
     names = sorted(p.name for p in folder.glob("*.jax_export"))

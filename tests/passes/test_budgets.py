@@ -121,6 +121,7 @@ def test_layers_of_a_scan_have_one_budget_for_the_most_active_of_them() -> None:
     assert decision.candidates == np.ceil(activity.most(1, 1, 0.999) * WIDTH)
 
 
+@pytest.mark.slow
 def test_a_block_that_calibration_saw_busy_is_left_dense_with_the_numbers() -> None:
     w = weights(0.0)
     learned = hire.calibrate(plain, [(w, inputs(3, 64))], kind="ffn")

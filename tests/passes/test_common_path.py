@@ -64,7 +64,7 @@ cases = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @cases
 def test_full_width_with_a_common_path_is_identity(gated: bool, layers: int | None, dtype: str, batch: int) -> None:
     block = program(gated, layers, dtype, batch)

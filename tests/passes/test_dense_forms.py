@@ -50,6 +50,7 @@ def inputs(rng: np.random.Generator, rows: int = 1, dtype: str = "bfloat16") -> 
     return jnp.asarray(rng.standard_normal((rows, D)), dtype)
 
 
+@pytest.mark.diagonal(keep=2)
 @pytest.mark.parametrize("rows", [1, 3, 8])
 @pytest.mark.parametrize(("original", "stacked"), [(scanned, True), (several, False)], ids=["scan", "unrolled"])
 def test_every_projection_is_respelled_and_within_a_rounding(

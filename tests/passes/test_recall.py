@@ -125,7 +125,7 @@ def test_the_worst_of_stacked_layers_decides() -> None:
     assert abs(decision.candidates - alone.candidates) <= WIDTH / 8
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"recall": 0.999}, {"recall": 0.999, "density": 0.25}])
 def test_a_recall_that_is_not_reached_leaves_the_site_dense_with_the_numbers(fields: dict[str, Any]) -> None:
     made = rule(predictor=hire.LowRank(rank=1, dtype="float32"), **fields)
@@ -172,6 +172,7 @@ def test_a_batch_that_shares_nothing_is_left_dense() -> None:
     assert "sharing one choice does not pay" in decision.reason
 
 
+@pytest.mark.slow
 def test_a_batch_that_needs_more_than_is_computed_says_so() -> None:
     _, decision, _ = rewritten(plain, weights(shift=-2.5), rule(density=0.1), batch=4)
     assert decision.action == "rewritten"

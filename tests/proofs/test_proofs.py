@@ -72,6 +72,7 @@ def test_blocks_of_columns_tighten_the_bound_where_the_input_is_uneven(rng: np.r
     assert float(jnp.median(finer_room(bounds, x, CPU) / room(bounds, x))) < 0.8
 
 
+@pytest.mark.slow
 def test_a_product_of_one_row_whose_terms_are_rounded_lies_between_its_bounds(rng: np.random.Generator) -> None:
     """As a GPU multiplies a row in bfloat16: each term rounded, then summed in float32."""
     gpu = target_for("gpu")

@@ -59,7 +59,7 @@ def test_the_4_bit_copy_of_zeros_is_zero(rng: np.random.Generator) -> None:
     assert copy[1].any()
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @on_every_target
 @pytest.mark.parametrize("batch", [1, 3, 11])
 @pytest.mark.parametrize("columns", [8, 24])

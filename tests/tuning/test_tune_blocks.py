@@ -189,6 +189,7 @@ def test_a_simulated_block_leaves_out_what_a_rewritten_one_does(found: Any) -> N
     assert np.abs(losses._dense.reshape(4, -1)[:1, :7] - wanted).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_no_more_text_is_run_than_shows_that_a_setting_is_too_dear(found: Any) -> None:
     blocks, _, (batch, *_), learned, _ = found
     relu = blocks[0]
