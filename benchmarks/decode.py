@@ -1,7 +1,7 @@
 """The whole decode step of a real model: dense as written, best dense form, and rewritten heads.
 
     python -m benchmarks.decode [--model gemma3-270m] [--prompts 10] [--tokens 64]
-    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals] [--dense-forms] [--only NAMES]
+    python -m benchmarks.decode --speed [--dtype bfloat16] [--batches 1,2,4,8,16] [--rivals] [--dense-forms]
     python -m benchmarks.decode --beside-compare 5
 
 Prints, for every predictor: tokens equal to dense (teacher-forced, the dense tokens are fed to all), time a

@@ -48,6 +48,7 @@ def test_shards_skip_zeros_by_default(calibrated: bool) -> None:
     assert certificate.proven == 2
 
 
+@pytest.mark.slow
 def test_a_common_path_over_shards_is_left_out_with_the_reason() -> None:
     w, x = arguments(mesh_of("4"), np.where(np.arange(WIDTH) % 16 == 3, 9.0, -2.0))
     rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=8), density=0.2)
@@ -59,6 +60,7 @@ def test_a_common_path_over_shards_is_left_out_with_the_reason() -> None:
     assert "no common path, each of the 4 shards would need one of its own" in decision.reason
 
 
+@pytest.mark.slow
 def test_a_recall_of_the_whole_block_is_shared_out_among_the_shards() -> None:
     w, x = arguments(mesh_of("4"), -1.6)
     rule = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=96, dtype="float32"), recall=0.6, group=1)

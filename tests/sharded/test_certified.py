@@ -15,7 +15,7 @@ from tests.sharded.programs import batch_axis, mesh_of, place, talk
 from tests.sharded.test_local_choice import BATCH, VOCABULARY, best_eight, greedy, head_arguments, logits, rules
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mesh", ["4", "8", "2x2"])
 def test_the_exact_default_gives_the_tokens_of_dense(rng: np.random.Generator, mesh: str, dtype: str) -> None:
@@ -33,7 +33,7 @@ def test_the_exact_default_gives_the_tokens_of_dense(rng: np.random.Generator, m
         assert proof.proven == proof.rows
 
 
-@pytest.mark.diagonal
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [True, "strict"])
 @pytest.mark.parametrize("by", ["vocabulary", "d"])
 def test_top_k_over_shards(rng: np.random.Generator, strict: Any, by: str) -> None:
@@ -44,6 +44,7 @@ def test_top_k_over_shards(rng: np.random.Generator, strict: Any, by: str) -> No
     assert step.report().certificates[0].rows == BATCH
 
 
+@pytest.mark.slow
 def test_rivals_in_another_shard_undo_a_strict_proof(rng: np.random.Generator) -> None:
     """Rows of different shards a rounding apart: no shard can see it alone, and dense decides."""
     mesh = mesh_of("4")
@@ -78,6 +79,7 @@ def test_one_shard_without_a_proof_brings_no_other_to_a_stop(rng: np.random.Gene
     assert step.report().certificates[0].proven < BATCH
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("devices", [4, 8])
 def test_a_proof_costs_three_small_exchanges(rng: np.random.Generator, devices: int) -> None:
     params, x = head_arguments(rng, mesh_of(str(devices)))
@@ -116,7 +118,7 @@ def test_bounds_that_travel_in_eight_bytes_hold_those_that_were_sent(rng: np.ran
     assert (width <= sent * 1.03 + np.abs(middle[finite]) * 2.0**-20 + 2.0**-110).all()
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("certify", [False, True, "strict"])
 @pytest.mark.parametrize("by", ["vocabulary", "d"])
 def test_rows_dealt_in_turn_keep_their_numbers(rng: np.random.Generator, by: str, certify: Any) -> None:

@@ -103,7 +103,7 @@ def in_plain_jax(folder: Path, devices: int, tmp_path: Path) -> dict[str, np.nda
     return dict(np.load(tmp_path / "found.npz"))
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["4", "2x4"])
 def test_an_artifact_of_several_devices_runs_in_plain_jax(mesh: str, tmp_path: Path) -> None:
     artifact = hire.rewrite(exported(mesh), FULL, weights={"params": parameters()}, platforms=("cpu",))

@@ -127,7 +127,7 @@ def test_shard_maps_stay_apart_where_nothing_is_rewritten(rng: np.random.Generat
     assert "silu is not sparse" in step.report().decisions[0].reason
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["4", "8"])
 def test_a_head_whose_parts_are_gathered_is_certified_in_each(rng: np.random.Generator, mesh: str) -> None:
     devices = mesh_of(mesh)

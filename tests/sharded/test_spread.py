@@ -98,6 +98,7 @@ def test_calibration_spreads_rows_that_dealing_in_turn_would_bring_together(rng:
     assert counted > in_turn + 0.1, (in_turn, counted)
 
 
+@pytest.mark.slow
 def test_dealt_rows_keep_the_authors_indices(rng: np.random.Generator) -> None:
     devices = mesh_of("4")
     embed, inputs = zipf_head(rng)

@@ -53,7 +53,7 @@ CASES = [(m, s, t) for m in ("8", "2x4") for s in STEPS for t in ("float32", "bf
 FAST = [("8", plain, "float32"), ("2x4", sampled, "bfloat16")]
 
 
-@pytest.mark.diagonal(keep=3)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("mesh", "step", "dtype"),
     [case if case in FAST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],

@@ -92,6 +92,7 @@ def inputs(rng: np.random.Generator, call: int) -> np.ndarray:
     return np.round(x) if call % 3 == 2 else x
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("mesh", "name"),
     [
@@ -128,6 +129,7 @@ ENGINES = {
 FAST_ENGINES = (("8", "keras"),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "name"),
     [
