@@ -17,7 +17,8 @@ def carry_out(value: Any, block: Any) -> Any | None:
     """A value of ``block`` that sums up what ``value`` was, every time that it was computed.
 
     Args:
-      value: made in a block inside ``block``: a number, added up; or two ``[2]``, of which the second is a maximum.
+      value: made in a block inside ``block``: a number or whole numbers, added up; or two floats, of which the
+        second is a maximum.
       block: where the sum is wanted. Loops and branches on the way are replaced by others with one more result.
 
     Returns:
@@ -86,11 +87,11 @@ def _filled_in(block: Any, type_: Any, number: int) -> Any:
 
 
 def _together(total: Any, value: Any) -> Any:
-    """A number is added; of two, the second is a maximum."""
+    """Numbers are added; of two floats, the second is a maximum."""
     type_ = value.type
     added = emit("stablehlo.add", type_, [total, value])
-    shape, _ = tensor_type(type_)
-    if not shape:
+    shape, dtype = tensor_type(type_)
+    if not shape or dtype.startswith("int"):
         return added
     largest = emit("stablehlo.maximum", type_, [total, value])
     mask = make_tensor_type(shape, "bool")

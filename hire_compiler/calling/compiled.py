@@ -46,7 +46,7 @@ class CompiledStep:
         self.plan = Plan({})
         self.compiled: Any = None
         self.as_written: Any = None  # compiled by the caller of this, where it is needed
-        self.watched = False  # whether a default may still be given up
+        self.watched = False  # whether a default may still be changed
         self.unranked = ""
         self._said: tuple[str, ...] = ()
         self.speed: Speed | None = None  # what a comparison found

@@ -1,4 +1,4 @@
-"""Plan a step anew in the background, and put it in the place of the one that lost (see ``adapt.py``)."""
+"""Plan a step anew in the background, and put it in the place of the one that could do better (see ``adapt.py``)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 import jax
 
 from hire_compiler import _mlir
-from hire_compiler.calling.adapt import FIRST_CALLS, given_up, type_of, watches
+from hire_compiler.calling.adapt import FIRST_CALLS, adapted, type_of, watches
 from hire_compiler.calling.compiled import DENSE, CompiledStep
 from hire_compiler.capture.function import UserFunction
 from hire_compiler.config.rules import Config
 from hire_compiler.learned.calibration import Calibration
 from hire_compiler.passes.pipeline import rewrite_program
+from hire_compiler.passes.plan.adapted import Adapted
 from hire_compiler.passes.plan.saved_plan import Plan
 from hire_compiler.reports.report import Report
+from hire_compiler.runtime.target import target_for
 
 
 class Replanner:
@@ -41,11 +43,11 @@ class Replanner:
         self._at_work: threading.Thread | None = None
 
     def may_watch(self, step: CompiledStep) -> bool:
-        """Whether there is a default in a step that may be given up: on one device, where it runs."""
+        """Whether there is a default in a step that may be changed: on one device, where it runs."""
         return self._config.adapt and self._config.plan is None and not step.on_mesh and watches(step.report)
 
     def look(self, step: CompiledStep, tree: Any, leaves: list[Any]) -> None:
-        """After a call: start planning anew if enough calls were counted and a default loses."""
+        """After a call: start planning anew if enough calls were counted and a default loses, or could do better."""
         if not step.measured.have_arrived(FIRST_CALLS):
             return
         prepared = step.current(leaves)
@@ -55,12 +57,13 @@ class Replanner:
             if not step.watched:
                 return
             step.watched = False
-        lost = given_up(step.current_report(), step.measured.held())
-        if not lost or any(_mlir.is_tracer(leaf) for leaf in leaves):
+        measured, costs = step.measured, target_for(jax.default_backend()).costs
+        changed = adapted(step.current_report(), measured.calls, measured.held(), measured.block_counts(), costs)
+        if not changed or any(_mlir.is_tracer(leaf) for leaf in leaves):
             return
         types = [type_of(leaf) for leaf in leaves]
         known = step.types_of(prepared)
-        work = (step, tree, types, known, lost, _mlir.caller_settings())
+        work = (step, tree, types, known, changed, _mlir.caller_settings())
         self._at_work = threading.Thread(target=self._replan, args=work, name="hire_compiler replans", daemon=True)
         self._at_work.start()
 
@@ -70,22 +73,29 @@ class Replanner:
             self._at_work.join()
 
     def _replan(
-        self, step: CompiledStep, tree: Any, types: list[Any], known: dict[Any, Any], lost: dict[str, str], caller: Any
+        self,
+        step: CompiledStep,
+        tree: Any,
+        types: list[Any],
+        known: dict[Any, Any],
+        changed: dict[str, Adapted],
+        caller: Any,
     ) -> None:
         try:
             if _mlir.caller_settings() != caller:
-                step.say(f"{'; '.join(lost.values())}: not done, JAX has other settings in the calling thread alone")
+                said = "; ".join(each.said for each in changed.values())
+                step.say(f"{said}: not done, JAX has other settings in the calling thread alone")
                 return
-            self.put(step, self._made(step, tree, types, known, lost))
+            self.put(step, self._made(step, tree, types, known, changed))
         except Exception as error:  # the old step is right, only slow
             step.say(f"planning anew failed, nothing is changed: {type(error).__name__}: {error}")
 
     def _made(
-        self, step: CompiledStep, tree: Any, types: list[Any], known: dict[Any, Any], lost: dict[str, str]
+        self, step: CompiledStep, tree: Any, types: list[Any], known: dict[Any, Any], changed: dict[str, Adapted]
     ) -> CompiledStep:
         platform = jax.default_backend()
         outcome = rewrite_program(
-            step.program, self._config, self._calibration, platform, given_up=lost, fits=step.halved.__contains__
+            step.program, self._config, self._calibration, platform, adapted=changed, fits=step.halved.__contains__
         )
         seconds = {**step.report.seconds, "planning anew": sum(outcome.report.seconds.values())}
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})

@@ -323,8 +323,9 @@ class HireFunction:
         start = time.perf_counter()
         built: dict[PreparedKey, Any] = {}
         for key, preparation in step.spliced.preparations.items():
-            names = [step.program.arguments[i].name for i in preparation.arguments]
-            arrays = [_as_array(values[i], name) for i, name in zip(preparation.arguments, names, strict=True)]
+            taken = [step.program.arguments[i] for i in preparation.arguments]
+            names = [argument.name for argument in taken]
+            arrays = [_as_array(values[i], a.name, a.dtype) for i, a in zip(preparation.arguments, taken, strict=True)]
             built[key] = self._cache.get(preparation, arrays, names, self._config.check_weights)
         flat = tuple(built[entry.preparation][entry.name] for entry in step.spliced.prepared)
         step.unranked = ""
@@ -341,7 +342,7 @@ def _special_value(results: list[Any]) -> str:
     return "inf" if jax.config.jax_debug_infs and any(bool(jnp.isinf(r).any()) for r in floats) else ""  # type: ignore[attr-defined]
 
 
-def _as_array(value: Any, name: str) -> Any:
+def _as_array(value: Any, name: str, dtype: str) -> Any:
     if isinstance(value, jax.ShapeDtypeStruct):
         raise WeightError(f"{name} is a type without numbers: pass prepared=… as well, which split() or prepare() gave")
-    return value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
+    return value if isinstance(value, jax.Array) else np.asarray(value, jnp.dtype(dtype))  # as JAX takes it

@@ -36,6 +36,10 @@ EXAMPLES = {
         "model.hire --original model.jax_export --weights model.safetensors --inputs a.npz b.npz --tolerance 1e-4",
         "model.hire --original model.jax_export --weights model.safetensors --time",
     ),
+    "adapt": (
+        "model.hire --original model.jax_export --weights model.safetensors --inputs text-*.npz",
+        "model.hire --original model.jax_export --weights model.safetensors --inputs text-*.npz -o adapted.hire",
+    ),
     "compare": (
         "model.jax_export --weights model.safetensors",
         "model.jax_export --weights model.safetensors --rules rules.toml --inputs a.npz b.npz",

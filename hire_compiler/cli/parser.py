@@ -72,6 +72,7 @@ def make_parser() -> Parser:
     _upgrade(verbs)
     _run(verbs)
     _verify(verbs)
+    _adapt(verbs)
     _compare(verbs)
     _tune(verbs)
     _estimate(verbs)
@@ -231,6 +232,32 @@ def _verify(verbs: Any) -> None:
         help="be content if this share of integers agrees (default: all of an exact or certified artifact, else 0.9)",
     )
     verb.add_argument("--time", action="store_true", help="also run both in turns, and say how fast each is")
+
+
+def _adapt(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "adapt",
+        "run an artifact on real inputs, and mend what does not pay",
+        "Count on the inputs of some calls (64 or more say enough) how often proofs hold and how many neurons are "
+        "active; give blocks the budgets that they need, leave dense what does not pay, and write the artifact anew. "
+        "Results stay as they are, and so does what a rule asked for. The report says what was changed.",
+    )
+    add_artifact(verb)
+    verb.add_argument("--original", type=Path, required=True, metavar="FILE", help=MODEL)
+    add_weights(verb)
+    add_dims(verb)
+    verb.add_argument(
+        "--inputs",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="each holds the inputs of one call: npz or safetensors",
+    )
+    verb.add_argument("--calibration", type=Path, metavar="FILE", help="what it was made with, if it was with one")
+    verb.add_argument("-o", "--output", type=Path, metavar="PATH", help="write a new artifact, leave this one")
+    verb.add_argument("--force", action="store_true", help="replace an artifact that stands at --output")
 
 
 def _compare(verbs: Any) -> None:

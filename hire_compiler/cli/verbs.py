@@ -19,6 +19,7 @@ from hire_compiler.config.read_toml import RulesFile, read_rules
 from hire_compiler.errors import ConfigError
 from hire_compiler.files.atomic import check_destination, new_file
 from hire_compiler.files.progress import Progress, progress
+from hire_compiler.offline.adapt import adapt as adapt_artifact
 from hire_compiler.offline.artifact.artifact import Artifact
 from hire_compiler.offline.artifact.save import replacing
 from hire_compiler.offline.calibrate_export import calibrate_export, load_calibration, save_calibration
@@ -171,6 +172,30 @@ def verify(options: Namespace) -> int:
     content = found.to_dict() | {"failed": bool(found.failures)}
     _print(options, content, "\n".join(verification_lines(found)))
     return int(bool(found.failures))
+
+
+def adapt(options: Namespace) -> int:
+    """An artifact with the budgets that its calls need."""
+    output, force = (options.output, options.force) if options.output else (options.artifact, True)
+    check_destination(output, replacing(force))
+    with progress() as tell:
+        artifact, changed = adapt_artifact(
+            hire.load(options.artifact),
+            options.original,
+            options.inputs,
+            weights=options.weights,
+            mapping=dict(options.map),
+            dims=_dims(options),
+            calibration=load_calibration(options.calibration) if options.calibration else None,
+            progress=tell,
+        )
+        if changed:
+            artifact.save(output, overwrite=force, progress=tell)
+    said = {site: found.said for site, found in changed.items()}
+    text = "\n".join(f"{site}: {words}" for site, words in said.items())
+    written = f"{text}\nwritten to {output}" if changed else "nothing to change: no artifact was written"
+    _print(options, {"changed": said, "output": str(output) if changed else ""}, written)
+    return 0
 
 
 def compare(options: Namespace) -> int:

@@ -167,8 +167,9 @@ class Config:
         XLA's partitioner, which may gather scores and rows; for comparison.
       shard_recall: with ``"local"``, every shard keeps so many candidates that, were the rows placed at random, this
         share of the rule's candidates is expected among them.
-      adapt: what the exact default rewrote is counted, and left dense where its proofs hold too rarely to pay: planned
-        and compiled anew once, in the background, after 64 calls. Answers do not change; the report says it.
+      adapt: what the exact default rewrote is counted. After 64 calls a block gets other budgets where these would
+        have read less, and what does not pay is left dense: planned and compiled anew once, in the background. Answers
+        do not change; the report says it.
       halve: a float32 weight of a rewritten site whose every entry is a bfloat16 number (a checkpoint that was widened)
         is kept and read as bfloat16 where that pays: half the bytes, the same numbers. Each new set of weights is
         checked entry by entry; where one does not fit, the step is compiled anew and keeps them wide.

@@ -20,7 +20,8 @@ from hire_compiler.offline.source.naming import assign
 from hire_compiler.offline.source.sampled import fold_sampler
 from hire_compiler.offline.source.signature import choose_weights
 from hire_compiler.offline.source.source import Source, read_source
-from hire_compiler.passes.pipeline import rewrite_program
+from hire_compiler.passes.pipeline import NONE_ADAPTED, rewrite_program
+from hire_compiler.passes.plan.adapted import Adapted
 from hire_compiler.passes.splice.splice import Spliced
 from hire_compiler.reports.report import Report
 from hire_compiler.runtime.target import JAX_PLATFORMS, lowering_platform
@@ -82,7 +83,7 @@ def rewrite(
     for done, name in enumerate(chosen):
         progress(f"rewriting for {name}", done, len(chosen))
         try:
-            built[name] = _built(source, config or Config(), calibration, name)
+            built[name] = build(source, config or Config(), calibration, name)
         except ConfigError as error:
             refused[name] = error
     if not built:
@@ -95,10 +96,17 @@ def rewrite(
     return assemble(source, signature, built, tensors, given, config or Config(), refusals, progress)
 
 
-def _built(source: Source, config: Config, calibration: Calibration | None, platform: str) -> Built:
+def build(
+    source: Source,
+    config: Config,
+    calibration: Calibration | None,
+    platform: str,
+    adapted: Mapping[str, Adapted] = NONE_ADAPTED,
+) -> Built:
+    """Rewrite a source for one platform; ``adapted``: what counting said of defaults, by site."""
     program = source.program(platform)
     devices = devices_of(program, source.devices)
-    outcome = rewrite_program(program, config, calibration, platform, source.devices, storable=True)
+    outcome = rewrite_program(program, config, calibration, platform, source.devices, storable=True, adapted=adapted)
     if source.sampling is not None:
         outcome = replace(outcome, report=_noted(outcome.report, f"sampler folded in: {source.sampling}"))
     return Built(program, outcome, outcome.spliced or _unchanged(program), devices)

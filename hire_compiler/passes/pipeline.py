@@ -28,6 +28,7 @@ from hire_compiler.passes.mesh.site_layouts import Placement
 from hire_compiler.passes.normalize.fold import folded_graph
 from hire_compiler.passes.normalize.normalize import normalize
 from hire_compiler.passes.normalize.unused_outputs import drop_unused, output_names
+from hire_compiler.passes.plan.adapted import Adapted
 from hire_compiler.passes.plan.choose_rule import check_rules, idle_rules
 from hire_compiler.passes.plan.plan import plan
 from hire_compiler.passes.plan.plan_shards import plan_on_mesh
@@ -44,7 +45,7 @@ from hire_compiler.sharding.layout import SiteLayout
 
 T = TypeVar("T")
 _WORTH_A_LINE = 1 << 20  # bytes a call
-NONE_GIVEN_UP: Mapping[str, str] = MappingProxyType({})
+NONE_ADAPTED: Mapping[str, Adapted] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def rewrite_program(
     *,
     storable: bool = False,
     body: bool = False,
-    given_up: Mapping[str, str] = NONE_GIVEN_UP,
+    adapted: Mapping[str, Adapted] = NONE_ADAPTED,
     fits: Fits | None = None,
 ) -> Rewritten:
     """Run every stage.
@@ -95,7 +96,7 @@ def rewrite_program(
       devices: over how many its arguments are spread.
       body: it is the body of a ``shard_map``, whose weights are parts of those that a calibration may know: what does
         not fit is then left out, with a note.
-      given_up: by id, why the exact default is not tried on a site again.
+      adapted: by id, what counting said of the exact default, where it was tried before.
       fits: whether every entry of a float32 weight is a bfloat16 number; None where no weights are at hand.
       storable: keep prepared arrays in types that files of weights can hold, which 4-bit numbers are not.
     """
@@ -120,7 +121,7 @@ def rewrite_program(
         calibration = fitted.calibration
         fast_math = fast_math_reason(dict(program.compiler_options))
         facts = site_facts(found.matches, calibration, target, devices, fast_math)
-        facts = [replace(f, given_up=given_up.get(site.id, "")) for site, f in zip(found.sites, facts, strict=True)]
+        facts = [replace(f, adapted=adapted.get(site.id)) for site, f in zip(found.sites, facts, strict=True)]
         placement: Placement | None = None
         layouts: list[SiteLayout | LeftDense] = []
         if devices > 1 and config.sharded == "local":

@@ -93,6 +93,8 @@ class Decision:
       reason: why, in a sentence.
       predictor: printed form of the predictor, '' if dense.
       candidates: rows computed exactly in one call (of ``Site.width``).
+      budgets: of an exact block: smaller numbers of neurons, tried first, and the bytes that a call then reads.
+      adapted: what was tried first and why it was changed, in words; '' where nothing was.
       group: adjacent rows chosen together.
       common: how many of the candidates are neurons that every call computes.
       recall: on calibration rows, the share of the active neurons that was among the candidates; None if not measured.
@@ -114,6 +116,8 @@ class Decision:
     reason: str
     predictor: str = ""
     candidates: int = 0
+    budgets: tuple[tuple[int, int], ...] = ()
+    adapted: str = ""
     group: int = 1
     common: int = 0
     recall: float | None = None
@@ -138,6 +142,8 @@ class Certificate:
       site: id of the site.
       rows: batch rows seen.
       proven: rows whose winners were proven; for the others the dense product ran.
+      ran: of an exact block: how many runs each of its budgets held for, the smaller ones first; behind them, how many
+        computed every neuron.
       slack: the largest τ of any row: how far the float32 sums (and the storage of the logits) may be from the real
         numbers; values that differ by less may change places unless the certificate is strict.
     """
@@ -145,6 +151,7 @@ class Certificate:
     site: str
     rows: int
     proven: int
+    ran: tuple[int, ...] = ()
     slack: float = 0.0
 
 
@@ -237,10 +244,23 @@ def bytes_read(found: Findings, proofs: Sequence[Certificate] = ()) -> tuple[int
       proofs: how often each proof held; where one did not, the dense code read its weights as well.
     """
     repeats = {site.id: site.repeat for site in found.sites}
-    failed = {proof.site: 1 - proof.proven / max(proof.rows, 1) for proof in proofs if proof.rows}
+    seen = {proof.site: proof for proof in proofs if proof.rows}
     dense = sum(d.dense_bytes * repeats[d.site] for d in found.decisions)
-    extra = sum(failed.get(d.site, 0.0) * _more(d) * repeats[d.site] for d in found.rewritten)
-    return dense, round(sum(d.sparse_bytes * repeats[d.site] for d in found.decisions) + extra)
+    return dense, round(sum(_read(d, seen.get(d.site)) * repeats[d.site] for d in found.decisions))
+
+
+def _read(decision: Decision, proof: Certificate | None) -> float:
+    """Bytes that one run of a site reads: as planned, or in the mean of those that were counted."""
+    if proof is None or decision.action != "rewritten":
+        return decision.sparse_bytes
+    failed = 1 - proof.proven / proof.rows
+    runs = sum(proof.ran)
+    if not runs or len(proof.ran) != len(decision.budgets) + 2:
+        return decision.sparse_bytes + failed * _more(decision)
+    each = [*(nbytes for _, nbytes in decision.budgets), decision.sparse_bytes, decision.failed_bytes]
+    read = sum(times * nbytes for times, nbytes in zip(proof.ran, each, strict=True)) / runs
+    doubted = max(failed - proof.ran[-1] / runs, 0.0)  # a budget held, and an order of sums had to decide
+    return read + doubted * decision.dense_bytes
 
 
 def _more(decision: Decision) -> int:

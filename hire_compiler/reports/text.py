@@ -124,6 +124,7 @@ def _done_text(site: Site, decision: Decision, full: bool) -> str:
     saved = f"{megabytes(decision.dense_bytes)} → {megabytes(decision.sparse_bytes)} read a call"
     added = f", {megabytes(decision.added_bytes)} added" if decision.added_bytes else ""
     lines = [f"{rows}; {saved}{added}{_shard_text(decision)}", *_union_lines(decision) * full]
+    lines += [decision.adapted] * bool(decision.adapted)
     lines += [f"every entry is a {decision.kept} number, and is kept and read as one"] * bool(decision.kept)
     return "\n".join(lines)
 

@@ -34,13 +34,19 @@ class Skipped:
       y: ``[b, d_out]`` float32 (or int32 sums).
       scales: what :attr:`~hire_compiler.runtime.ffn.Form.quantise` says of the rows.
       fits: whether a budget held; else every neuron was computed, if there was leave to.
+      counted: int32, a one for the budget that ran (or for all neurons, behind them), and one for the share of all
+        groups that was active, of :data:`SHARES` equal steps.
       ordinary: whether no number on the way can overflow, in whatever order sums are taken.
     """
 
     y: jax.Array
     scales: tuple[jax.Array, ...]
     fits: jax.Array
+    counted: jax.Array
     ordinary: jax.Array
+
+
+SHARES = 64  # steps of the shares that are counted; there is one count more: step i is ((i - 1) / SHARES, i / SHARES]
 
 
 class SkippingStages(Protocol):
@@ -282,7 +288,18 @@ def _sparse_or_dense(
     branches = [partial(some, budget) for budget in budgets]
     y, scales, finished = lax.switch(too_small, [*branches, *([] if dense is None else [partial(every, dense)])])
     started = jnp.stack([jnp.isfinite(limit).all() for limit in limits.values()]).all()
-    return Skipped(y, scales, count <= budgets[-1], started & finished & ordinary(y))
+    counted = jnp.concatenate([_one_of(too_small, len(budgets) + 1), _one_of(_share(count, active.size), SHARES + 1)])
+    return Skipped(y, scales, count <= budgets[-1], counted, started & finished & ordinary(y))
+
+
+def _share(count: jax.Array, groups: int) -> jax.Array:
+    """In which of the steps a number of groups lies."""
+    return (count * SHARES + groups - 1) // groups
+
+
+def _one_of(number: jax.Array, length: int) -> jax.Array:
+    """Zeros, and a one at ``number``."""
+    return (jnp.arange(length) == number).astype(jnp.int32)
 
 
 def _choose(groups: jax.Array, group: int) -> Callable[[jax.Array], jax.Array]:

@@ -67,7 +67,7 @@ def test_a_block_of_busy_neurons_is_left_dense_and_the_head_is_not(rng: np.rando
     made = hire.transform(step)
     run(made, w, rng, step)
     assert actions(made) == {"ffn/0": "dense", "head/0": "rewritten"}
-    assert f"{TRIED}: its proof held for 0 of " in made.report().decisions[0].reason
+    assert f"{TRIED}: a budget of 25% held for 0 of " in made.report().decisions[0].reason
     prepared = made._cache._entries
     assert {key.kind for key, kept in prepared.items() if kept} == {"head"}  # the block's copies are let go
     run(made, w, rng, step)
@@ -185,4 +185,4 @@ def test_a_failure_in_the_background_is_said_and_changes_nothing(
 def test_the_share_that_has_to_hold_follows_from_the_bytes() -> None:
     decision = Decision(site="head/0", action="rewritten", reason="", dense_bytes=100, sparse_bytes=25)
     assert least_share("head", decision) == 0.25
-    assert 0.05 < least_share("ffn", decision) < 0.15
+    assert 0.05 < least_share("experts", decision) < 0.15

@@ -171,3 +171,16 @@ def test_a_dictionary_changed_inside_stays_the_callers_own_as_in_jit(
     step = hire.transform(jax.jit(careless), CONFIG)
     np.testing.assert_array_equal(step(given, t), np.argmax(logits(params, t), axis=-1) * 3)
     assert given.keys() == {*params, "scale"}
+
+
+@pytest.mark.parametrize("form", [float, lambda value: np.full(2048, value)], ids=["python number", "float64"])
+def test_a_bias_that_is_no_jax_array_has_the_type_that_jax_gives_it(rng: np.random.Generator, form: Any) -> None:
+    def block(up: jax.Array, down: jax.Array, bias: Any, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x @ up + bias) @ down
+
+    step = hire.transform(block)
+    up, down, x = array(rng, 256, 2048), array(rng, 2048, 256), array(rng, 1, 256)
+    for value in (-20.0, 0.5):
+        got, want = step(up, down, form(value), x), jax.jit(block)(up, down, form(value), x)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * float(jnp.abs(want).max()))
+    assert rewritten(step) == ["ffn/0"]

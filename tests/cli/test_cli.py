@@ -160,7 +160,19 @@ def test_results_are_written_as_npz_where_they_are_called_so(
         np.testing.assert_array_equal(read(tmp_path / name)["result['token']"], step(parameters(), *inputs())["token"])
 
 
-VERBS = ("inspect", "calibrate", "rewrite", "prepare", "upgrade", "run", "verify", "compare", "estimate", "report")
+VERBS = (
+    "inspect",
+    "calibrate",
+    "rewrite",
+    "prepare",
+    "upgrade",
+    "run",
+    "verify",
+    "adapt",
+    "compare",
+    "estimate",
+    "report",
+)
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

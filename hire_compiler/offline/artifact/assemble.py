@@ -15,6 +15,7 @@ import jax.export
 import numpy as np
 
 from hire_compiler import _mlir
+from hire_compiler.calling.measured import counts_budgets
 from hire_compiler.capture.hoist import hoist_constants
 from hire_compiler.capture.program import Program, identifier
 from hire_compiler.config.rules import Config
@@ -205,13 +206,19 @@ def _step_function(
 
 
 def _proofs(counters: Sequence[Measured], values: Sequence[jax.Array]) -> dict[str, jax.Array]:
-    """By site the number of rows proven; in loops and branches ``[2]``, with how often the site ran."""
-    measured = {(c.site, c.measure): value.ravel()[0] for c, value in zip(counters, values, strict=True)}
+    """By site the number of rows proven; in loops and branches ``[2]``, with how often the site ran.
+
+    An exact block always says how often it ran, and behind that what it counted of its neurons.
+    """
+    runs = {c.site: value.astype(int) for c, value in zip(counters, values, strict=True) if c.measure == "runs"}
     proofs = {}
-    for (site, measure), proven in measured.items():
-        if measure == "proof":
-            runs = measured.get((site, "runs"))
-            proofs[site] = proven if runs is None else jax.numpy.stack([proven.astype(int), runs.astype(int)])
+    for counter, value in zip(counters, values, strict=True):
+        if counter.measure == "proof":
+            proven, *counted = jax.numpy.split(value.ravel(), [1]) if counts_budgets(counter) else [value.ravel()[:1]]
+            ran = runs.get(counter.site, 1 if counted else None)
+            if ran is not None:
+                proven = jax.numpy.concatenate([proven.astype(int), jax.numpy.asarray([ran]), *counted])
+            proofs[counter.site] = proven if ran is not None else proven[0]
     return proofs
 
 

@@ -2,8 +2,9 @@
 
 The gate is read whole either way; a call whose active neurons fit in a budget reads so many rows of the other matrices,
 any other call reads all of them. So a budget can only cost what looking costs, and several may be tried: the smallest
-one that holds runs. With a calibration they are quantiles of what was active; an author's own choice of neurons says
-how many it keeps; without either, shares of the width up to where gathered rows stop paying.
+one that holds runs. Where a step has counted how many are active, that says it (``adapted.py``). With a calibration
+they are quantiles of what was active; an author's own choice of neurons says how many it keeps; without either, shares
+of the width up to where gathered rows stop paying.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ def exact_budgets(rule: Rule, site: Site, facts: SiteFacts, group: int) -> tuple
     """Numbers of neurons, ascending, in whole groups; empty where none is likely to pay."""
     if rule.candidates is not None or rule.density is not None:
         raise ValueError("the rule says how many")
+    if facts.adapted is not None:
+        return facts.adapted.budgets
     if facts.experts:
         share = used_experts(site, facts) / site.width
         shares: tuple[float, ...] = (share,) if share <= MOST_EXPERTS else ()

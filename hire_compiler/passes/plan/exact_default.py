@@ -13,7 +13,7 @@ UNPROVEN = "its zeros do not follow from one product alone, so none can be skipp
 
 def exact_rule(site: Site, facts: SiteFacts) -> Rule | None:
     """The rule for a site that the user's rules leave out: only what never changes the answer."""
-    if facts.given_up:
+    if facts.adapted is not None and not facts.adapted.budgets:
         return None
     if facts.experts:
         return Rule(kind="experts", predictor=Exact()) if not _no_experts(site, facts) else None
@@ -81,7 +81,8 @@ def why_no_rule(site: Site, facts: SiteFacts) -> str:
         known = _no_experts(site, facts)
     else:
         known = _no_logits(site, facts) if facts.logits else _no_neurons(site, facts) if facts.neurons else ""
-    return facts.given_up or known or "no rule selects it, and nothing approximate is done unasked"
+    tried = facts.adapted.said if facts.adapted is not None else ""
+    return tried or known or "no rule selects it, and nothing approximate is done unasked"
 
 
 def _no_logits(site: Site, facts: SiteFacts) -> str:

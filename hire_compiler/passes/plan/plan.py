@@ -66,6 +66,8 @@ def decide(site: Site, facts: SiteFacts, chosen: Chosen) -> SitePlan:
         reason="; ".join([chosen.name, *settled.notes, *_remarks(rule, site, facts, common)]),
         predictor=str(rule.predictor),
         candidates=candidates,
+        budgets=budget_bytes(rule, site, facts, candidates, sparse_bytes, settled.budgets),
+        adapted="" if facts.adapted is None or chosen.asked else facts.adapted.said,
         group=rule.group or 1,
         common=common,
         recall=settled.loss[0] if settled.loss else None,
@@ -219,11 +221,24 @@ def _as_kept(facts: SiteFacts, site: Site) -> SiteFacts:
 
 def failed_bytes(rule: Rule, site: Site, facts: SiteFacts, candidates: int, sparse_bytes: int) -> int:
     """Bytes that a call reads whose proof or budget fails: of a head, all rows as well; else those that are left."""
-    own = _as_kept(facts, site).weight_bytes
     if facts.logits:
-        return sparse_bytes + sum(own)
-    skipped = sum(own[1:] if isinstance(rule.predictor, Exact) and facts.neurons else own)
+        return sparse_bytes + sum(_as_kept(facts, site).weight_bytes)
+    skipped = _skippable(rule, site, facts)
     return sparse_bytes + skipped - skipped * candidates // site.width
+
+
+def budget_bytes(
+    rule: Rule, site: Site, facts: SiteFacts, candidates: int, sparse_bytes: int, budgets: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """Smaller budgets of an exact skip, each with the bytes of a call in which it holds."""
+    skipped = _skippable(rule, site, facts)
+    return tuple((n, sparse_bytes - skipped * candidates // site.width + skipped * n // site.width) for n in budgets)
+
+
+def _skippable(rule: Rule, site: Site, facts: SiteFacts) -> int:
+    """Bytes of the rows that are read only where they are chosen."""
+    own = _as_kept(facts, site).weight_bytes
+    return sum(own[1:] if isinstance(rule.predictor, Exact) and facts.neurons else own)
 
 
 def _check_choice(choice: Choice, site: Site, rule: Rule, group: int, candidates: int, where: str) -> None:

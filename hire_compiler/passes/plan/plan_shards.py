@@ -144,6 +144,7 @@ def _of_all_shards(
         planned.decision,
         reason=reason,
         candidates=planned.candidates * shards,
+        budgets=tuple((neurons * shards, nbytes) for neurons, nbytes in planned.decision.budgets),
         shards=shards,
         shard_recall=expected_recall(total * shards, wanted, shards, kept),
     )

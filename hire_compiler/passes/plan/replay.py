@@ -11,11 +11,13 @@ from dataclasses import replace
 
 from hire_compiler.config.rules import Rule
 from hire_compiler.errors import ConfigError
-from hire_compiler.passes.plan.plan import failed_bytes, weigh
+from hire_compiler.passes.plan.adapted import Adapted
+from hire_compiler.passes.plan.plan import budget_bytes, failed_bytes, weigh
 from hire_compiler.passes.plan.plan_shards import check_spread, facts_of_one_shard
 from hire_compiler.passes.plan.predictor_bytes import learns
 from hire_compiler.passes.plan.saved_plan import Plan, SiteRecord
 from hire_compiler.passes.plan.site_plan import LeftDense, SiteFacts, SitePlan, leave_dense
+from hire_compiler.reports.findings import THE_DEFAULT
 from hire_compiler.reports.report import Site
 from hire_compiler.runtime.target import target_for
 from hire_compiler.sharding.layout import SiteLayout
@@ -86,6 +88,7 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
         planned, found = getattr(record.site, field), getattr(site, field)
         if planned != found:
             raise ConfigError(f"{named} does not fit: its {field} was {planned} and is {found} here; plan again")
+    record = _adapted(record, facts.adapted)
     rule, dense_bytes = record.rule, sum(facts.weight_bytes)
     if rule is None:
         return leave_dense(site, record.decision.reason, dense_bytes)
@@ -98,10 +101,11 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
     own = own.asked(rule)
     candidates, common, sparse_bytes, added_bytes = weigh(rule, rule, shard, own, named)
     decision = record.decision
-    if facts.halved:  # that is of these weights, not of the plan
+    if facts.halved or facts.adapted is not None:  # that is not of the plan
         decision = replace(
             decision,
-            kept="bfloat16",
+            kept="bfloat16" if facts.halved else decision.kept,
+            budgets=budget_bytes(rule, shard, own, candidates, sparse_bytes, sorted(record.budgets)),
             sparse_bytes=sparse_bytes,
             failed_bytes=failed_bytes(rule, shard, own, candidates, sparse_bytes),
             added_bytes=added_bytes,
@@ -125,6 +129,18 @@ def _replayed(record: SiteRecord, site: Site, facts: SiteFacts, layout: Layout) 
         score=rule.score,
         learned=facts.learned,
     )
+
+
+def _adapted(record: SiteRecord, found: Adapted | None) -> SiteRecord:
+    """A record with what was found out about the default since it was made."""
+    if found is None or record.rule is None:
+        return record
+    if not found.budgets:
+        return replace(record, rule=None, decision=replace(record.decision, reason=found.said))
+    *smaller, largest = found.budgets
+    reason = f"{THE_DEFAULT}; {found.said}"
+    decision = replace(record.decision, reason=reason, candidates=largest, adapted=found.said)
+    return replace(record, rule=replace(record.rule, candidates=largest), budgets=tuple(smaller), decision=decision)
 
 
 def _check_mesh(record: SiteRecord, layout: Layout, named: str) -> None:

@@ -80,7 +80,9 @@ def _exact(rule: Rule, site: Site, facts: SiteFacts) -> Resolved | LeftDense:
     if not budgets:
         return LeftDense(why_no_budget(site, facts, group))
     tried = ", then ".join(map(str, budgets))
-    if facts.activity is not None and facts.activity.strongest is None:
+    if facts.adapted is not None:
+        note = facts.adapted.said
+    elif facts.activity is not None and facts.activity.strongest is None:
         note = f"room for {tried} active neurons, by calibration on {facts.activity.rows} rows"
     elif facts.experts:
         note = f"at random its router would choose {tried} of {site.width} experts a call"

@@ -12,6 +12,7 @@ from hire_compiler.config.rules import Rule
 from hire_compiler.learned.activity import Activity
 from hire_compiler.learned.calibration import Moment
 from hire_compiler.learned.trial import HeadTrial, Trial
+from hire_compiler.passes.plan.adapted import Adapted
 from hire_compiler.reports.report import Decision, Site
 from hire_compiler.runtime.costs import Costs
 
@@ -108,7 +109,7 @@ class SiteFacts:
       narrow: its weights are stored narrow, and read as they are stored.
       halvable: a float32 matrix would be read sooner, or kept in less memory, were it kept as bfloat16.
       halved: every entry of its float32 matrices is a bfloat16 number: they are kept and read as such.
-      given_up: why the exact default is not tried again here, or ''.
+      adapted: what counting said of the exact default here, if it was tried before.
       devices: over how many devices the program's arguments are spread.
       shards: into how many parts the rows are split, each choosing by itself.
       learned: what a calibration knows of it.
@@ -137,7 +138,7 @@ class SiteFacts:
     narrow: bool = False
     halvable: bool = False
     halved: bool = False
-    given_up: str = ""
+    adapted: Adapted | None = None
     devices: int = 1
     exact_zeros: bool = False
     unproven_zeros: bool = False

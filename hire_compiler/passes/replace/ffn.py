@@ -210,15 +210,17 @@ def _or_author(
 ) -> list[jax.Array]:
     """The block's results and for how many batch rows they skip; dense's own where an order of sums may decide.
 
+    Behind that number stands what is counted of budgets (:attr:`~hire_compiler.runtime.skip_zeros.Skipped.counted`).
     Without ``run_author`` the whole program runs the author's code, for any row that is not counted.
     """
     y, *others = _results(found.y, match)
     results = [y if added is None else y + added, *others, *_restored(found.scales, match)]
     right = found.ordinary & jnp.stack([ordinary(result) for result in results[: len(match.last)]]).all()
     held = jnp.where(right & found.fits, match.down.batch, 0).astype(jnp.int32)
-    if run_author is not None:
-        results = jax.lax.cond(right, lambda: results, run_author)
-    return [*results, held]
+    if run_author is None:
+        return [*results, held]  # a shard's: what it skips is not that of all
+    results = jax.lax.cond(right, lambda: results, run_author)
+    return [*results, jnp.concatenate([held[None], found.counted])]
 
 
 def _proof(match: FfnMatch, plan: SitePlan, target: Target) -> Proof:

@@ -108,8 +108,8 @@ class Replacement:
       behind: values that ``step`` returns after ``results``, of which only what stands behind ``before`` reads the new
         ones: what stands before it made them, and is dead.
       measure: what one more value of the step measures, if not ``""``. ``"proof"``: batch rows proven [, largest
-        slack]. ``"tail"``: the error of the predicted logits on the candidates: mean squares, summed over batch
-        rows, and the largest.
+        slack], or whole numbers of which the others are what an exact block counts. ``"tail"``: the error of the
+        predicted logits on the candidates: mean squares, summed over batch rows, and the largest.
       captured: values of the author's program that the step takes after ``values``.
       inside: operations that go on reading the author's own results: nothing reads theirs any more.
       late: operations that read ``results`` and stand before the call; they are put behind it, in their order.

@@ -43,12 +43,12 @@ results of the step: the author's, and proof of ffn/0
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<8x32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<1xf32>, %arg4: tensor<32xf32>, %arg5: tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>) {
-    %0:2 = call @hire_site(%arg3, %arg4, %arg5, %arg2, %arg0, %arg0, %arg1, %arg2) : (tensor<1xf32>, tensor<32xf32>, tensor<32x8xf32>, tensor<32x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<8x32xf32>, tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>)
-    return %0#0, %0#1 : tensor<1x8xf32>, tensor<i32>
+  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<8x32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<1xf32>, %arg4: tensor<32xf32>, %arg5: tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<68xi32>) {
+    %0:2 = call @hire_site(%arg3, %arg4, %arg5, %arg2, %arg0, %arg0, %arg1, %arg2) : (tensor<1xf32>, tensor<32xf32>, tensor<32x8xf32>, tensor<32x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<8x32xf32>, tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<68xi32>)
+    return %0#0, %0#1 : tensor<1x8xf32>, tensor<68xi32>
   }
   func.func private @hire_author_0(%arg0: tensor<1x8xf32>, %arg1: tensor<8x32xf32>, %arg2: tensor<32x8xf32>) -> tensor<1x8xf32> { … }
-  func.func private @hire_site(%arg0: tensor<1xf32>, %arg1: tensor<32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<32x8xf32>, %arg4: tensor<1x8xf32>, %arg5: tensor<1x8xf32>, %arg6: tensor<8x32xf32>, %arg7: tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>) {
+  func.func private @hire_site(%arg0: tensor<1xf32>, %arg1: tensor<32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<32x8xf32>, %arg4: tensor<1x8xf32>, %arg5: tensor<1x8xf32>, %arg6: tensor<8x32xf32>, %arg7: tensor<32x8xf32>) -> (tensor<1x8xf32>, tensor<68xi32>) {
     … dot_general 1x8xf32, 8x32xf32 → 1x32xf32
     … top_k 1x16xf32 → 1x4xf32, 1x4xi32
     … case {

@@ -45,26 +45,26 @@ results of the step: the author's, and proof of ffn/0, runs of ffn/0
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<3x32x8xf32>, %arg2: tensor<3x32x8xf32>, %arg3: tensor<3x1xf32>, %arg4: tensor<3x32xf32>) -> (tensor<1x8xf32>, tensor<i32>, tensor<i32>) {
+  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<3x32x8xf32>, %arg2: tensor<3x32x8xf32>, %arg3: tensor<3x1xf32>, %arg4: tensor<3x32xf32>) -> (tensor<1x8xf32>, tensor<68xi32>, tensor<i32>) {
     %c = stablehlo.constant dense<0> : tensor<i32>
-    %c_0 = stablehlo.constant dense<0> : tensor<i32>
+    %c_0 = stablehlo.constant dense<0> : tensor<68xi32>
     %c_1 = stablehlo.constant dense<0> : tensor<i32>
-    %0:4 = stablehlo.while(%iterArg = %c, %iterArg_2 = %arg0, %iterArg_3 = %c_0, %iterArg_4 = %c_1) : tensor<i32>, tensor<1x8xf32>, tensor<i32>, tensor<i32>
+    %0:4 = stablehlo.while(%iterArg = %c, %iterArg_2 = %arg0, %iterArg_3 = %c_0, %iterArg_4 = %c_1) : tensor<i32>, tensor<1x8xf32>, tensor<68xi32>, tensor<i32>
     cond {
       %c_5 = stablehlo.constant dense<3> : tensor<i32>
       %1 = stablehlo.compare LT, %iterArg, %c_5, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
       stablehlo.return %1 : tensor<i1>
     } do {
       %c_5 = stablehlo.constant dense<1> : tensor<i32>
-      %1:2 = func.call @hire_site(%arg3, %arg4, %arg1, %arg2, %iterArg_2, %iterArg, %iterArg_2, %arg1, %iterArg, %arg2) : (tensor<3x1xf32>, tensor<3x32xf32>, tensor<3x32x8xf32>, tensor<3x32x8xf32>, tensor<1x8xf32>, tensor<i32>, tensor<1x8xf32>, tensor<3x32x8xf32>, tensor<i32>, tensor<3x32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>)
+      %1:2 = func.call @hire_site(%arg3, %arg4, %arg1, %arg2, %iterArg_2, %iterArg, %iterArg_2, %arg1, %iterArg, %arg2) : (tensor<3x1xf32>, tensor<3x32xf32>, tensor<3x32x8xf32>, tensor<3x32x8xf32>, tensor<1x8xf32>, tensor<i32>, tensor<1x8xf32>, tensor<3x32x8xf32>, tensor<i32>, tensor<3x32x8xf32>) -> (tensor<1x8xf32>, tensor<68xi32>)
       %c_6 = stablehlo.constant dense<1> : tensor<i32>
       %2 = stablehlo.add %iterArg, %c_6 : tensor<i32>
-      %3 = stablehlo.add %iterArg_3, %1#1 : tensor<i32>
+      %3 = stablehlo.add %iterArg_3, %1#1 : tensor<68xi32>
       %4 = stablehlo.add %iterArg_4, %c_5 : tensor<i32>
-      stablehlo.return %2, %1#0, %3, %4 : tensor<i32>, tensor<1x8xf32>, tensor<i32>, tensor<i32>
+      stablehlo.return %2, %1#0, %3, %4 : tensor<i32>, tensor<1x8xf32>, tensor<68xi32>, tensor<i32>
     }
-    return %0#1, %0#2, %0#3 : tensor<1x8xf32>, tensor<i32>, tensor<i32>
+    return %0#1, %0#2, %0#3 : tensor<1x8xf32>, tensor<68xi32>, tensor<i32>
   }
   func.func private @hire_author_0(%arg0: tensor<1x8xf32>, %arg1: tensor<3x32x8xf32>, %arg2: tensor<i32>, %arg3: tensor<3x32x8xf32>) -> tensor<1x8xf32> { … }
-  func.func private @hire_site(%arg0: tensor<3x1xf32>, %arg1: tensor<3x32xf32>, %arg2: tensor<3x32x8xf32>, %arg3: tensor<3x32x8xf32>, %arg4: tensor<1x8xf32>, %arg5: tensor<i32>, %arg6: tensor<1x8xf32>, %arg7: tensor<3x32x8xf32>, %arg8: tensor<i32>, %arg9: tensor<3x32x8xf32>) -> (tensor<1x8xf32>, tensor<i32>) { … }
+  func.func private @hire_site(%arg0: tensor<3x1xf32>, %arg1: tensor<3x32xf32>, %arg2: tensor<3x32x8xf32>, %arg3: tensor<3x32x8xf32>, %arg4: tensor<1x8xf32>, %arg5: tensor<i32>, %arg6: tensor<1x8xf32>, %arg7: tensor<3x32x8xf32>, %arg8: tensor<i32>, %arg9: tensor<3x32x8xf32>) -> (tensor<1x8xf32>, tensor<68xi32>) { … }
 }
