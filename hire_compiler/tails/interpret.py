@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Block, Op, Value
-from hire_compiler.patterns.operations.reducers import position_of, reducer, sorts_down
+from hire_compiler.patterns.operations.reducers import keeps_ties, position_of, reducer, sorts_down
 from hire_compiler.patterns.region.region import detail
 from hire_compiler.proofs.enclosure import Unbounded
 from hire_compiler.proofs.interval import Enclosure, point
@@ -273,12 +273,11 @@ class Interpreter:
         if self._point(op.operands[0], value):
             return [Unknown(result.shape, result.dtype) for result in op.results]
         self.orders = True
-        stable = "true" in str(op.ir.attributes["is_stable"]) if "is_stable" in op.ir.attributes else False
         others = [
             positions(value, read.dtype) if counts(read, value.axis) else other
             for read, other in zip(op.operands[1:], beside, strict=True)
         ]
-        first, *rest = sort(value, others, self._elementwise, down=down, stable=stable)  # type: ignore[arg-type]
+        first, *rest = sort(value, others, self._elementwise, down=down, stable=keeps_ties(op))  # type: ignore[arg-type]
         if not turned:
             return [first, *rest]
         self._opposite[id(op.results[0])] = first

@@ -102,8 +102,21 @@ def _sum(found: list[Part], dtype: str) -> Enclosure:
     low = sum(jnp.sum(jnp.where(p.counts, p.low, 0), axis=1, keepdims=True, dtype=p.low.dtype) for p in found)
     high = sum(jnp.sum(jnp.where(p.counts, p.high, 0), axis=1, keepdims=True, dtype=p.low.dtype) for p in found)
     if not jnp.issubdtype(found[0].low.dtype, jnp.floating):
-        return Enclosure(low, high)  # counts, far below 2³¹
+        return _unless_it_wraps(Enclosure(low, high), found)
     return _off_by(Enclosure(low, high), found)
+
+
+def _unless_it_wraps(bounds: Enclosure, found: list[Part]) -> Enclosure:
+    """Bounds of a sum of whole numbers; anything where it may leave its type, unless each of them is known.
+
+    What wraps does so in dense as well, and in whatever order, so the sum of known numbers is dense's own.
+    """
+    info = jnp.iinfo(bounds.low.dtype)
+    sizes = [jnp.maximum(*(jnp.abs(end.astype(jnp.float32)) for end in (p.low, p.high))) for p in found]
+    size = sum(jnp.sum(jnp.where(p.counts, s, 0), axis=1, keepdims=True) for p, s in zip(found, sizes, strict=True))
+    open_ = [jnp.any((p.low != p.high) & p.counts, axis=1, keepdims=True) for p in found]
+    anything = (size > 0.9 * info.max) & jnp.stack(open_).any(axis=0)
+    return Enclosure(jnp.where(anything, info.min, bounds.low), jnp.where(anything, info.max, bounds.high))
 
 
 def _off_by(bounds: Enclosure, found: list[Part]) -> Enclosure:
@@ -158,7 +171,9 @@ def _running(value: Wide, elementwise: Elementwise) -> Wide:
     else:
         low, high = (jnp.cumsum(end, axis=1) for end in (inner.low, inner.high))
         inside, outside = Enclosure(low, high), Enclosure(low[:, -1:] + below, high[:, -1:] + above)
-    if floats:
+    if not floats:
+        inside, outside = (_unless_it_wraps(bounds, [inner, *rest]) for bounds in (inside, outside))
+    else:
         inside = _off_by(inside, [inner, *rest] if value.space.rising else [inner])
         outside = _off_by(outside, [inner, *rest])
     return Wide(

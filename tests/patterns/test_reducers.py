@@ -14,7 +14,7 @@ import hire_compiler as hire
 from hire_compiler import _mlir
 from hire_compiler.graph.graph import read_graph
 from hire_compiler.passes.normalize.normalize import normalize
-from hire_compiler.patterns.operations.reducers import is_argmax, reducer, sorts_down
+from hire_compiler.patterns.operations.reducers import is_argmax, keeps_ties, reducer, sorts_down
 
 X = jax.ShapeDtypeStruct((2, 16), jnp.float32)
 
@@ -166,3 +166,15 @@ def test_a_cut_at_the_wrong_end_of_a_sort_is_no_choice_of_neurons() -> None:
     assert by_sort.sites[0].selection == "top_k"
     started = hire.inspect(block(lambda h: lax.reduce(h, jnp.float32(0.5), lax.max, (1,))[:, None] * 0.5), *types)
     assert not started.sites
+
+
+def test_equal_numbers_stay_as_they_stood_only_in_a_stable_sort_without_a_second_key() -> None:
+    x = jax.ShapeDtypeStruct((2, 16), jnp.float32)
+
+    def beside(x: jax.Array, **how: Any) -> list[jax.Array]:
+        return lax.sort((x, -lax.broadcasted_iota(jnp.int32, x.shape, 1)), dimension=1, **how)
+
+    assert found(lambda x: beside(x, num_keys=1), "sort", keeps_ties, x)
+    assert found(lambda x: jnp.argsort(x, axis=1), "sort", keeps_ties, x)
+    assert not found(lambda x: beside(x, num_keys=1, is_stable=False), "sort", keeps_ties, x)
+    assert not found(lambda x: beside(x, num_keys=2), "sort", keeps_ties, x)

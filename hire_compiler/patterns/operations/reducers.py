@@ -94,6 +94,17 @@ def sorts_down(op: Op) -> bool | None:
     return found.pop() if len(found) == 1 else None
 
 
+def keeps_ties(op: Op) -> bool:
+    """Whether a sort leaves equal numbers of its first operand as they stood: it is stable, and no second key ranks."""
+    if "is_stable" not in op.ir.attributes or "true" not in str(op.ir.attributes["is_stable"]):
+        return False
+    for rest in product(_PAIRS, repeat=len(op.operands) - 1):
+        more = [(f"operand {i}", value) for i, pair in enumerate(rest) for value in pair]
+        if _run(op.blocks[0], (("value", 0), ("value", 0), *more)) != (0,):
+            return False
+    return True
+
+
 def _run(body: Block, inputs: Sequence[tuple[str, int]]) -> tuple[int, ...] | None:
     """What a body returns for some arguments; None if that takes more than to compare and to pick.
 
