@@ -143,9 +143,10 @@ class HireFunction:
 
     def _run_checked(self, step: CompiledStep, call: _Call, arrays: Flat, program: Any) -> Any:
         """With ``jax_debug_nans``: the author's results are looked at, not what a step counts beside them."""
+        nans, infs = jax.config.jax_debug_nans, jax.config.jax_debug_infs  # type: ignore[attr-defined]
         with jax.debug_nans(False), jax.debug_infs(False):
             results = step.run(call.leaves, arrays, program)
-            found = _special_value(results)
+            found = _special_value(results, nans=nans, infs=infs)
         if not found:
             return jax.tree.unflatten(step.program.out_tree, results)
         if not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in call.leaves):
@@ -334,12 +335,12 @@ class HireFunction:
         return flat
 
 
-def _special_value(results: list[Any]) -> str:
+def _special_value(results: list[Any], *, nans: bool, infs: bool) -> str:
     """What ``jax_debug_nans`` or ``jax_debug_infs`` would complain of in the results, or ''."""
     floats = [r for r in results if not _mlir.is_tracer(r) and jnp.issubdtype(r.dtype, jnp.inexact)]
-    if jax.config.jax_debug_nans and any(bool(jnp.isnan(r).any()) for r in floats):  # type: ignore[attr-defined]
+    if nans and any(bool(jnp.isnan(r).any()) for r in floats):
         return "nan"
-    return "inf" if jax.config.jax_debug_infs and any(bool(jnp.isinf(r).any()) for r in floats) else ""  # type: ignore[attr-defined]
+    return "inf" if infs and any(bool(jnp.isinf(r).any()) for r in floats) else ""
 
 
 def _as_array(value: Any, name: str, dtype: str) -> Any:
