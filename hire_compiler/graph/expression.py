@@ -124,11 +124,6 @@ class Expression:
         """Whether a number may decide: where it changes by a rounding, the result may change by more."""
         return any(i.op in _JUMPS for i in self.instructions)
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether the only input comes out unchanged (conversions of type aside)."""
-        return all(i.op in ("convert",) for i in self.instructions)
-
 
 @dataclass(frozen=True)
 class Stages:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -21,8 +22,7 @@ from hire_compiler.passes.detect.facts import Fits, halved_facts, site_facts
 from hire_compiler.passes.detect.fit_calibration import calibration_notes, fit_calibration
 from hire_compiler.passes.detect.search import search
 from hire_compiler.passes.forms.dense_forms import dense_forms
-from hire_compiler.passes.kinds.kinds import kind_of
-from hire_compiler.passes.mesh.replace_sharded import replace_sharded
+from hire_compiler.passes.mesh.replace_site import replace_site
 from hire_compiler.passes.mesh.rewrite_bodies import rewrite_bodies
 from hire_compiler.passes.mesh.site_layouts import Placement
 from hire_compiler.passes.normalize.fold import folded_graph
@@ -31,10 +31,9 @@ from hire_compiler.passes.normalize.unused_outputs import drop_unused, output_na
 from hire_compiler.passes.plan.adapted import Adapted
 from hire_compiler.passes.plan.choose_rule import check_rules, idle_rules
 from hire_compiler.passes.plan.plan import plan
-from hire_compiler.passes.plan.plan_shards import plan_on_mesh
-from hire_compiler.passes.plan.replay import record_of, replay
+from hire_compiler.passes.plan.replay import record_of
 from hire_compiler.passes.plan.saved_plan import SiteRecord, plan_of
-from hire_compiler.passes.plan.site_plan import LeftDense, SiteFacts, SitePlan
+from hire_compiler.passes.plan.site_plan import LeftDense, SitePlan
 from hire_compiler.passes.splice.splice import Spliced, splice
 from hire_compiler.passes.verify.verify import verify
 from hire_compiler.proofs.fast_math import fast_math_reason
@@ -113,8 +112,6 @@ def rewrite_program(
         graph = clock.time("read", lambda: folded_graph(module))
         found = clock.time("detect", lambda: detect(graph, program.arguments, output_names(program)))
         inside = bodies(graph, module, program)
-        if not body and not inside.inside:
-            check_rules(found.sites, config)
         fitted = fit_calibration(calibration, found.matches)
         if fitted.misfits and not body:
             raise ConfigError(fitted.misfits[0])
@@ -127,15 +124,7 @@ def rewrite_program(
         if devices > 1 and config.sharded == "local":
             placement = Placement(module, program.arguments)
             layouts = clock.time("place", lambda: placement.layouts(module, found.matches))
-        kept = plan_of(config)
-
-        def planned(facts: Sequence[SiteFacts]) -> tuple[SitePlan, ...]:
-            if kept is not None and not body:
-                return replay(kept, platform, found.sites, facts, layouts)
-            if placement is not None:
-                return plan_on_mesh(found.sites, facts, layouts, config)
-            return plan(found.sites, facts, config)
-
+        planned = partial(plan, found.sites, config=config, platform=platform, layouts=layouts, anew=body)
         plans = planned(facts)
         records = tuple(map(record_of, plans, found.sites))  # of any weights
         if fits is not None and devices == 1 and config.halve:
@@ -152,11 +141,8 @@ def rewrite_program(
             types = [(argument.shape, argument.dtype) for argument in program.arguments]
             replacements = []
             for i in chosen:
-                match, layout = found.matches[i], layouts[i] if layouts else None
-                if placement is None or not isinstance(layout, SiteLayout):
-                    replacement = kind_of(match).replace(match, plans[i], target)
-                else:
-                    replacement = replace_sharded(match, plans[i], layout, placement, target)
+                layout = layouts[i] if layouts else None
+                replacement = replace_site(found.matches[i], plans[i], target, placement, layout)
                 replacements.append((plans[i].site.id, replacement))
             # After the sites: what these keep of the author's code is kept as it was written.
             replacements += [(told.weight, form) for told, form in forms]
@@ -186,14 +172,14 @@ def rewrite_program(
             *idle_rules(found.sites, config),
             *doubts,
             *(unread if spliced is not None else ()),
-            *(() if kept is None or body else _replay_notes(inner)),
+            *(() if body or plan_of(config) is None else _replay_notes(inner)),
             *(() if forms else _nothing_done(plans, found.sites, inner)),
             *(() if forms else _forms_offered([told for told, _ in better])),
         ),
         seconds=clock.seconds,
     )
     report = _with_bodies(report, inner)
-    if not body and inside.inside:
+    if not body:
         check_rules(report.sites, config)
     return Rewritten(report, spliced, plans, records)
 
@@ -212,7 +198,7 @@ def _forms_offered(better: Sequence[Respelled]) -> tuple[str, ...]:
 
 def _left_dense(body: Inside) -> Report:
     """The report of a ``shard_map`` that is read and not rewritten."""
-    module, graph, found = search(body.program)
+    module, graph, found = body.found
     why = body.why or f"it runs on {body.devices} devices, and the arguments lie on one: place them on its mesh"
     report = left_dense(found, why)
     report = _with_bodies(report, [_left_dense(inner) for inner in bodies(graph, module, body.program).inside])

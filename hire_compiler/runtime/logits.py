@@ -77,32 +77,13 @@ def candidate_logits(
     return ids, exact_logits(x, rows, ids, precise=precise)
 
 
-def sparse_logits(
-    x: jax.Array,
-    rows: StoredRows,
-    prepared: Arrays,
-    k: int,
-    tail: str,
-    target: Target,
-    *,
-    compared: Compared = (),
-    survivors: int = 0,
-    precise: bool = False,
-) -> jax.Array:
-    """Full-width logits: exact on the ``k`` candidates of every batch row.
+def fill_tail(scores: jax.Array, ids: jax.Array, exact: jax.Array, tail: str) -> jax.Array:
+    """Logits ``[b, n]``: the exact ones of the candidates ``ids [b, k]``, put into what the rest gets.
 
     Args:
+      scores: ``[b, n]``, as predicted.
       tail: ``"predicted"`` keeps the predicted logit of every other row, so that the normaliser of a
         softmax stays right; ``"dropped"`` makes it −inf (the paper's top-k softmax).
-
-    Returns:
-      ``[b, n]`` float32.
     """
-    ids, scores = select_candidates(x, prepared, k, target, compared=compared, survivors=survivors)
-    return fill_tail(scores, ids, exact_logits(x, rows, ids, precise=precise), tail)
-
-
-def fill_tail(scores: jax.Array, ids: jax.Array, exact: jax.Array, tail: str) -> jax.Array:
-    """Scores ``[b, n]`` (or −inf, for the tail ``"dropped"``) with the exact logits put in at ``ids [b, k]``."""
     rest = scores if tail == "predicted" else jnp.full_like(scores, -jnp.inf)
     return rest.at[jnp.arange(scores.shape[0])[:, None], ids].set(exact)

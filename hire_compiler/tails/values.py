@@ -259,8 +259,3 @@ def unless_sure(value: Any, sure: Any) -> Any:
 def either(*values: Bounded) -> Bounded:
     """Bounds that hold several values of one type."""
     return Bounded(union(*(v.bounds for v in values)), values[0].dtype, any(v.rounds for v in values))
-
-
-def refuse(what: str) -> Unbounded:
-    """The reason why a tail cannot be followed."""
-    return Unbounded(what)

@@ -21,7 +21,7 @@ from hire_compiler import _mlir
 from hire_compiler.calibration.trials import vector_of
 from hire_compiler.config.rules import Config
 from hire_compiler.files.progress import Progress
-from hire_compiler.passes.plan.plan import plan
+from hire_compiler.passes.plan.decide import decide_whole
 from hire_compiler.passes.plan.predictor_bytes import unpacks
 from hire_compiler.passes.plan.site_plan import SitePlan
 from hire_compiler.passes.replace.ffn import replace_ffn
@@ -95,7 +95,7 @@ def time_blocks(
 
 def _planned(block: Block, tried: Tried) -> tuple[SitePlan, Tried]:
     config = Config(exact=False, rules=() if tried.rule is None else (replace(tried.rule, path=""),))
-    (chosen,) = plan((block.site,), (block.facts,), config)
+    chosen = decide_whole(block.site, block.facts, config)
     decision, layers = chosen.decision, block.site.repeat
     if tried.rule is not None and chosen.predictor is None:
         return chosen, replace(tried, why=f"left dense: {decision.reason}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
-from hire_compiler.runtime.logits import candidate_logits, select_candidates, sparse_logits
+from hire_compiler.runtime.logits import candidate_logits, exact_logits, fill_tail, select_candidates
 from hire_compiler.runtime.low_rank import prepare_low_rank
 from hire_compiler.runtime.predictors import RECORDS, kept_for, matrices_of, predict, prepare_copies, refine
 from hire_compiler.runtime.quantized import prepare_int4, prepare_quantized, unpack_int4
@@ -162,7 +162,7 @@ def test_the_logits_of_a_cascade_are_coarse_then_finer_then_exact(rng: np.random
     made = cascade(rows, 6)
     coarse, exact = wide(predict(x, made, CPU)), wide(x) @ wide(rows).T
     ids, scores = select_candidates(x, made, 10, CPU, survivors=60)
-    got = wide(sparse_logits(x, StoredRows(rows, CPU), made, 10, "predicted", CPU, survivors=60))
+    got = wide(fill_tail(scores, ids, exact_logits(x, StoredRows(rows, CPU), ids), "predicted"))
     np.testing.assert_allclose(np.take_along_axis(got, np.asarray(ids), 1), np.take_along_axis(exact, ids, 1), 1e-5)
     finer = np.abs(wide(scores) - coarse) > 1e-3
     assert (finer.sum(axis=1) > 40).all()

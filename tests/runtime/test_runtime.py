@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hire_compiler.runtime.ffn import Form, select_groups, sparse_ffn
-from hire_compiler.runtime.logits import candidate_logits, exact_logits, sparse_logits
+from hire_compiler.runtime.logits import candidate_logits, exact_logits, fill_tail, select_candidates
 from hire_compiler.runtime.low_rank import prepare_low_rank
 from hire_compiler.runtime.predictors import predict
 from hire_compiler.runtime.quantized import prepare_quantized
@@ -305,7 +305,8 @@ def test_outside_the_candidates_stands_the_tail(target: Target, batch: int, rng:
     kept = np.zeros((batch, N), bool)
     np.put_along_axis(kept, np.asarray(top_candidates(jnp.asarray(predicted), 10)), True, axis=1)
     for tail, rest in (("predicted", predicted), ("dropped", np.full_like(predicted, -np.inf))):
-        got = sparse_logits(x, StoredRows(rows, target), made, 10, tail, target)
+        ids, scores = select_candidates(x, made, 10, target)
+        got = fill_tail(scores, ids, exact_logits(x, StoredRows(rows, target), ids), tail)
         np.testing.assert_allclose(got, np.where(kept, exact, rest), rtol=1e-5, atol=1e-5)
     assert np.abs(predicted - exact)[~kept].max() > 0.1
 

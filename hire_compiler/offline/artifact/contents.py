@@ -121,10 +121,6 @@ class Contents:
         content: dict[str, Any] = json.loads(self.blobs[REPORT])
         return content
 
-    def abstract_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Types of the step's positional and keyword arguments, behind the weights."""
-        return self.inputs([entry.spec.struct for entry in self.manifest.inputs])
-
     def inputs(self, values: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Values in the order of ``manifest.inputs`` as positional and keyword arguments."""
         return nested_inputs(self.manifest, values)

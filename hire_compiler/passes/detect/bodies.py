@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -43,6 +44,11 @@ class Inside:
     repeat: int
     why: str
 
+    @cached_property
+    def found(self) -> tuple[Any, Graph, Detection]:
+        """What :func:`search` reads in it, once, in the context that is current at first."""
+        return search(self.program)
+
 
 @dataclass(frozen=True)
 class Bodies:
@@ -61,14 +67,16 @@ def bodies(graph: Graph, module: Any, program: Program) -> Bodies:
     """The bodies of all manual computations of a normalized module, which stays as it is."""
     if not any(op.name == NAME for op in graph.ops(closed=frozenset({NAME}))):
         return Bodies()
-    joined: tuple[Numbers, ...] = ()
-    if apart := joints(graph):
-        text = _mlir.to_bytecode(module)
-        joined = _worth_joining(text, apart, _read(graph, module, program), program)
-        module = _mlir.parse(text)
-        join_some(module, joined)
-        graph = folded_graph(module)
-    return Bodies(tuple(_read(graph, module, program)), joined)
+    written = _read(graph, module, program)
+    apart = joints(graph)
+    if not apart:
+        return Bodies(tuple(written))
+    text, numbers = _mlir.to_bytecode(module), tuple(joint.numbers for joint in apart)
+    together = _read_joined(text, numbers, program)
+    joined = _worth_joining(apart, written, together)
+    if not joined:
+        return Bodies(tuple(written))
+    return Bodies(tuple(together if joined == numbers else _read_joined(text, joined, program)), joined)
 
 
 def join_some(module: Any, chosen: Collection[Numbers]) -> None:
@@ -84,18 +92,21 @@ def left_apart(count: int, joined: Collection[Numbers]) -> list[int]:
     return [number for number in range(count) if number not in gone]
 
 
+def _read_joined(text: bytes, joined: Collection[Numbers], program: Program) -> list[Inside]:
+    """The bodies of a copy of the module, some of them joined."""
+    module = _mlir.parse(text)
+    join_some(module, joined)
+    return _read(folded_graph(module), module, program)
+
+
 def _worth_joining(
-    text: bytes, apart: Sequence[Joint], inside: Sequence[Inside], program: Program
+    apart: Sequence[Joint], written: Sequence[Inside], together: Sequence[Inside]
 ) -> tuple[Numbers, ...]:
     """Which computations hold a block together that none of them holds alone."""
-    module = _mlir.parse(text)
-    numbers = [joint.numbers for joint in apart]
-    join_some(module, numbers)
-    together = _read(folded_graph(module), module, program)
-    left, found = left_apart(len(inside), numbers), []
+    left, found = left_apart(len(written), [joint.numbers for joint in apart]), []
     for joint in apart:
         parts = zip(joint.numbers, (*joint.firsts, joint.second), strict=True)
-        alone = sum(_blocks(inside[number]) for number, op in parts if _may(op))
+        alone = sum(_blocks(written[number]) for number, op in parts if _may(op))
         if _blocks(together[left.index(joint.numbers[-1])]) > alone:
             found.append(joint.numbers)
     return tuple(found)
@@ -107,7 +118,7 @@ def _may(op: Op) -> bool:
 
 
 def _blocks(inside: Inside) -> int:
-    return len(of_kind(search(inside.program)[2].matches, FfnMatch))
+    return len(of_kind(inside.found[2].matches, FfnMatch))
 
 
 def _read(graph: Graph, module: Any, program: Program) -> list[Inside]:

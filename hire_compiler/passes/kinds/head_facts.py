@@ -15,7 +15,7 @@ from hire_compiler.passes.plan.site_plan import SiteFacts
 from hire_compiler.passes.replace.preparing import lies_by_columns
 from hire_compiler.patterns.head.head import HeadMatch
 from hire_compiler.patterns.head.winners import Winner
-from hire_compiler.patterns.operations.layout import LAYOUT
+from hire_compiler.patterns.operations.leaving import goes_on
 from hire_compiler.patterns.region.canonical import Region
 from hire_compiler.patterns.site_match import moment_key
 from hire_compiler.proofs.enclosure import why_unbounded
@@ -82,15 +82,9 @@ def _read_on(match: HeadMatch) -> str:
     if match.tail is not None:
         return ""
     several = [winner.op.results for winner in match.winners if winner.k > 1]
-    if any(_goes_on(values[0]) for values in several):
+    if any(goes_on(values[0]) for values in several):
         return "values"
-    return "rows" if any(_goes_on(results[-1]) for results in several) else ""
-
-
-def _goes_on(value: Value) -> bool:
-    """Whether anything is made of a value, but what returns it as it is."""
-    moved = (*LAYOUT, "convert")
-    return any(any(map(_goes_on, op.results)) if op.name in moved else op.name != "func.return" for op, _ in value.uses)
+    return "rows" if any(goes_on(results[-1]) for results in several) else ""
 
 
 def _read_alone(value: Value) -> bool:

@@ -29,11 +29,7 @@ from hire_compiler.sharding.layout import SiteLayout
 
 
 def replace_sharded(
-    match: SiteMatch,
-    plan: SitePlan,
-    layout: SiteLayout,
-    placement: Placement,
-    target: Target,
+    match: SiteMatch, plan: SitePlan, layout: SiteLayout, placement: Placement, target: Target
 ) -> Replacement:
     """The replacement of a site whose shards work by themselves; ``plan`` is that of one shard."""
     dealing = _dealing(plan, layout) if plan.spread else None

@@ -12,8 +12,8 @@ from dataclasses import replace
 from hire_compiler.config.rules import Config, Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.plan.choose_rule import Chosen, choose_rule
+from hire_compiler.passes.plan.decide import decide, wanted_candidates
 from hire_compiler.passes.plan.neurons import with_group
-from hire_compiler.passes.plan.plan import decide, wanted_candidates
 from hire_compiler.passes.plan.resolve_rule import resolve_rule
 from hire_compiler.passes.plan.site_plan import LeftDense, SiteFacts, SitePlan, leave_dense
 from hire_compiler.reports.report import Site

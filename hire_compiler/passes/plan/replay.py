@@ -12,7 +12,7 @@ from dataclasses import replace
 from hire_compiler.config.rules import Rule
 from hire_compiler.errors import ConfigError
 from hire_compiler.passes.plan.adapted import Adapted
-from hire_compiler.passes.plan.plan import budget_bytes, failed_bytes, weigh
+from hire_compiler.passes.plan.decide import budget_bytes, failed_bytes, weigh
 from hire_compiler.passes.plan.plan_shards import check_spread, facts_of_one_shard
 from hire_compiler.passes.plan.predictor_bytes import learns
 from hire_compiler.passes.plan.saved_plan import Plan, SiteRecord

@@ -146,7 +146,7 @@ def _matched(last: Op, total: Op, axes: tuple[int, ...], provenance: Provenance)
     experts, gates = region.code.experts, _gates(region)
     chosen = [count for gate in gates if (count := routed_experts(gate, experts, provenance)) is not None]
     if not chosen:
-        raise _all_count(region, total, gates, provenance)
+        raise _all_count(region, gates, provenance)
     why = _why_all_are_computed(region, total)
     if why:
         involved = tuple(op for op in products if op is not last)
@@ -154,7 +154,7 @@ def _matched(last: Op, total: Op, axes: tuple[int, ...], provenance: Provenance)
     return ExpertsMatch(total, last, region, chosen[0])
 
 
-def _all_count(region: ExpertRegion, total: Op, gates: list[Value], provenance: Provenance) -> NoMatch:
+def _all_count(region: ExpertRegion, gates: list[Value], provenance: Provenance) -> NoMatch:
     """Why none of the experts can be left out: what weighs them is never known to be zero."""
     experts, products = region.code.experts, [kernel.dot.op for kernel in region.kernels]
     routers = [op for gate in gates if (op := scored_by(gate, provenance)) is not None]

@@ -61,7 +61,7 @@ def relevance_of(expression: Expression, streams: int, gate: int, gate_bias: int
     code = _unchosen(expression)
     own = None if gate_bias is None else streams + gate_bias
     others = [i for i in range(streams) if i != gate]
-    added = [v for v in range(streams, code.inputs) if v != own and any(_is_added(code, v, i, streams) for i in others)]
+    added = [v for v in range(streams, code.inputs) if v != own and any(_is_added(code, v, i) for i in others)]
     reads = tuple(v - streams for v in range(streams, code.inputs) if v != own and v not in added)
     still = dict.fromkeys([*added, *([] if own is None else [own])], 0.0)
     for at in _OTHERS:
@@ -83,7 +83,7 @@ def _size(code: Expression, gate: int, fixed: dict[int, float], z: np.ndarray) -
     return np.broadcast_to(np.abs(result), z.shape)
 
 
-def _is_added(code: Expression, vector: int, stream: int, streams: int) -> bool:
+def _is_added(code: Expression, vector: int, stream: int) -> bool:
     """Whether a vector does nothing but shift a product."""
     rng = np.random.default_rng(1)
     given = [rng.normal(size=64) for _ in range(code.inputs)]

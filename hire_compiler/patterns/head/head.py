@@ -28,6 +28,7 @@ from hire_compiler.patterns.head.tail import TailReader
 from hire_compiler.patterns.head.winners import Winner, grouped, replaced_before, same_values
 from hire_compiler.patterns.misses.neighbours import is_chosen_among
 from hire_compiler.patterns.operations.layout import LAYOUT
+from hire_compiler.patterns.operations.leaving import goes_on
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
 from hire_compiler.patterns.operations.match import NoMatch
 from hire_compiler.patterns.region.adapters import is_adapter
@@ -219,14 +220,20 @@ def _tail_of(logits: Value, readers: Readers, provenance: Provenance) -> tuple[T
         return tail, tail.blocked
     except NoTail as no:
         return None, str(no)
-    except Exception as error:  # an author's program runs, whatever our reading of it comes to
+    except _MISREAD as error:  # an author's program runs, whatever our reading of it comes to
         return None, f"what reads its logits is not understood ({type(error).__name__}: {error})"
+
+
+# What reading code that nobody foresaw may raise; a machine that fails (memory, a device) is no reason to stay dense.
+_MISREAD = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, NotImplementedError, RecursionError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
 def _is_compared_on(winner: Winner) -> bool:
     """Whether the number of the best, and not its place alone, goes into more code."""
-    readers = [op for op, _ in winner.op.results[0].uses] if winner.kind in ("argmax", "max") else []
-    return any(op.name not in ("func.return", "return") for op in readers)
+    return winner.kind in ("argmax", "max") and goes_on(winner.op.results[0])
 
 
 def _part_that_is_read(reader: RegionReader, dot: WeightDot) -> tuple[Value, np.ndarray]:
