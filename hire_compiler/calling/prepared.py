@@ -19,7 +19,7 @@ from hire_compiler.capture.placement import on_automatic_axes, traced_on_automat
 from hire_compiler.errors import WeightError, warn
 from hire_compiler.graph.weight import Weight
 from hire_compiler.passes.replace.prepared_key import PreparedKey
-from hire_compiler.passes.replace.replacement import Preparation
+from hire_compiler.passes.replace.replacement import Preparation, nothing_to_build
 from hire_compiler.runtime.materialize import materialize
 
 Arrays = dict[str, jax.Array]
@@ -124,7 +124,7 @@ class PreparedCache:
         check_halves(preparation, arrays, names)
         given = dict(zip(preparation.arguments, arrays, strict=True))
         bits = {name: _alias_bits(given[argument]) for name, argument in preparation.bits}
-        return dict(self._builder(preparation)(*arrays)) | bits
+        return bits if preparation.build is nothing_to_build else dict(self._builder(preparation)(*arrays)) | bits
 
 
 def check_halves(preparation: Preparation, arrays: Sequence[Any], names: Sequence[str]) -> None:

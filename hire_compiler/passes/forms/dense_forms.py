@@ -25,7 +25,7 @@ from hire_compiler.capture.program import Argument
 from hire_compiler.graph.graph import Graph, Op
 from hire_compiler.graph.weight import Weight
 from hire_compiler.passes.replace.prepared_key import PreparedKey
-from hire_compiler.passes.replace.replacement import Preparation, Replacement
+from hire_compiler.passes.replace.replacement import Preparation, Replacement, nothing_to_build
 from hire_compiler.passes.replace.shapes import canonical_input, restore_result
 from hire_compiler.patterns.operations.match import NoMatch
 from hire_compiler.patterns.region.dots import WeightDot, read_weight_dot
@@ -134,7 +134,7 @@ def _respelled(dot: WeightDot, form: Form, target: Target) -> Replacement:
     used = tuple(argument for _, argument in bits)
     key = PreparedKey("dense", "as it lies", "", target.platform, (matrix.key,) if form.as_bits else (), matrix.name)
     return Replacement(
-        preparation=Preparation(key, used, lambda *_: {}, bits, vectors=frozenset(used)),
+        preparation=Preparation(key, used, nothing_to_build, bits, vectors=frozenset(used)),
         values=(dot.x, *(() if dot.layer is None else (dot.layer,))),
         views=() if form.as_bits else (matrix.argument,),
         step=step,

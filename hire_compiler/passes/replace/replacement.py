@@ -42,6 +42,11 @@ class Spread:
         return dict(self.bits).get(name, (self.rows,))
 
 
+def nothing_to_build(*_arrays: jax.Array) -> Arrays:
+    """Of a site that reads the caller's arrays alone; not worth a program of its own."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How the prepared arrays of a site come from the caller's weights.
