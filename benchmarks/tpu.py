@@ -1,10 +1,11 @@
-"""What rewriting does on a TPU v5e, as the TPU compiler estimates it: no TPU is needed, and nothing is measured.
+"""What rewriting does on a TPU, as the TPU compiler estimates it: no TPU is needed, and nothing is measured.
 
-python -m benchmarks.tpu [ffn] [head] [model] [--json FILE]        (needs the extra "tpu")
+python -m benchmarks.tpu [ffn] [head] [model] [steps] [--json FILE] [--docs docs/tpu.md]     (needs the extra "tpu")
 
 Every row stands against two dense programs: as written, and the best dense form the same compiler finds (a batch of
 one padded to eight rows, layers scanned or unrolled). Times follow the cost function of
-hire_compiler/measuring/hlo/cost.py; the HBM bytes beside them are the safer thing to compare.
+hire_compiler/measuring/hlo/cost.py; the HBM bytes in front of them are the safer thing to compare. ``--docs`` writes
+the tables between the marks of a page.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ import jax.numpy as jnp
 
 import hire_compiler as hire
 from benchmarks.timing import print_table
+from benchmarks.tpu_steps import GEMMA_3N, SHAPES, SQUARED
 from hire_compiler.measuring.estimate import Estimate
 
 TPU = "v5e:2x2"
 HEADER = [
     "program",
     "batch",
-    "µs",
-    "k cycles",
     "HBM MB",
-    "over as written",
+    "bytes, best dense over it",
+    "µs",
     "over best dense",
-    "bytes over dense",
+    "over as written",
     "copies",
 ]
 
@@ -203,11 +204,39 @@ def model() -> list[tuple[str, int, Estimate]]:
     return rows
 
 
+CHIPS = ("v5e:2x2", "v6e:2x2")
+
+
+def steps() -> list[tuple[str, int, Estimate]]:
+    """Whole steps of models whose blocks are sparse: by default, which loses nothing, and predicted."""
+    head = hire.Rule(kind="head", predictor=hire.LowRank(256, dtype="bfloat16"), candidates=256)
+    block = hire.Rule(kind="ffn", predictor=hire.LowRank(256, dtype="bfloat16"), density=0.1)
+    rows = []
+    for shape in SHAPES:
+        rules = (head,) if shape is GEMMA_3N else (head, block)  # most of its blocks have nothing to leave out
+        step = jax.jit(shape.step, donate_argnums=1)
+        forms: dict[str, Any] = {
+            "dense": step,
+            "hire, the default (lossless)": hire.transform(step, platform="tpu"),
+            "hire, predicted": hire.transform(step, hire.Config(rules=rules), platform="tpu"),
+        }
+        for tpu in CHIPS if shape is SQUARED else CHIPS[:1]:
+            for batch in (1, 8):
+                arguments = shape.arguments(batch)
+                for form, function in forms.items():
+                    name = f"{shape.name}, {tpu.partition(':')[0]}: {form}"
+                    try:
+                        rows.append((name, batch, hire.estimate(function, *arguments, tpu=tpu)))
+                    except hire.HireError as error:  # some programs the compiler refuses for one chip only
+                        print(f"{name}, batch {batch}, is left out: {error}", flush=True)
+    return rows
+
+
 # --------------------------------------------------------------------------- printing
 
 
-def table(title: str, rows: list[tuple[str, int, Estimate]]) -> list[dict[str, Any]]:
-    """Print one table; its figures as plain data."""
+def table(title: str, rows: list[tuple[str, int, Estimate]]) -> tuple[list[dict[str, Any]], str]:
+    """Print one table; its figures as plain data, and the table as markdown."""
     printed, data = [], []
     for name, batch, estimate in rows:
         group = name.partition(":")[0]
@@ -218,12 +247,11 @@ def table(title: str, rows: list[tuple[str, int, Estimate]]) -> list[dict[str, A
             [
                 name,
                 str(batch),
-                f"{estimate.seconds * 1e6:.0f}{worst}",
-                f"{estimate.cycles / 1e3:.0f}",
                 f"{estimate.hbm_bytes / 1e6:.1f}",
-                f"{dense[0].seconds / estimate.seconds:.2f}×",
-                f"{best.seconds / estimate.seconds:.2f}×",
                 f"{min(e.hbm_bytes for e in dense) / estimate.hbm_bytes:.2f}×",
+                f"{estimate.seconds * 1e6:.0f}{worst}",
+                f"{best.seconds / estimate.seconds:.2f}×",
+                f"{dense[0].seconds / estimate.seconds:.2f}×",
                 f"{sum(op.hbm_bytes for op in estimate.copies) / 1e6:.0f} MB" if estimate.copies else "none",
             ]
         )
@@ -232,22 +260,38 @@ def table(title: str, rows: list[tuple[str, int, Estimate]]) -> list[dict[str, A
         )
     compiler = rows[0][2].compiler
     print_table(f"{title}; an estimate by the TPU compiler ({compiler}, {TPU}), not a measurement", HEADER, printed)
-    return data
+    lines = [HEADER, ["---"] * len(HEADER), *printed]
+    return data, "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write_between_marks(page: Path, name: str, markdown: str) -> None:
+    """Put a table where the last one stood on a page: from its first line to the mark of the end."""
+    text = page.read_text()
+    start = text.index("| program |", text.index(f"<!-- {name} -->"))
+    page.write_text(text[:start] + markdown + text[text.index("<!-- end -->", start) :])
 
 
 def main() -> None:
     """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=[], choices=["ffn", "head", "model", []], help="all by default")
+    parser.add_argument(
+        "tables", nargs="*", default=[], choices=["ffn", "head", "model", "steps", []], help="all by default"
+    )
+    parser.add_argument("--docs", type=Path, help="write the tables into this page, between its marks")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
     makers = {
         "ffn": (f"{LAYERS} feed-forward layers, bfloat16, scanned", ffn),
         "head": ("LM head (in brackets: the dense branch runs)", head),
         "model": ("A whole decode step", model),
+        "steps": ("Whole decode steps of sparse models", steps),
     }
     wanted = options.tables or list(makers)
-    figures = {name: table(makers[name][0], makers[name][1]()) for name in wanted}
+    figures = {}
+    for name in wanted:
+        figures[name], markdown = table(makers[name][0], makers[name][1]())
+        if options.docs:
+            write_between_marks(options.docs, name, markdown)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2))
 

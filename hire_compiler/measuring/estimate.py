@@ -23,7 +23,7 @@ from hire_compiler.calling.transformed import HireFunction
 from hire_compiler.config.rules import Config
 from hire_compiler.errors import EstimateError
 from hire_compiler.measuring.hlo.communication import bytes_by_kind, collectives
-from hire_compiler.measuring.hlo.cost import CHIPS, Chip, OpCost, price, worst_seconds
+from hire_compiler.measuring.hlo.cost import CHIPS, SMALLEST, Chip, OpCost, price, worst_seconds
 from hire_compiler.measuring.hlo.text import HloProgram, read_hlo
 
 LARGE = 4 << 20  # copies of less are no copies of a weight
@@ -153,7 +153,8 @@ def estimate(program: Any, *args: Any, tpu: str = "v5e:2x2", timeout: float = 90
       program: a function (rewritten with ``transform(…, platform="tpu")`` or not) with the arguments of one call,
         arrays or ``jax.ShapeDtypeStruct``; or a ``jax.export.Exported``, its serialized bytes, or the path of a
         file that holds them, without arguments. An export for another platform is compiled as if it were for TPU.
-      tpu: topology, ``v5e:2x2`` and other v5e ones; a program for one device uses one of its chips.
+      tpu: topology: ``v5e:2x2``, ``v5p:2x2x1``, ``v6e:2x2`` or a larger one; a program for one device uses one of
+        its chips.
       timeout: seconds that the compiler may take.
 
     Raises:
@@ -247,7 +248,7 @@ _AS_IT_IS = Config(exact=False)
 def _chip(tpu: str) -> Chip:
     named = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", tpu)
     if not named or named.group(1) not in CHIPS:
-        raise EstimateError(f"tpu {tpu!r} is not known: use one of {', '.join(f'{c}:2x2' for c in CHIPS)}, or larger")
+        raise EstimateError(f"tpu {tpu!r} is not known: use one of {', '.join(SMALLEST)}, or larger")
     return CHIPS[named.group(1)]
 
 

@@ -9,23 +9,24 @@ operation            seconds
 with cycles          ``cycles / clock``
 sort                 ``3 · stages · vectors / clock``: a bitonic network of n' = 2^⌈log₂ n⌉ elements has
                      log₂ n' (log₂ n' + 1) / 2 stages, each over every vector register (8 × 128) of every operand
-top-k (exact)        ``k · (330 + 2 · vectors) / clock``: it takes out one maximum after the other
+top-k (exact)        ``k · (330 + 4.9 · vectors) / clock``: it takes out one maximum after the other
 partial top-k        ``2.5 · vectors / clock``, of what it reads
 matmul fused with a  ``HBM bytes / streamed``: at the rate at which the compiler's own cycles let a plain matmul read
-partial top-k        its weights (350 GB/s on v5e), so that fused and plain forms compare; and at least
+partial top-k        its weights (570 GB/s on v5e), so that fused and plain forms compare; and at least
                      ``weights / 1024 / clock``, where they were brought into VMEM before
 collective           ``steps · hop + wire bytes / ICI``, as a ring of n devices does it: n − 1 steps, all-reduce twice
                      as many, a permute 1
 anything else        ``HBM bytes / HBM bandwidth``
 ===================  =================================================================================================
 
-The constants of sorts, both kinds of top-k and fused matmuls come from the compiler's instruction schedules of such
-operations (libtpu 0.0.52, docs/tpu.md). HBM bytes are those of operands and results that live in memory space 0; a
+The constants of sorts and of the partial top-k come from the compiler's instruction schedules of such operations
+(libtpu 0.0.52, docs/tpu.md), that of the exact top-k from one measured on a v5e: [32, 201088], k = 64, takes 1320 µs.
+HBM bytes are those of operands and results that live in memory space 0; a
 gather or a dynamic slice reads what it returns, not what it indexes, inside fusions too; an update in place writes
 the update. Times are added up as if nothing overlapped. They are for comparing programs, not for predicting a wall
-clock: the compiler is pessimistic about matmuls that stream from HBM, and the truth for memory-bound programs lies
-nearer to their bytes, which every estimate shows beside its time. A conditional counts with its cheapest branch (the
-proof of a certificate holds); with the dearest one in ``worst_seconds``.
+clock: the truth for memory-bound programs lies near their bytes, which every estimate shows beside its time. A
+conditional counts with its cheapest branch (the proof of a certificate holds); with the dearest one in
+``worst_seconds``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Chip:
     """One TPU chip, as its maker specifies it.
 
     Attributes:
-      name: ``v5e``.
+      name: ``v5e``, ``v5p`` or ``v6e``.
       clock: cycles a second.
       hbm: bytes a second between HBM and the core.
       streamed: bytes a second at which the compiler expects a matmul to read its weights.
@@ -61,7 +62,16 @@ class Chip:
     hop: float
 
 
-CHIPS = {"v5e": Chip(name="v5e", clock=940e6, hbm=819e9, streamed=350e9, ici=400e9, hop=1e-6)}
+# HBM and links as the maker states them. The clock is the one at which all matrix units together reach the stated peak
+# of bfloat16: 4 units of 128 × 128 and 197 Tflop/s on v5e; 8 and 459 on v5p; 4 of 256 × 256 and 918 on v6e. At that
+# clock the compiler's cycles for a head of 2048 × 262144 mean the streamed rates: 71, 58 and 84 % of HBM. Streams that
+# others measured on a v5e reach 78 to 92 %.
+CHIPS = {
+    "v5e": Chip(name="v5e", clock=1.5e9, hbm=819e9, streamed=570e9, ici=400e9, hop=1e-6),
+    "v5p": Chip(name="v5p", clock=1.75e9, hbm=2765e9, streamed=1500e9, ici=1200e9, hop=1e-6),
+    "v6e": Chip(name="v6e", clock=1.75e9, hbm=1640e9, streamed=1370e9, ici=800e9, hop=1e-6),
+}
+SMALLEST = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")  # topologies that libtpu compiles for
 
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
@@ -235,7 +245,7 @@ def _own_cycles(program: HloProgram, instruction: HloInstruction) -> float:
             levels = ceil(log2(n)) if n > 1 else 0
             total += 3 * levels * (levels + 1) / 2 * _vectors(array) * len(inner.results)
         elif is_top_k(inner):
-            total += inner.results[0].shape[-1] * (330 + 2 * max(map(_vectors, _operands(program, inner)), default=0))
+            total += inner.results[0].shape[-1] * (330 + 4.9 * max(map(_vectors, _operands(program, inner)), default=0))
         elif "PartialReduce" in inner.attribute("custom_call_target"):
             total += 2.5 * max(map(_vectors, _operands(program, inner)), default=0)
         elif inner.op in ("convolution", "dot"):
