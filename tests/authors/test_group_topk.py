@@ -119,7 +119,7 @@ def test_the_compiler_sees_it(block: Block, name: str) -> None:
     assert [site.selection for site in sites] == ["group_topk"]
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("block", [plain, by_gate, scanned], ids=lambda block: block.__name__)
 def test_the_exact_default_skips_what_it_drops(block: Block, dtype: str) -> None:

@@ -60,7 +60,7 @@ def test_a_greedy_head_becomes_certifiable(form: str, rng: np.random.Generator) 
     assert certificate.proven >= 36
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_top_k_hands_out_values_and_tokens(form: str, rng: np.random.Generator) -> None:
     args = inputs(rng)

@@ -125,6 +125,7 @@ def test_more_rows_than_were_seen_together_are_taken_for_independent() -> None:
     assert learned.union(1, 3) == learned.union(1, 4)
 
 
+@pytest.mark.slow
 def test_what_was_learned_survives_a_file(tmp_path: Path) -> None:
     learned = hire.calibrate(stack(hidden), [(weights(), inputs(8, 16))])
     save_calibration(learned, tmp_path / "learned.safetensors")

@@ -105,6 +105,7 @@ def test_another_models_widths_are_an_error(d: int, width: int, config: hire.Con
         step(weights(), rows(1))
 
 
+@pytest.mark.slow
 def test_another_models_activity_alone_is_an_error() -> None:
     """Not even where no second moment gives it away."""
     other = learned(rows(ROWS), weights(D, 256))
@@ -114,6 +115,7 @@ def test_another_models_activity_alone_is_an_error() -> None:
         step(weights(), rows(1))
 
 
+@pytest.mark.slow
 def test_another_models_layers_are_an_error() -> None:
     mine = learned(rows(ROWS))
     ((key, moment),) = mine.moments.items()

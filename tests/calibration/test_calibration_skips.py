@@ -35,6 +35,7 @@ def everywhere(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return block(block(x, w["up"], w["down"]), w["up2"], w["down2"])
 
 
+@pytest.mark.slow
 def test_what_stands_in_a_branch_is_warned_of_kept_and_reported(rng: np.random.Generator, tmp_path: Path) -> None:
     w, x = weights(rng), jnp.asarray(rng.normal(size=(ROWS, D)), jnp.float32)
     with pytest.warns(hire.HireWarning, match=r"w\['up2'\].* was not looked at: it stands in a branch"):

@@ -118,6 +118,7 @@ def test_logits_compared_in_64_bits_stay_dense(wide: Any, rng: np.random.Generat
         assert not step.report().rewritten
 
 
+@pytest.mark.slow
 def test_debug_nans_looks_at_the_authors_results_only(rng: np.random.Generator) -> None:
     *weights, x = operands(rng)
     step, bad = hire.transform(jax.jit(greedy)), x.at[0, 0].set(jnp.nan)

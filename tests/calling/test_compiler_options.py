@@ -42,7 +42,7 @@ def operands(rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((N, D), (2, D)))  # type: ignore[return-value]
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["partial", "method", "callable", "sampler", "unchanged", "static"])
 def test_every_way_to_hand_options_in_works(way: str, rng: np.random.Generator) -> None:
     w, x = operands(rng)
@@ -73,6 +73,7 @@ def test_the_rewritten_step_is_compiled_with_the_options(rng: np.random.Generato
         step(*operands(rng))
 
 
+@pytest.mark.slow
 def test_options_keep_the_shardings_and_donation_beside_them(rng: np.random.Generator) -> None:
     w, x = operands(rng)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])

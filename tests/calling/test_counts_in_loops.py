@@ -72,7 +72,6 @@ def run(step: Any, w: Any, rng: np.random.Generator, calls: int) -> dict[str, tu
     return {c.site: (c.rows, c.proven) for c in made.report().certificates}
 
 
-@pytest.mark.slow
 def test_a_loop_over_layers_inside_one_over_tokens(weights: dict[str, Any], rng: np.random.Generator) -> None:
     counts = run(decode, weights, rng, calls=2)
     assert counts["head/0"][0] == 2 * TOKENS * BATCH

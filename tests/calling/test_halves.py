@@ -77,6 +77,7 @@ def test_weights_that_stop_being_bfloat16_numbers_are_kept_wide(
         check(lambda w, x: step(w, x, prepared=held), original, w, x)  # what was prepared before still runs
 
 
+@pytest.mark.slow
 def test_a_head_whose_weight_is_computed_from_a_constant(rng: np.random.Generator) -> None:
     """What stands in front of the weight may begin with no argument at all."""
     dense = jax.jit(lambda w, x: jax.lax.top_k(x @ (0.5 * w).T, 2))

@@ -246,6 +246,7 @@ def test_ratios_are_of_medians_and_the_spread_is_the_middle_half() -> None:
     assert found.best_ratio == pytest.approx(1.8)
 
 
+@pytest.mark.slow
 def test_it_is_data_json_and_text_of_eighty_columns(rng: np.random.Generator) -> None:
     step, args = hire.transform(jax.jit(remember, donate_argnums=2)), start(rng)
     found = hire.compare(step, *args, carry=onward, calls=2, dense=remember)

@@ -37,7 +37,7 @@ def mutations(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     yield "half twice", data[: len(data) // 2] * 2
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ARTIFACT_FILES)
 def test_a_damaged_artifact_is_told(file: str, good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(good / "model.folder", tmp_path / "a.folder")

@@ -38,6 +38,7 @@ def _packed(path: Path, change: Callable[[zipfile.ZipInfo], None] | None = None,
     return target
 
 
+@pytest.mark.slow
 def test_names_links_and_compression_inside_an_archive_are_refused(
     good: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

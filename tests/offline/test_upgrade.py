@@ -55,6 +55,7 @@ def check(artifact: hire.Artifact) -> None:
     np.testing.assert_array_equal(found["cache"], WANTED["cache"])
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_wrote_it_and_until_when_it_loads(good: Path) -> None:
     manifest = hire.load(good / "model.hire").manifest
     assert manifest.versions["jax"] == jax.__version__
@@ -68,7 +69,7 @@ def test_the_manifest_says_what_wrote_it_and_until_when_it_loads(good: Path) -> 
         assert (good / "model.folder" / portable.file).read_bytes() == blob.mlir_module_serialized
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["no blob at all", "an old calling convention", "a StableHLO of the future"])
 def test_a_refused_blob_falls_back_to_the_portable_form_with_a_note(how: str, good: Path, tmp_path: Path) -> None:
     shutil.copytree(good / "model.folder", tmp_path / "a")

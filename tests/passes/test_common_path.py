@@ -173,6 +173,7 @@ def test_neurons_that_are_always_active_become_the_common_path() -> None:
     assert decision.added_bytes > without.added_bytes  # and the rows stand in another order
 
 
+@pytest.mark.slow
 def test_where_no_neuron_is_active_most_of_the_time_there_is_no_common_path() -> None:
     w = biased(np.full(WIDE, -1.0))
     assert planned(w, calibrated(w), group=1)[0].common == 0

@@ -133,6 +133,7 @@ def test_what_is_skipped_is_nothing(spelled: str, batch: int, params: Params) ->
     assert decision.added_bytes == 0  # every weight is read where it lies
 
 
+@pytest.mark.slow
 def test_bfloat16_experts_are_read_as_they_are_stored(params: Params) -> None:
     narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
     x = rows(1).astype(jnp.bfloat16)
@@ -266,7 +267,7 @@ def in_layers(p: Params, x: jax.Array) -> jax.Array:
     return lax.scan(lambda x, layer: (x + scaled_before(layer, x), None), x, p)[0]
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [pytest.param(scaled_before, marks=pytest.mark.slow), scaled_after, in_layers])
 def test_narrow_experts_are_read_as_they_are_stored(layer: Layer, params: Params) -> None:
     narrow, x = quantised(params), rows(1)

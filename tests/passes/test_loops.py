@@ -132,6 +132,7 @@ def test_the_right_layers_weights_are_used_at_small_width(name: str, rng: np.ran
     assert step.report().rewritten
 
 
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize("axis", [1, 2])
 def test_stacks_along_another_axis(axis: int, rng: np.random.Generator) -> None:
     x, weights = array(rng, 2, D), stacks(rng)

@@ -123,7 +123,7 @@ def test_it_is_found_and_skipped_by_default_and_equals_dense(name: str, dtype: s
     assert certificate.proven == certificate.rows >= 4
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_same_neurons_pass_as_in_dense(batch: int, dtype: str) -> None:

@@ -69,6 +69,7 @@ def test_tokens_are_those_of_dense(
         assert certificate.proven > certificate.rows / 2
 
 
+@pytest.mark.slow
 def test_a_matrix_by_columns_is_read_where_it_lies(rng: np.random.Generator) -> None:
     w = gaussian(rng, "bfloat16").T.copy()
     step = hire.transform(jax.jit(lambda w, x: jnp.argmax(x @ w, axis=-1)), hire.Config(rules=(RULE,)))
@@ -102,7 +103,7 @@ def test_no_proof_is_believed_where_numbers_overflow_or_vanish(
             assert (overflows | (best >= most - 1e-5 * np.abs(most) - 1e-37)).all()
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["input", "weight"])
 def test_what_is_no_number_comes_out_as_dense_has_it(where: str, value: float, rng: np.random.Generator) -> None:

@@ -237,7 +237,7 @@ def test_a_sparse_block_is_the_dense_block_of_its_neurons(
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("group", [1, 4])
 def test_long_products_in_chunks_are_the_same(group: int, batch: int, rng: np.random.Generator) -> None:

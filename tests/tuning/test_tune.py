@@ -153,6 +153,7 @@ def test_memory_is_a_limit_and_what_reads_far_more_is_not_tried(
     assert why["LowRank(60, bfloat16)"].startswith("not tried: it reads more than 1.5 times as much")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_an_interrupt_keeps_what_is_known(rng: np.random.Generator) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
