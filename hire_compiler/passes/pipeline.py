@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hire_compiler import _mlir
 from hire_compiler.capture.program import Program
 from hire_compiler.config.rules import Config
 from hire_compiler.errors import ConfigError
-from hire_compiler.graph.graph import collection_paused
+from hire_compiler.graph.graph import Graph, collection_paused
 from hire_compiler.learned.calibration import Calibration
-from hire_compiler.passes.detect.bodies import Inside, bodies, left_dense, on_devices
-from hire_compiler.passes.detect.detect import detect
+from hire_compiler.passes.detect.bodies import Bodies, Inside, bodies, left_dense, on_devices
+from hire_compiler.passes.detect.detect import Detection, detect
 from hire_compiler.passes.detect.facts import Fits, halved_facts, site_facts
 from hire_compiler.passes.detect.fit_calibration import calibration_notes, fit_calibration
 from hire_compiler.passes.detect.search import search
@@ -34,17 +34,29 @@ from hire_compiler.passes.plan.plan import plan
 from hire_compiler.passes.plan.replay import record_of
 from hire_compiler.passes.plan.saved_plan import SiteRecord, plan_of
 from hire_compiler.passes.plan.site_plan import LeftDense, SitePlan
+from hire_compiler.passes.replace.replacement import Replacement
 from hire_compiler.passes.splice.splice import Spliced, splice
 from hire_compiler.passes.verify.verify import verify
 from hire_compiler.proofs.fast_math import fast_math_reason
 from hire_compiler.reports.findings import Respelled, counted, megabytes
 from hire_compiler.reports.report import Report, Site
-from hire_compiler.runtime.target import target_for
+from hire_compiler.runtime.target import Target, target_for
 from hire_compiler.sharding.layout import SiteLayout
 
 T = TypeVar("T")
 _WORTH_A_LINE = 1 << 20  # bytes a call
 NONE_ADAPTED: Mapping[str, Adapted] = MappingProxyType({})
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, stage: str, work: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        result = work()
+        self.seconds[stage] = time.perf_counter() - start
+        return result
 
 
 @dataclass(frozen=True)
@@ -102,86 +114,168 @@ def rewrite_program(
     if program.refusal:
         return Rewritten(Report(notes=(f"{program.name} is not rewritten: {program.refusal}",)), None)
     target = target_for(platform)
-    if storable:
-        target = replace(target, has_int4=False)
-    clock = _Clock()
+    run = _Run(program, config, replace(target, has_int4=False) if storable else target, platform, devices, body)
     with _mlir.own_settings(), _mlir.fresh_context(), collection_paused():
-        module = clock.time("parse", lambda: _mlir.parse(program.module))
-        unread = () if body else drop_unused(module, program, config)
-        clock.time("normalize", lambda: normalize(module))
-        graph = clock.time("read", lambda: folded_graph(module))
-        found = clock.time("detect", lambda: detect(graph, program.arguments, output_names(program)))
-        inside = bodies(graph, module, program)
+        read = run.read()
+        decided = run.decide(read, calibration, adapted, fits)
+        spliced, inner = run.rewrite_inside(read, decided, run.rewrite(read, decided))
+    report = _with_bodies(run.report(read, decided, spliced, inner), inner)
+    if not body:
+        check_rules(report.sites, config)
+    return Rewritten(report, spliced, decided.plans, decided.records)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A program, normalized, and what was detected in it.
+
+    Attributes:
+      inside: bodies of its ``shard_map``s.
+      unread: notes on outputs that nobody reads.
+    """
+
+    module: Any
+    graph: Graph
+    found: Detection
+    inside: Bodies
+    unread: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """What is to be done with it.
+
+    Attributes:
+      plans, records: see :class:`Rewritten`.
+      calibration: that of it which fits.
+      doubts: notes on the calibration.
+      placement, layouts: on several devices, where arrays lie, and how each site does.
+      better: products that no site rewrites and that have a better form, whether that was asked for or not.
+    """
+
+    plans: tuple[SitePlan, ...]
+    records: tuple[SiteRecord, ...]
+    calibration: Calibration | None
+    doubts: tuple[str, ...]
+    placement: Placement | None
+    layouts: Sequence[SiteLayout | LeftDense]
+    better: Sequence[tuple[Respelled, Replacement]]
+
+    @property
+    def chosen(self) -> list[int]:
+        """Numbers of the sites that are rewritten."""
+        return [number for number, plan in enumerate(self.plans) if plan.predictor is not None]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of the stages."""
+
+    program: Program
+    config: Config
+    target: Target
+    platform: str
+    devices: int
+    body: bool
+    clock: _Clock = field(default_factory=_Clock)
+
+    def read(self) -> _Read:
+        """Parse, normalize, and detect."""
+        module = self.clock.time("parse", lambda: _mlir.parse(self.program.module))
+        unread = () if self.body else drop_unused(module, self.program, self.config)
+        self.clock.time("normalize", lambda: normalize(module))
+        graph = self.clock.time("read", lambda: folded_graph(module))
+        outputs = output_names(self.program)
+        found = self.clock.time("detect", lambda: detect(graph, self.program.arguments, outputs))
+        return _Read(module, graph, found, bodies(graph, module, self.program), unread)
+
+    def decide(
+        self, read: _Read, calibration: Calibration | None, adapted: Mapping[str, Adapted], fits: Fits | None
+    ) -> _Decided:
+        """Plan every site."""
+        found, config = read.found, self.config
         fitted = fit_calibration(calibration, found.matches)
-        if fitted.misfits and not body:
+        if fitted.misfits and not self.body:
             raise ConfigError(fitted.misfits[0])
-        calibration = fitted.calibration
-        fast_math = fast_math_reason(dict(program.compiler_options))
-        facts = site_facts(found.matches, calibration, target, devices, fast_math)
+        fast_math = fast_math_reason(dict(self.program.compiler_options))
+        facts = site_facts(found.matches, fitted.calibration, self.target, self.devices, fast_math)
         facts = [replace(f, adapted=adapted.get(site.id)) for site, f in zip(found.sites, facts, strict=True)]
         placement: Placement | None = None
         layouts: list[SiteLayout | LeftDense] = []
-        if devices > 1 and config.sharded == "local":
-            placement = Placement(module, program.arguments)
-            layouts = clock.time("place", lambda: placement.layouts(module, found.matches))
-        planned = partial(plan, found.sites, config=config, platform=platform, layouts=layouts, anew=body)
+        if self.devices > 1 and config.sharded == "local":
+            placement = Placement(read.module, self.program.arguments)
+            layouts = self.clock.time("place", lambda: placement.layouts(read.module, found.matches))
+        planned = partial(plan, found.sites, config=config, platform=self.platform, layouts=layouts, anew=self.body)
         plans = planned(facts)
         records = tuple(map(record_of, plans, found.sites))  # of any weights
-        if fits is not None and devices == 1 and config.halve:
-            halved = clock.time("halve", lambda: halved_facts(facts, plans, found.matches, fits))
+        if fits is not None and self.devices == 1 and config.halve:
+            halved = self.clock.time("halve", lambda: halved_facts(facts, plans, found.matches, fits))
             plans = planned(halved) if halved != facts else plans
-        doubts = (*fitted.misfits, *calibration_notes(plans, found.matches, calibration))
-        chosen = [i for i, p in enumerate(plans) if p.predictor is not None]
-        better = []
-        if devices == 1 and not body:
-            better = dense_forms(graph, program.arguments, [found.matches[i] for i in chosen], target)
-        forms = better if config.dense_forms else []
-        spliced = None
-        if chosen or forms:
-            types = [(argument.shape, argument.dtype) for argument in program.arguments]
-            replacements = []
-            for i in chosen:
-                layout = layouts[i] if layouts else None
-                replacement = replace_site(found.matches[i], plans[i], target, placement, layout)
-                replacements.append((plans[i].site.id, replacement))
-            # After the sites: what these keep of the author's code is kept as it was written.
-            replacements += [(told.weight, form) for told, form in forms]
-            spliced = clock.time("splice", lambda: splice(module, replacements, types, target))
+        doubts = (*fitted.misfits, *calibration_notes(plans, found.matches, fitted.calibration))
+        return _Decided(plans, records, fitted.calibration, doubts, placement, layouts, self._better_forms(read, plans))
+
+    def _better_forms(self, read: _Read, plans: Sequence[SitePlan]) -> list[tuple[Respelled, Replacement]]:
+        if self.devices > 1 or self.body:
+            return []
+        rewritten = [m for m, p in zip(read.found.matches, plans, strict=True) if p.predictor is not None]
+        return dense_forms(read.graph, self.program.arguments, rewritten, self.target)
+
+    def rewrite(self, read: _Read, decided: _Decided) -> Spliced | None:
+        """Put replacements where sites are rewritten; None where nothing is."""
+        replacements = []
+        for i in decided.chosen:
+            layout = decided.layouts[i] if decided.layouts else None
+            site, match = decided.plans[i], read.found.matches[i]
+            replacements.append((site.site.id, replace_site(match, site, self.target, decided.placement, layout)))
+        # After the sites: what these keep of the author's code is kept as it was written.
+        replacements += [(told.weight, form) for told, form in self._forms(decided)]
+        if not replacements:
+            return None
+        types = [(argument.shape, argument.dtype) for argument in self.program.arguments]
+        return self.clock.time("splice", lambda: splice(read.module, replacements, types, self.target))
+
+    def _forms(self, decided: _Decided) -> Sequence[tuple[Respelled, Replacement]]:
+        return decided.better if self.config.dense_forms else ()
+
+    def rewrite_inside(
+        self, read: _Read, decided: _Decided, spliced: Spliced | None
+    ) -> tuple[Spliced | None, list[Report]]:
+        """Rewrite what stands in ``shard_map``s, too; with a report of each body."""
         inner: list[Report] = []
-        if devices > 1:
+        if self.devices > 1:
 
             def rewrite_body(body: Program) -> tuple[Report, Spliced | None]:
-                outcome = rewrite_program(body, config, calibration, platform, body=True)
+                outcome = rewrite_program(body, self.config, decided.calibration, self.platform, body=True)
                 return outcome.report, outcome.spliced
 
-            before = _mlir.to_bytecode(module)
-            spliced, inner = clock.time(
-                "shard_map", lambda: rewrite_bodies(program, before, spliced, rewrite_body, inside.joined)
+            before = _mlir.to_bytecode(read.module)
+            spliced, inner = self.clock.time(
+                "shard_map", lambda: rewrite_bodies(self.program, before, spliced, rewrite_body, read.inside.joined)
             )
-        if placement is not None and spliced is not None:
-            clock.time("verify", lambda: verify(spliced.module))
-        rewritable = [body for body in inside.inside if devices > 1 and not body.why]
+        if decided.placement is not None and spliced is not None:
+            self.clock.time("verify", lambda: verify(spliced.module))
+        rewritable = [body for body in read.inside.inside if self.devices > 1 and not body.why]
         inner = [on_devices(report, body) for report, body in zip(inner, rewritable, strict=True)]
-        inner += [_left_dense(body) for body in inside.inside if body not in rewritable]
-    report = Report(
-        sites=found.sites,
-        misses=found.misses,
-        decisions=tuple(p.decision for p in plans),
-        respelled=tuple(told for told, _ in forms),
-        notes=(
-            *idle_rules(found.sites, config),
-            *doubts,
-            *(unread if spliced is not None else ()),
-            *(() if body or plan_of(config) is None else _replay_notes(inner)),
-            *(() if forms else _nothing_done(plans, found.sites, inner)),
-            *(() if forms else _forms_offered([told for told, _ in better])),
-        ),
-        seconds=clock.seconds,
-    )
-    report = _with_bodies(report, inner)
-    if not body:
-        check_rules(report.sites, config)
-    return Rewritten(report, spliced, plans, records)
+        return spliced, inner + [_left_dense(body) for body in read.inside.inside if body not in rewritable]
+
+    def report(self, read: _Read, decided: _Decided, spliced: Spliced | None, inner: Sequence[Report]) -> Report:
+        """What was found and done, but for the bodies."""
+        found, plans, forms = read.found, decided.plans, self._forms(decided)
+        return Report(
+            sites=found.sites,
+            misses=found.misses,
+            decisions=tuple(p.decision for p in plans),
+            respelled=tuple(told for told, _ in forms),
+            notes=(
+                *idle_rules(found.sites, self.config),
+                *decided.doubts,
+                *(read.unread if spliced is not None else ()),
+                *(() if self.body or plan_of(self.config) is None else _replay_notes(inner)),
+                *(() if forms else _nothing_done(plans, found.sites, inner)),
+                *(() if forms else _forms_offered([told for told, _ in decided.better])),
+            ),
+            seconds=self.clock.seconds,
+        )
 
 
 def _forms_offered(better: Sequence[Respelled]) -> tuple[str, ...]:
@@ -238,14 +332,3 @@ def _nothing_done(plans: Sequence[SitePlan], sites: Sequence[Site], inner: Seque
     if not sites and not any(report.sites for report in inner):
         return ("no site was found, so the function runs unchanged",)
     return ("no site is rewritten, so the function runs unchanged",)
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def time(self, stage: str, work: Callable[[], T]) -> T:
-        start = time.perf_counter()
-        result = work()
-        self.seconds[stage] = time.perf_counter() - start
-        return result
