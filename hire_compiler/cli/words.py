@@ -25,6 +25,7 @@ _WORDS = [
     (r"rewrite the model with platforms=\('(\w+)', …\)", r"rewrite the model with --platform \1"),
     (r"give dims=\{…\} \(on the command line ([^)]*)\)", r"give \1"),
     (r"\(new=True, --new-weights\)", "(--new-weights)"),
+    (r"give them \(weights=…\)", "give them (--weights FILE)"),
     (r"tune\(loss=…\)", "tune --loss"),
     (r"pass what hire\.calibrate returned", "give what hire-compiler calibrate wrote"),
 ]
