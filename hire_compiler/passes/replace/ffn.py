@@ -52,10 +52,9 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     Args:
       local: the match is restated in the sizes of one shard: the author's operations are not run inside its step.
     """
-    activation, relevance, up = match.activation, match.relevance, match.products[0]
+    up = match.products[0]
     weights = kept_weights(match, plan)
     vectors = [(origin.weight, index) for origin, index in match.biases]
-    negative = match.negative_gate if plan.certify else None
     order = _order(plan)
     proof = _proof(match, plan, target) if plan.certify or isinstance(plan.predictor, Exact) else None
     preparation = make_preparation(match, plan, match.predicted, vectors, target, order, proof=proof)
@@ -98,44 +97,12 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             down_precise=match.down.precise,
             quantise=None if match.quantiser is None else partial(_quantised, match.quantiser),
         )
-        budget = (plan.candidates - plan.common) // plan.group
-        if isinstance(plan.predictor, Exact):
-            budgets = [size // plan.group for size in (*plan.budgets, plan.candidates)]
-            gate, stages = match.zero_gate, match.gate_stages
-            found = exact_ffn(
-                rows,
-                inputs,
-                down,
-                biases,
-                prepared,
-                gate,
-                budgets,
-                form,
-                stages,
-                product=None if deciding is None else canonical_result(more[-1], deciding),
-                or_all=run_author is not None,
-            )
-            return _or_author(found, match, other, run_author)
-        if negative is not None:
-            gate = activation.gate
-            found = certified_ffn(
-                rows, inputs, down, biases, prepared, gate, budget, form, negative, or_all=run_author is not None
-            )
-            return _or_author(found, match, other, run_author)
-        groups = select_groups(
-            rows,
-            predictor_arrays(prepared),
-            None if activation.gate_bias is None else _predicted_part(biases[activation.gate_bias], plan.common),
-            lambda z: relevance(z, [_beside(biases[i], plan.common, layer) for i in relevance.reads]),
-            plan.group,
-            budget,
-            target,
-            layer,
-            plan.score,
-            _row_scale(match, biases),
-        )
-        y, scales = sparse_ffn(rows, inputs, down, biases, groups, form, _common_path(prepared, plan, match))
-        return [*_results(y, match), *_restored(scales, match)]
+        call = _Call(rows, inputs, down, biases, prepared, form)
+        if proof is None:
+            return _predicted(call, match, plan)
+        product = None if deciding is None else canonical_result(more[-1], deciding)
+        skip = _exact if isinstance(plan.predictor, Exact) else _certified
+        return _or_author(skip(call, match, plan, product, run_author is not None), match, other, run_author)
 
     return Replacement(
         preparation=preparation,
@@ -152,7 +119,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         before=match.down.op if added is None else added.op,
         signature=repr((
             plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.score, plan.common,
-            activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
+            match.activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
             match.down.rows_first, len(vectors), up.precise, match.down.precise,
             how_held(weights), [(dot.row_shape, dot.rows_first) for dot in match.beside],
             [(value.shape, value.dtype, digest(index)) for value, index in match.givens], match.row_scales,
@@ -163,6 +130,62 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         measure="" if proof is None else "proof",
         author=None if proof is None else _authors_code(match, behind, added),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call of a block has at hand, in the order in which its rows are laid out.
+
+    Attributes:
+      rows: its input, ``[b, d]``.
+      inputs, down: its matrices.
+      biases: its vectors: what is added for each row, and then those that were prepared.
+    """
+
+    rows: jax.Array
+    inputs: list[Matrix]
+    down: Down
+    biases: list[jax.Array | PerRow]
+    prepared: Arrays
+    form: Form
+
+
+def _exact(call: _Call, match: FfnMatch, plan: SitePlan, product: jax.Array | None, or_all: bool) -> Skipped:
+    """What the author's code makes zero is skipped, where the rest fits one of the budgets."""
+    budgets = [size // plan.group for size in (*plan.budgets, plan.candidates)]
+    return exact_ffn(
+        call.rows, call.inputs, call.down, call.biases, call.prepared, match.zero_gate, budgets, call.form,
+        match.gate_stages, product=product, or_all=or_all,
+    )  # fmt: skip
+
+
+def _certified(call: _Call, match: FfnMatch, plan: SitePlan, _product: jax.Array | None, or_all: bool) -> Skipped:
+    """What a bound of the gate proves to be zero is skipped."""
+    gate, budget, negative = match.activation.gate, plan.candidates // plan.group, match.negative_gate
+    return certified_ffn(
+        call.rows, call.inputs, call.down, call.biases, call.prepared, gate, budget, call.form, negative, or_all=or_all
+    )
+
+
+def _predicted(call: _Call, match: FfnMatch, plan: SitePlan) -> list[jax.Array]:
+    """Only what a predictor ranks highest is computed, and the common path."""
+    relevance, target, layer = match.relevance, call.form.target, call.form.layer
+    bias = match.activation.gate_bias
+    groups = select_groups(
+        call.rows,
+        predictor_arrays(call.prepared),
+        None if bias is None else _predicted_part(call.biases[bias], plan.common),
+        lambda z: relevance(z, [_beside(call.biases[i], plan.common, layer) for i in relevance.reads]),
+        plan.group,
+        (plan.candidates - plan.common) // plan.group,
+        target,
+        layer,
+        plan.score,
+        _row_scale(match, call.biases),
+    )
+    common = _common_path(call.prepared, plan, match)
+    y, scales = sparse_ffn(call.rows, call.inputs, call.down, call.biases, groups, call.form, common)
+    return [*_results(y, match), *_restored(scales, match)]
 
 
 def _deciding(match: FfnMatch, plan: SitePlan, target: Target) -> WeightDot | None:
