@@ -37,6 +37,7 @@ from hire_compiler._mlir.editing import (
     replace_uses_outside,
     widened_and_back,
 )
+from hire_compiler._mlir.flat_rows import flatten_rows
 from hire_compiler._mlir.folding import evaluate, module_of
 from hire_compiler._mlir.functions import (
     add_argument,
@@ -107,6 +108,7 @@ from hire_compiler._mlir.shardings import (
     replace_body,
     take_shardings,
 )
+from hire_compiler._mlir.winner_forms import padding_as_part, turn_reduction
 
 __all__ = [
     "JAXLIB_VERSION",
@@ -148,6 +150,7 @@ __all__ = [
     "evaluate_dimension",
     "filled",
     "find_function",
+    "flatten_rows",
     "forwarded",
     "fresh_context",
     "function_names",
@@ -179,6 +182,7 @@ __all__ = [
     "outermost",
     "outline",
     "own_settings",
+    "padding_as_part",
     "pairs",
     "parse",
     "parse_any",
@@ -208,6 +212,7 @@ __all__ = [
     "text",
     "to_bytecode",
     "to_text",
+    "turn_reduction",
     "user_context",
     "widened_and_back",
     "without_compiler_options",

@@ -36,10 +36,12 @@ def best_of_parts(op: Any, is_elementwise: Callable[[str], bool], is_part: Calla
     Args:
       op: a ``reduce`` of numbers and places whose body picks the larger, and of equal ones the first; erased.
       is_elementwise: whether an operation of a name computes each number from those at the same place.
-      is_part: whether a value may be a part.
+      is_part: whether a value may be a part; beside one that may, numbers that are all the same may, too.
     """
-    joined = _joined(op, is_elementwise, _is_joining)
-    if joined is None or not all(map(is_part, joined.join.operands)):
+    joined = joined_by(op, is_elementwise, _is_joining)
+    if joined is None or not any(map(is_part, joined.join.operands)):
+        return False
+    if not all(is_part(part) or _is_same_everywhere(part) for part in joined.join.operands):
         return False
     (axis,) = integers(op, "dimensions")
     sizes = [tensor_type(part.type)[0][axis] for part in joined.join.operands]
@@ -65,12 +67,12 @@ def best_of_each(op: Any, is_elementwise: Callable[[str], bool], is_part: Callab
     Args:
       op, is_elementwise, is_part: as of :func:`best_of_parts`.
     """
-    joined = _joined(op, is_elementwise, _is_taking_apart)
+    joined = joined_by(op, is_elementwise, _is_taking_apart)
     if joined is None or not all(map(is_part, joined.join.operands)):
         return False
     (axis,) = integers(op, "dimensions")
     shape, _ = tensor_type(joined.join.results[0].type)
-    whole, size, type_ = joined.join.operands[0], shape[axis], _resized(joined.join.results[0].type, axis - 1, 1)
+    whole, size, type_ = joined.join.operands[0], shape[axis], resized(joined.join.results[0].type, axis - 1, 1)
 
     def own(number: int) -> Any:
         cut = _sliced(whole, len(tensor_type(whole.type)[0]) - 1, number * size, size)
@@ -86,7 +88,7 @@ def best_of_stacked(op: Any, is_elementwise: Callable[[str], bool], is_part: Cal
     Args:
       op, is_elementwise, is_part: as of :func:`best_of_parts`.
     """
-    joined = _joined(op, is_elementwise, _is_stacking)
+    joined = joined_by(op, is_elementwise, _is_stacking)
     if joined is None or not all(map(is_part, joined.join.operands)):
         return False
     (axis,), along = integers(op, "dimensions"), integer(joined.join, "dimension")
@@ -94,6 +96,16 @@ def best_of_stacked(op: Any, is_elementwise: Callable[[str], bool], is_part: Cal
     parts = [(partial(_itself, v), size) for v, size in zip(joined.join.operands, sizes, strict=True)]
     _take_apart(op, joined, along, along - (along > axis), parts)
     return True
+
+
+def _is_same_everywhere(value: Any) -> bool:
+    """Whether an array holds one number, however often."""
+    made = None if isinstance(value.owner, ir.Block) else value.owner
+    if made is not None and made.name == "stablehlo.constant":
+        return bool(getattr(made.attributes["value"], "is_splat", False))
+    if made is not None and made.name == "stablehlo.convert":
+        return _is_same_everywhere(made.operands[0])
+    return made is not None and made.name == "stablehlo.broadcast_in_dim" and not tensor_type(made.operands[0].type)[0]
 
 
 def _itself(value: Any) -> Any:
@@ -115,11 +127,11 @@ def _take_apart(
         found, start = [], 0
         for emitted, size in parts:
             part = _part(joined, along, emitted(), start, size)
-            counted = emit("stablehlo.iota", _like(part, op.operands[1]), [], iota_dimension=_number(axis))
+            counted = emit("stablehlo.iota", like(part, op.operands[1]), [], iota_dimension=number(axis))
             found.append(_reduced(op, [part, counted], kept, size))
             start += size
         for i, result in enumerate(op.results):
-            together = emit("stablehlo.concatenate", result.type, [f[i] for f in found], dimension=_number(kept))
+            together = emit("stablehlo.concatenate", result.type, [f[i] for f in found], dimension=number(kept))
             result.replace_all_uses_with(together)
     op.erase()
 
@@ -142,7 +154,7 @@ def _is_taking_apart(made: Any, axis: int) -> bool:
     return 1 < shape[axis - 1] <= _MOST_PARTS and before[-1] == shape[axis - 1] * shape[axis] and shape[axis] > 1
 
 
-def _like(value: Any, other: Any) -> Any:
+def like(value: Any, other: Any) -> Any:
     """The type of an array of one value's shape and another's type."""
     return make_tensor_type(tensor_type(value.type)[0], tensor_type(other.type)[1])
 
@@ -152,7 +164,7 @@ def _reduced(op: Any, operands: Sequence[Any], along: int, size: int) -> list[An
     model = op.clone()
     new = ir.Operation.create(
         op.name,
-        results=[_resized(result.type, along, size) for result in op.results],
+        results=[resized(result.type, along, size) for result in op.results],
         operands=[*operands, *list(op.operands)[2:]],
         attributes=dict(op.attributes.items()),
         regions=1,
@@ -162,10 +174,10 @@ def _reduced(op: Any, operands: Sequence[Any], along: int, size: int) -> list[An
     return list(new.results)
 
 
-def _joined(op: Any, is_elementwise: Callable[[str], bool], is_join: Callable[[Any, int], bool]) -> _Joined | None:
+def joined_by(op: Any, is_elementwise: Callable[[str], bool], is_join: Callable[[Any, int], bool]) -> _Joined | None:
     """What an argmax over one axis is taken of, if that is joined along this axis and nothing else reads it."""
     dims = integers(op, "dimensions")
-    if len(dims) != 1 or not _counts(op.operands[1], dims[0]):
+    if len(dims) != 1 or not counts(op.operands[1], dims[0]):
         return None
     if [_splat(v) for v in op.operands[2:]] != [float("-inf"), 0.0]:
         return None
@@ -206,7 +218,7 @@ def _is_small(join: Any) -> bool:
     return 1 < len(join.operands) <= _MOST_PARTS if join.name == "stablehlo.concatenate" else len(join.operands) == 1
 
 
-def _counts(value: Any, axis: int) -> bool:
+def counts(value: Any, axis: int) -> bool:
     made = None if isinstance(value.owner, ir.Block) else value.owner
     return made is not None and made.name == "stablehlo.iota" and integer(made, "iota_dimension") == axis
 
@@ -245,7 +257,7 @@ def _part(joined: _Joined, axis: int, part: Any, start: int, size: int) -> Any:
     known = {joined.join.results[0]: part}
     for op in joined.code:
         operands = [known[v] if v in known else _cut(v, axis, start, size) for v in op.operands]
-        type_ = _resized(op.results[0].type, axis, size)
+        type_ = resized(op.results[0].type, axis, size)
         known[op.results[0]] = emit(op.name, type_, operands, **dict(op.attributes.items()))
     return known[joined.code[-1].results[0]] if joined.code else part
 
@@ -255,7 +267,7 @@ def _cut(value: Any, axis: int, start: int, size: int) -> Any:
     shape, _ = tensor_type(value.type)
     if not shape:
         return value
-    made, type_ = value.owner, _resized(value.type, axis, size)
+    made, type_ = value.owner, resized(value.type, axis, size)
     if _is_same_along(value, axis) and made.name == "stablehlo.constant":
         return splat_again(made, type_)
     if _is_same_along(value, axis):
@@ -271,14 +283,14 @@ def _sliced(value: Any, axis: int, start: int, size: int) -> Any:
         "strides": [1] * len(shape),
     }
     cut = {name: ir.DenseI64ArrayAttr.get(numbers) for name, numbers in bounds.items()}
-    return emit("stablehlo.slice", _resized(value.type, axis, size), [value], **cut)
+    return emit("stablehlo.slice", resized(value.type, axis, size), [value], **cut)
 
 
 def _best(op: Any, part: Any, axis: int) -> list[Any]:
     """The best of one part, and its place there."""
     _, dtype = tensor_type(op.operands[1].type)
     shape, _ = tensor_type(part.type)
-    counted = emit("stablehlo.iota", make_tensor_type(shape, dtype), [], iota_dimension=_number(axis))
+    counted = emit("stablehlo.iota", make_tensor_type(shape, dtype), [], iota_dimension=number(axis))
     found = op.clone()
     found.operands[0], found.operands[1] = part, counted
     return list(found.results)
@@ -316,11 +328,11 @@ def _first_of_all(op: Any, join: Any, best: Sequence[Sequence[Any]], axis: int, 
     gathered = []
     for value in own:
         _, dtype = tensor_type(value.type)
-        kept = emit("stablehlo.reshape", _resized(make_tensor_type(part, dtype), axis, 1), [value])
-        type_ = _resized(kept.type, axis, whole[axis] // part[axis])
+        kept = emit("stablehlo.reshape", resized(make_tensor_type(part, dtype), axis, 1), [value])
+        type_ = resized(kept.type, axis, whole[axis] // part[axis])
         gathered.append(emit(join.name, type_, [kept], **dict(join.attributes.items())))
     values, places = gathered
-    counted = emit("stablehlo.iota", places.type, [], iota_dimension=_number(axis))
+    counted = emit("stablehlo.iota", places.type, [], iota_dimension=number(axis))
     begins = emit("stablehlo.multiply", places.type, [counted, filled(places.type, sizes[0])])
     places = emit("stablehlo.add", places.type, [places, begins])
     again = op.clone()
@@ -328,12 +340,12 @@ def _first_of_all(op: Any, join: Any, best: Sequence[Sequence[Any]], axis: int, 
     return list(again.results)
 
 
-def _resized(type_: Any, axis: int, size: int) -> Any:
+def resized(type_: Any, axis: int, size: int) -> Any:
     shape, dtype = tensor_type(type_)
     return make_tensor_type(tuple(size if i == axis else n for i, n in enumerate(shape)), dtype)
 
 
-def _number(value: int) -> Any:
+def number(value: int) -> Any:
     return ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
 
 

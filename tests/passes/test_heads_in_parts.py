@@ -48,7 +48,28 @@ def reshaped_codebooks(p: Params, x: jax.Array) -> jax.Array:
     return jnp.argmax(softcap((x @ p["w"]).reshape(len(x), 4, -1)), -1)
 
 
-WRITTEN = (added_tokens, three_parts, sliced_codebooks, unequal_heads, reshaped_codebooks)
+def stored_apart(p: Params, x: jax.Array) -> jax.Array:
+    return jnp.argmax(jnp.einsum("bd,dhv->hbv", x, p["w"].reshape(D, 4, -1)), -1)
+
+
+def stored_in_parts(p: Params, x: jax.Array) -> jax.Array:
+    z = jnp.einsum("dhv,bd->bhv", p["w"].reshape(D, 4, -1), x) / 0.7
+    return jnp.argmax(softcap((z + p["bias"][:VOCABULARY].reshape(4, -1)).reshape(len(x), -1)), -1)
+
+
+def padded(p: Params, x: jax.Array) -> jax.Array:
+    return jnp.argmax(jnp.pad(x @ p["w"], ((0, 0), (2, ADDED)), constant_values=-jnp.inf), -1)
+
+
+def filled_up(p: Params, x: jax.Array) -> jax.Array:
+    filler = jnp.full((len(x), ADDED), -jnp.inf)
+    return jnp.argmax(softcap(jnp.concatenate([(x @ p["w"])[:, :-ADDED], filler], -1)), -1)
+
+
+WRITTEN = (
+    added_tokens, three_parts, sliced_codebooks, unequal_heads, reshaped_codebooks, stored_apart, stored_in_parts,
+    padded, filled_up,
+)  # fmt: skip
 
 
 def params_of(rng: np.random.Generator) -> Params:

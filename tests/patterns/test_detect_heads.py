@@ -266,6 +266,41 @@ def test_several_heads_in_one_product_and_one_in_several_are_found() -> None:
         assert sites(program, X, HEAD, HEAD) == [found, found]
 
 
+@pytest.mark.parametrize("to", ["bhv", "hbv", "vbh"])
+@pytest.mark.parametrize("stored", ["hvd", "dhv", "hdv"])
+def test_heads_in_one_array_are_one_site_whatever_their_layout(stored: str, to: str) -> None:
+    shape = [{"h": 4, "v": 1024, "d": X.shape[1]}[axis] for axis in stored]
+
+    def each(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.argmax(jnp.einsum(f"bd,{stored}->{to}", x, w), to.index("v"))
+
+    def flat(x: jax.Array, w: jax.Array) -> jax.Array:
+        z = jnp.einsum(f"bd,{stored}->bhv", x, w) / 3
+        return jnp.argmax(jnp.tanh(z.reshape(len(x), -1)), -1)
+
+    if stored == "hdv":
+        assert "(4×1024), which are not followed" in why(each, "w", X, jax.ShapeDtypeStruct(shape, "float32"))
+        return
+    assert sites(flat, X, jax.ShapeDtypeStruct(shape, "float32")) == [("head", ("argmax",))]
+    assert sites(each, X, jax.ShapeDtypeStruct(shape, "float32")) == [("head", ("argmax",))]
+
+
+def test_padding_behind_logits_and_an_argmax_over_the_batch() -> None:
+    def padded(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.argmax(jnp.pad(LOGITS(x, w), ((0, 0), (2, 3)), constant_values=-jnp.inf), -1)
+
+    def joined(x: jax.Array, w: jax.Array) -> jax.Array:
+        z = LOGITS(x, w)
+        return jnp.argmax(jnp.concatenate([z[:, :-5], jnp.full((len(x), 5), -jnp.inf)], -1), -1)
+
+    def over_the_batch(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.argmax(LOGITS(x, w), 0)
+
+    for program in (padded, joined):
+        assert sites(program, X, HEAD) == [("head", ("argmax",))]
+    assert "read by an argmax over another dimension" in why(over_the_batch, "w", X, HEAD)
+
+
 def test_parts_of_heads_that_are_read_otherwise_say_so() -> None:
     def codebooks(x: jax.Array, w: jax.Array) -> list[jax.Array]:
         return jax.lax.top_k(LOGITS(x, w).reshape(len(x), 4, -1), 2)
@@ -273,6 +308,10 @@ def test_parts_of_heads_that_are_read_otherwise_say_so() -> None:
     def added_tokens(x: jax.Array, w: jax.Array, more: jax.Array) -> list[jax.Array]:
         return jax.lax.top_k(jnp.concatenate([LOGITS(x, w), LOGITS(x, more)], -1), 2)
 
+    def padded(x: jax.Array, w: jax.Array) -> list[jax.Array]:
+        return jax.lax.top_k(jnp.pad(LOGITS(x, w), ((0, 0), (0, 3)), constant_values=-jnp.inf), 2)
+
     assert "several heads in one product" in why(codebooks, "w", X, HEAD)
+    assert "joined with numbers of no product" in why(padded, "w", X, HEAD)
     for weight in ("w", "more"):
         assert "joined with those of other products (one head in parts)" in why(added_tokens, weight, X, HEAD, HEAD)

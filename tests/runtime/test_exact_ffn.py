@@ -65,6 +65,23 @@ def test_a_shifted_relu_has_exact_zeros_too() -> None:
     assert certificate.proven == 1
 
 
+def test_a_hard_swish_is_skipped_below_its_clip_where_a_rule_asks() -> None:
+    rng = np.random.default_rng(4)
+    w = weights(rng, bias=-5.0)
+    x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+
+    def hard(w: Params, x: jax.Array) -> jax.Array:
+        return jax.nn.hard_swish(x @ w["up"] + w["bias"]) @ w["down"]
+
+    (found,) = hire.transform(hard).report(w, x).decisions
+    assert found.reason.startswith("hard_silu is exactly zero far below zero only")
+    rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3, group=1)
+    step = hire.transform(jax.jit(hard), hire.Config(rules=(rule,)))
+    np.testing.assert_allclose(step(w, x), jax.jit(hard)(w, x), rtol=0, atol=1e-5)
+    (certificate,) = step.report().certificates
+    assert certificate.proven == 1
+
+
 def test_a_head_is_not_for_exact() -> None:
     with pytest.raises(hire.ConfigError, match="certify"):
         hire.Rule(kind="head", predictor=hire.Exact(), candidates=8)

@@ -14,7 +14,7 @@ from hire_compiler.passes.plan.site_plan import Choice, SiteFacts
 from hire_compiler.patterns.ffn.activations import sample
 from hire_compiler.patterns.ffn.ffn import FfnMatch
 from hire_compiler.patterns.ffn.outside_readers import read_elsewhere
-from hire_compiler.patterns.ffn.sparsity import zero_where_negative
+from hire_compiler.patterns.ffn.sparsity import zero_far_below, zero_where_negative
 from hire_compiler.patterns.site_match import stack_of
 from hire_compiler.runtime.count_active import counted_size
 from hire_compiler.runtime.target import Target
@@ -31,6 +31,7 @@ def ffn_facts(matches: Sequence[FfnMatch], target: Target) -> list[SiteFacts]:
             uncertifiable=_uncertifiable(match, target),
             running_bytes=_running_bytes(match, downs),
             exact_zeros=skips_exactly(match),
+            seldom_zeros=zero_far_below(match.region.expression, len(match.products)),
             unproven_zeros=gives_zeros(match) and not skips_exactly(match),
             choice=_choice(match),
             # Narrow rows are converted on the way to a matrix-vector product, and to no other.

@@ -180,7 +180,8 @@ def _check(rule: Rule, site: Site, facts: SiteFacts, group: int, candidates: int
         raise ConfigError(f"{where}: certify={rule.certify!r} is impossible: {facts.uncertifiable}")
     if isinstance(rule.predictor, Exact) and facts.unproven_zeros and facts.choice is None:
         raise ConfigError(f"{where}: Exact() is impossible: {UNPROVEN}; use a predictor, or leave the site dense")
-    if isinstance(rule.predictor, Exact) and not facts.exact_zeros and facts.choice is None:
+    zeros = facts.exact_zeros or facts.seldom_zeros or facts.choice is not None
+    if isinstance(rule.predictor, Exact) and not zeros:
         raise ConfigError(f"{where}: Exact() needs exact zeros, which {site.activation} does not give")
 
 

@@ -132,6 +132,11 @@ def _no_neurons(site: Site, facts: SiteFacts) -> str:
         return f"its {site.selection} reads both products, so none can be skipped exactly, and no rule predicts it"
     if facts.unproven_zeros:
         return f"{UNPROVEN}, and no rule asks to approximate it"
+    if not facts.exact_zeros and facts.seldom_zeros:
+        return (
+            f"{site.activation} is exactly zero far below zero only, which may be seldom, and no rule asks to skip it "
+            '(Rule(kind="ffn", predictor=Exact()) would)'
+        )
     if not facts.exact_zeros:
         return f"{site.activation} is not sparse (no neuron is exactly zero), and no rule asks to approximate it"
     if worth_skipping(facts):

@@ -103,6 +103,7 @@ class SiteFacts:
       beside: why they are not proven although they could be, or ''.
       reordered: the platform may sum the author's own product otherwise where a proof fails.
       exact_zeros: one product alone proves neurons exactly zero.
+      seldom_zeros: one product alone proves neurons exactly zero where it is far below zero.
       unproven_zeros: neurons are often zero, but no product alone proves it.
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
@@ -141,6 +142,7 @@ class SiteFacts:
     adapted: Adapted | None = None
     devices: int = 1
     exact_zeros: bool = False
+    seldom_zeros: bool = False
     unproven_zeros: bool = False
     drops: bool = True
     choice: Choice | None = None

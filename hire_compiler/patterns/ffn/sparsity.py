@@ -12,7 +12,7 @@ import numpy as np
 
 from hire_compiler.graph.expression import Expression
 from hire_compiler.patterns.ffn.activations import sample
-from hire_compiler.proofs.zeros import GateStages, NegativeGate
+from hire_compiler.proofs.zeros import GateStages, Known, NegativeGate, exactly, proven_zero, within
 
 _USUAL = 50.0  # size of the products that are not looked at
 
@@ -35,6 +35,17 @@ def zero_shares(expression: Expression, streams: int) -> tuple[float, ...]:
         zero = stages.zero(known, {i: _USUAL for i in range(streams) if i != gate}, np)
         shares.append(float(np.mean(np.broadcast_to(zero, points.shape))))
     return tuple(shares)
+
+
+@lru_cache(maxsize=1024)
+def zero_far_below(expression: Expression, streams: int) -> bool:
+    """Whether one product far below zero proves its neuron zero, as the clip of a hard swish does."""
+    if expression.rowwise:
+        return False
+    vectors = dict(enumerate(sample(expression, streams, 64).parameters, start=streams))
+    known = {i: within(_USUAL) for i in range(streams)} | {i: exactly(v, np) for i, v in vectors.items()}
+    below = Known(False, -_USUAL, -_USUAL / 2)
+    return any(bool(np.all(proven_zero(expression, known | {gate: below}, np))) for gate in range(streams))
 
 
 def zero_where_negative(code: NegativeGate, streams: int) -> bool:

@@ -26,7 +26,7 @@ from hire_compiler.graph.weight import Weight
 from hire_compiler.patterns.head.readers import Readers
 from hire_compiler.patterns.head.tail import TailReader
 from hire_compiler.patterns.head.winners import Winner, grouped, replaced_before, same_values
-from hire_compiler.patterns.misses.neighbours import is_chosen_among
+from hire_compiler.patterns.misses.neighbours import is_chosen_among, is_from_product
 from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.operations.leaving import goes_on
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
@@ -154,9 +154,10 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     if kinds == {"gather"}:
         raise NoMatch("only some of its results are read (gather), at places that are named", depth=2)
     as_logits = chosen_from or bool(kinds & LOGIT_READERS)
-    if not as_logits and (is_chosen_among(op) or "all_gather" in kinds):
-        joined = "of other devices" if "all_gather" in kinds else "of other products"
-        raise NoMatch(f"its results are joined with those {joined} (one head in parts): not followed yet", depth=2)
+    if not as_logits and "all_gather" in kinds:
+        raise NoMatch(_JOINED.format("those of other devices (one head in parts)"), depth=2)
+    if not as_logits and readers.joined is not None and is_chosen_among(op):
+        raise NoMatch(_JOINED.format(_beside(readers)), depth=2)
     if not as_logits:
         raise NoMatch(f"its result is not read as logits ({_names(kinds)})", depth=1)
     if d < MINIMUM_INPUTS:
@@ -191,6 +192,18 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     )
 
 
+_JOINED = "its results are joined with {}: not followed yet"
+
+
+def _beside(readers: Readers) -> str:
+    """What stands beside the numbers of a product."""
+    assert readers.joined is not None
+    others = [value for value in readers.joined.operands if not readers.follows(value)]
+    if any(map(is_from_product, others)):
+        return "those of other products (one head in parts)"
+    return "numbers of no product (padding?)" if others else "each other"
+
+
 def _only_tokens(winners: tuple[Winner, ...]) -> bool:
     """Whether the winners are all that is read; of the best few a token may be drawn, which can be proven by itself."""
     return bool(winners) and all(winner.k == 1 for winner in winners)
@@ -203,10 +216,16 @@ def _several(dot: WeightDot, readers: Readers, provenance: Provenance) -> HeadMa
       NoMatch: more than winners are read of some part.
     """
     tail, blocked = _tail_of(dot.result, readers, provenance)
+    if readers.axis is None:
+        shape = "×".join(map(str, dot.row_shape))
+        raise NoMatch(
+            f"its {dot.rows} rows lie in several dimensions ({shape}), which are not followed to where the program "
+            "chooses among them",
+            depth=2,
+        )
     if tail is None or tail.numbers:
         several = "the program chooses among each part alone (several heads in one product)"
-        why = blocked or "their axes cannot be followed"
-        raise NoMatch(f"its {dot.rows} rows are cut into parts, and {several}: {why}", depth=2)
+        raise NoMatch(f"its {dot.rows} rows are cut into parts, and {several}: {blocked}", depth=2)
     return HeadMatch(dot, dot.result, np.arange(dot.batch), ("argmax",), (), (), tail)
 
 

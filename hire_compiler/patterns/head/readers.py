@@ -33,6 +33,7 @@ class Readers:
       best: names of the readers that keep only the best.
       read: the values that something reads while they are still logits, and their vocabulary axes.
       contracted: a product that contracts the result again, if there is one.
+      joined: what puts its numbers beside others, if there is such an operation.
       cut: a slice that takes less than half of the rows, or what splits them into
         several dimensions, if there is one.
     """
@@ -43,6 +44,7 @@ class Readers:
         self.best: set[str] = {"max"}
         self.read: list[tuple[Value, int]] = []
         self.contracted: Op | None = None
+        self.joined: Op | None = None
         self.cut: Op | None = None
         self._maxima: list[tuple[str, Op, int]] = []
         self._is_no_vocabulary = dot.rows <= dot.d  # then only the reason matters
@@ -188,6 +190,7 @@ class Readers:
         elif name == "while":
             return  # followed into its body
         elif name.startswith(("scatter", "dynamic_update", "concatenate", "pad")):
+            self.joined = op if name in ("concatenate", "pad") else self.joined
             self.kinds.add("stored")
         else:
             self.kinds.add({"reduce_window": "cumsum"}.get(name, name))
@@ -208,6 +211,8 @@ class Readers:
             self._keeps_best("sampling" if kind == "noisy" else "argmax", "argmax", op, axis)
         elif op.ints("dimensions") == (axis,) and _is_position(op):
             self.kinds.add("position")
+        elif axis not in op.ints("dimensions") and is_argmax(op):
+            self.kinds.add("an argmax over another dimension")
         elif _row_number(op, axis) is None:
             self.kinds.add("reduce")
 

@@ -68,6 +68,12 @@ def is_behind_convolution(op: Op) -> bool:
     return any(made.name == "convolution" for made in _behind(op, OPERATIONS | LAYOUT.keys()))
 
 
+def is_from_product(value: Value) -> bool:
+    """Whether elementwise code alone stands between a value and a product that makes it."""
+    made = value.op
+    return made is not None and any(map(is_product, (made, *_behind(made, OPERATIONS | LAYOUT.keys()))))
+
+
 def is_mixed(op: Op, count: int, matrix: list[int]) -> bool:
     """Whether a product sums ``count`` matrices of such a shape, and its result is then one of a product itself."""
     if len(matrix) < 2 or count >= min(matrix):
@@ -129,6 +135,7 @@ __all__ = [
     "is_behind_convolution",
     "is_chosen_among",
     "is_from_attention",
+    "is_from_product",
     "is_from_softmax",
     "is_mixed",
     "is_softmax_of",
