@@ -37,7 +37,6 @@ from hire_compiler._mlir.editing import (
     replace_uses_outside,
     widened_and_back,
 )
-from hire_compiler._mlir.flat_rows import flatten_rows
 from hire_compiler._mlir.folding import evaluate, module_of
 from hire_compiler._mlir.functions import (
     add_argument,
@@ -76,6 +75,7 @@ from hire_compiler._mlir.modules import (
     to_text,
 )
 from hire_compiler._mlir.outline import Outlined, call_outlined, outline, scatter_into
+from hire_compiler._mlir.padded_winners import padding_as_part
 from hire_compiler._mlir.private import (
     JAXLIB_VERSION,
     dimension_variables,
@@ -108,7 +108,6 @@ from hire_compiler._mlir.shardings import (
     replace_body,
     take_shardings,
 )
-from hire_compiler._mlir.winner_forms import padding_as_part, turn_reduction
 
 __all__ = [
     "JAXLIB_VERSION",
@@ -150,7 +149,6 @@ __all__ = [
     "evaluate_dimension",
     "filled",
     "find_function",
-    "flatten_rows",
     "forwarded",
     "fresh_context",
     "function_names",
@@ -212,7 +210,6 @@ __all__ = [
     "text",
     "to_bytecode",
     "to_text",
-    "turn_reduction",
     "user_context",
     "widened_and_back",
     "without_compiler_options",

@@ -127,7 +127,7 @@ def _take_apart(
         found, start = [], 0
         for emitted, size in parts:
             part = _part(joined, along, emitted(), start, size)
-            counted = emit("stablehlo.iota", like(part, op.operands[1]), [], iota_dimension=number(axis))
+            counted = emit("stablehlo.iota", _like(part, op.operands[1]), [], iota_dimension=number(axis))
             found.append(_reduced(op, [part, counted], kept, size))
             start += size
         for i, result in enumerate(op.results):
@@ -154,7 +154,7 @@ def _is_taking_apart(made: Any, axis: int) -> bool:
     return 1 < shape[axis - 1] <= _MOST_PARTS and before[-1] == shape[axis - 1] * shape[axis] and shape[axis] > 1
 
 
-def like(value: Any, other: Any) -> Any:
+def _like(value: Any, other: Any) -> Any:
     """The type of an array of one value's shape and another's type."""
     return make_tensor_type(tensor_type(value.type)[0], tensor_type(other.type)[1])
 
@@ -177,7 +177,7 @@ def _reduced(op: Any, operands: Sequence[Any], along: int, size: int) -> list[An
 def joined_by(op: Any, is_elementwise: Callable[[str], bool], is_join: Callable[[Any, int], bool]) -> _Joined | None:
     """What an argmax over one axis is taken of, if that is joined along this axis and nothing else reads it."""
     dims = integers(op, "dimensions")
-    if len(dims) != 1 or not counts(op.operands[1], dims[0]):
+    if len(dims) != 1 or not _counts(op.operands[1], dims[0]):
         return None
     if [_splat(v) for v in op.operands[2:]] != [float("-inf"), 0.0]:
         return None
@@ -218,7 +218,7 @@ def _is_small(join: Any) -> bool:
     return 1 < len(join.operands) <= _MOST_PARTS if join.name == "stablehlo.concatenate" else len(join.operands) == 1
 
 
-def counts(value: Any, axis: int) -> bool:
+def _counts(value: Any, axis: int) -> bool:
     made = None if isinstance(value.owner, ir.Block) else value.owner
     return made is not None and made.name == "stablehlo.iota" and integer(made, "iota_dimension") == axis
 

@@ -48,15 +48,6 @@ def reshaped_codebooks(p: Params, x: jax.Array) -> jax.Array:
     return jnp.argmax(softcap((x @ p["w"]).reshape(len(x), 4, -1)), -1)
 
 
-def stored_apart(p: Params, x: jax.Array) -> jax.Array:
-    return jnp.argmax(jnp.einsum("bd,dhv->hbv", x, p["w"].reshape(D, 4, -1)), -1)
-
-
-def stored_in_parts(p: Params, x: jax.Array) -> jax.Array:
-    z = jnp.einsum("dhv,bd->bhv", p["w"].reshape(D, 4, -1), x) / 0.7
-    return jnp.argmax(softcap((z + p["bias"][:VOCABULARY].reshape(4, -1)).reshape(len(x), -1)), -1)
-
-
 def padded(p: Params, x: jax.Array) -> jax.Array:
     return jnp.argmax(jnp.pad(x @ p["w"], ((0, 0), (2, ADDED)), constant_values=-jnp.inf), -1)
 
@@ -67,8 +58,7 @@ def filled_up(p: Params, x: jax.Array) -> jax.Array:
 
 
 WRITTEN = (
-    added_tokens, three_parts, sliced_codebooks, unequal_heads, reshaped_codebooks, stored_apart, stored_in_parts,
-    padded, filled_up,
+    added_tokens, three_parts, sliced_codebooks, unequal_heads, reshaped_codebooks, padded, filled_up,
 )  # fmt: skip
 
 

@@ -14,8 +14,7 @@ the first still wins. Several heads at once become one each:
     argmax((x · w).reshape(batch, heads, rows))         in one product: slices of it
     argmax(stack([x · w, x · w_next]))                  in products of their own
 
-Elementwise code on the way (a softcap, a temperature, a mask) is applied to each part. Before that, a matrix that is
-stored in parts gets one dimension of rows, as in ``argmax(einsum("bd,hvd->bhv", x, w))``, on one device.
+Elementwise code on the way (a softcap, a temperature, a mask) is applied to each part.
 """
 
 from __future__ import annotations
@@ -36,28 +35,11 @@ _LAYOUT = frozenset({
 def split_winners(module: Any) -> int:
     """Split what can be split in ``@main``, in place; how many there were."""
     function = _mlir.main_function(module).operation
-    if _mlir.module_attribute(module, "mhlo.num_partitions", 1) == 1:
-        _flatten(module, function)
-    argmaxes = _argmaxes(function)
+    argmaxes = [op for op in _mlir.operations_named(function, "stablehlo.reduce") if _is_argmax(op)]
     for op in argmaxes:
         _mlir.padding_as_part(op, _is_elementwise)
     ways = _mlir.best_of_parts, _mlir.best_of_each, _mlir.best_of_stacked
     return sum(any(way(op, _is_elementwise, _is_product) for way in ways) for op in argmaxes)
-
-
-def _flatten(module: Any, function: Any) -> None:
-    """Let the rows of products that the program chooses among lie in one dimension, the last."""
-    flattened = 0
-    for op in _argmaxes(function) + _mlir.operations_named(function, "chlo.top_k"):
-        flattened += _mlir.flatten_rows(op, _is_elementwise)
-    if flattened:
-        for op in _argmaxes(function):
-            _mlir.turn_reduction(op)
-        _mlir.run_passes(module, "trivial-dce")
-
-
-def _argmaxes(function: Any) -> list[Any]:
-    return [op for op in _mlir.operations_named(function, "stablehlo.reduce") if _is_argmax(op)]
 
 
 def _is_argmax(op: Any) -> bool:
