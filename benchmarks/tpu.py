@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 import hire_compiler as hire
 from benchmarks.timing import print_table
-from benchmarks.tpu_steps import GEMMA_3N, SHAPES, SQUARED
+from benchmarks.tpu_steps import GEMMA_3N, SHAPES, SQUARED, bf16
 from hire_compiler.measuring.estimate import Estimate
 
 TPU = "v5e:2x2"
@@ -40,11 +40,6 @@ HEADER = [
     "over as written",
     "copies",
 ]
-
-
-def bf16(*shape: int) -> jax.ShapeDtypeStruct:
-    """The type of a bfloat16 array."""
-    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
 
 
 def padded(function: Callable[..., Any]) -> Callable[..., Any]:

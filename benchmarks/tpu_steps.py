@@ -19,6 +19,11 @@ Block = Callable[[jax.Array, Arrays], jax.Array]
 _STRICT = NormalDist().inv_cdf(0.95)
 
 
+def bf16(*shape: int) -> jax.ShapeDtypeStruct:
+    """The type of a bfloat16 array."""
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+
+
 def squared_relu(x: jax.Array, w: Arrays) -> jax.Array:
     """Without a gate; most neurons of a trained model are zero."""
     return jnp.square(jax.nn.relu(x @ w["up"].T)) @ w["down"]
@@ -97,10 +102,6 @@ class Shape:
 
     def arguments(self, batch: int) -> tuple[Any, ...]:
         """The types of one call's arguments, weights first."""
-
-        def bf16(*shape: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-
         query, key = self.heads * self.each, self.kept * self.each
         stacks, cache = [], []
         for layers, block in self.stacks:

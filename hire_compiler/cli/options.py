@@ -33,6 +33,18 @@ def add_artifact(verb: Any) -> None:
     verb.add_argument("artifact", type=Path, help="the artifact, a file or a directory")
 
 
+def add_calls(verb: Any) -> None:
+    """``--inputs``, one file a call."""
+    verb.add_argument(
+        "--inputs",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="each holds the inputs of one call: npz or safetensors",
+    )
+
+
 def add_weights(verb: Any, required: bool = False) -> None:
     """The model's weights, and which is which."""
     verb.add_argument(

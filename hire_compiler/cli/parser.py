@@ -12,6 +12,7 @@ from hire_compiler.cli.examples import EXAMPLES
 from hire_compiler.cli.options import (
     MODEL,
     add_artifact,
+    add_calls,
     add_dims,
     add_full,
     add_model,
@@ -121,14 +122,7 @@ def _calibrate(verbs: Any) -> None:
         "Run the model on real inputs; keep the second moments of its sites' inputs, and which neurons were active.",
     )
     add_model(verb)
-    verb.add_argument(
-        "--inputs",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="each holds the inputs of one call: npz or safetensors",
-    )
+    add_calls(verb)
     verb.add_argument("--kind", choices=("head", "ffn"), help="probe only these sites")
     verb.add_argument("--rules", type=Path, metavar="TOML", help="try the predictors of these rules on the inputs")
     verb.add_argument(
@@ -247,14 +241,7 @@ def _adapt(verbs: Any) -> None:
     verb.add_argument("--original", type=Path, required=True, metavar="FILE", help=MODEL)
     add_weights(verb)
     add_dims(verb)
-    verb.add_argument(
-        "--inputs",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="each holds the inputs of one call: npz or safetensors",
-    )
+    add_calls(verb)
     verb.add_argument("--calibration", type=Path, metavar="FILE", help="what it was made with, if it was with one")
     verb.add_argument("-o", "--output", type=Path, metavar="PATH", help="write a new artifact, leave this one")
     verb.add_argument("--force", action="store_true", help="replace an artifact that stands at --output")

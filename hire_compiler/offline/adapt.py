@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -92,15 +93,16 @@ def _changed(artifact: Artifact, platform: str, inputs: Sequence[Any], progress:
     """What to do with the defaults of an artifact, after it has run."""
     if not artifact.platform(platform).check:
         return {}
-    measured = _counted(artifact, platform, inputs, progress)
     report = report_of(artifact.report()[platform])
-    found = Report(**{**report.__dict__, "certificates": measured.certificates()})
+    measured = _counted(artifact, platform, report, inputs, progress)
+    found = replace(report, certificates=measured.certificates())
     return adapted(found, measured.calls, measured.held(), measured.block_counts(), target_for(platform).costs)
 
 
-def _counted(artifact: Artifact, platform: str, inputs: Sequence[Any], progress: Progress) -> Measurements:
+def _counted(
+    artifact: Artifact, platform: str, report: Report, inputs: Sequence[Any], progress: Progress
+) -> Measurements:
     """Run it, and add up what its sites count."""
-    report = report_of(artifact.report()[platform])
     names, specs = zip(*((entry.name, entry.spec) for entry in artifact.manifest.inputs), strict=True)
     stored, call = artifact.weights(platform), jax.jit(artifact.step_program(platform, counted=True).call)
     measured: Measurements | None = None

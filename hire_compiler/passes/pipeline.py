@@ -21,7 +21,7 @@ from hire_compiler.passes.detect.detect import Detection, detect
 from hire_compiler.passes.detect.facts import Fits, halved_facts, site_facts
 from hire_compiler.passes.detect.fit_calibration import calibration_notes, fit_calibration
 from hire_compiler.passes.detect.search import search
-from hire_compiler.passes.forms.dense_forms import dense_forms
+from hire_compiler.passes.forms.dense_forms import DenseForm, dense_forms
 from hire_compiler.passes.mesh.replace_site import replace_site
 from hire_compiler.passes.mesh.rewrite_bodies import rewrite_bodies
 from hire_compiler.passes.mesh.site_layouts import Placement
@@ -34,7 +34,6 @@ from hire_compiler.passes.plan.plan import plan
 from hire_compiler.passes.plan.replay import record_of
 from hire_compiler.passes.plan.saved_plan import SiteRecord, plan_of
 from hire_compiler.passes.plan.site_plan import LeftDense, SitePlan
-from hire_compiler.passes.replace.replacement import Replacement
 from hire_compiler.passes.splice.splice import Spliced, splice
 from hire_compiler.passes.verify.verify import verify
 from hire_compiler.proofs.fast_math import fast_math_reason
@@ -159,7 +158,7 @@ class _Decided:
     doubts: tuple[str, ...]
     placement: Placement | None
     layouts: Sequence[SiteLayout | LeftDense]
-    better: Sequence[tuple[Respelled, Replacement]]
+    better: Sequence[DenseForm]
 
     @property
     def chosen(self) -> list[int]:
@@ -214,7 +213,7 @@ class _Run:
         doubts = (*fitted.misfits, *calibration_notes(plans, found.matches, fitted.calibration))
         return _Decided(plans, records, fitted.calibration, doubts, placement, layouts, self._better_forms(read, plans))
 
-    def _better_forms(self, read: _Read, plans: Sequence[SitePlan]) -> list[tuple[Respelled, Replacement]]:
+    def _better_forms(self, read: _Read, plans: Sequence[SitePlan]) -> list[DenseForm]:
         if self.devices > 1 or self.body:
             return []
         rewritten = [m for m, p in zip(read.found.matches, plans, strict=True) if p.predictor is not None]
@@ -228,13 +227,13 @@ class _Run:
             site, match = decided.plans[i], read.found.matches[i]
             replacements.append((site.site.id, replace_site(match, site, self.target, decided.placement, layout)))
         # After the sites: what these keep of the author's code is kept as it was written.
-        replacements += [(told.weight, form) for told, form in self._forms(decided)]
+        replacements += [(form.told.weight, form.replacement(self.target)) for form in self._forms(decided)]
         if not replacements:
             return None
         types = [(argument.shape, argument.dtype) for argument in self.program.arguments]
         return self.clock.time("splice", lambda: splice(read.module, replacements, types, self.target))
 
-    def _forms(self, decided: _Decided) -> Sequence[tuple[Respelled, Replacement]]:
+    def _forms(self, decided: _Decided) -> Sequence[DenseForm]:
         return decided.better if self.config.dense_forms else ()
 
     def rewrite_inside(
@@ -265,14 +264,14 @@ class _Run:
             sites=found.sites,
             misses=found.misses,
             decisions=tuple(p.decision for p in plans),
-            respelled=tuple(told for told, _ in forms),
+            respelled=tuple(form.told for form in forms),
             notes=(
                 *idle_rules(found.sites, self.config),
                 *decided.doubts,
                 *(read.unread if spliced is not None else ()),
                 *(() if self.body or plan_of(self.config) is None else _replay_notes(inner)),
                 *(() if forms else _nothing_done(plans, found.sites, inner)),
-                *(() if forms else _forms_offered([told for told, _ in decided.better])),
+                *(() if forms else _forms_offered([form.told for form in decided.better])),
             ),
             seconds=self.clock.seconds,
         )

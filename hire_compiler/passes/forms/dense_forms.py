@@ -61,10 +61,23 @@ class Form:
         return way if self.one_by_one else way.split(",")[0] + ", in chunks that stay in the cache"
 
 
+@dataclass(frozen=True)
+class DenseForm:
+    """A product that has a better form, and what is told of it."""
+
+    dot: WeightDot
+    form: Form
+    told: Respelled
+
+    def replacement(self, target: Target) -> Replacement:
+        """The product in that form."""
+        return _respelled(self.dot, self.form, target)
+
+
 def dense_forms(
     graph: Graph, arguments: Sequence[Argument], rewritten: Sequence[SiteMatch], target: Target
-) -> list[tuple[Respelled, Replacement]]:
-    """Every product that has a better form on the target, and the replacement that is it.
+) -> list[DenseForm]:
+    """Every product that has a better form on the target.
 
     Args:
       graph: normalized.
@@ -76,7 +89,7 @@ def dense_forms(
     theirs = {argument for match in rewritten for weight in match.weights for argument in weight.arguments}
     dots = [_read(op, provenance) for op in graph.ops() if op.name == "dot_general"]
     return [
-        (_told(dot, form, provenance), _respelled(dot, form, target))
+        DenseForm(dot, form, _told(dot, form, provenance))
         for dot in dots
         if dot is not None and theirs.isdisjoint(dot.weight.arguments) and (form := _better(dot, target)) is not None
     ]

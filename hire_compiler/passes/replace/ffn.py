@@ -100,9 +100,13 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         call = _Call(rows, inputs, down, biases, prepared, form)
         if proof is None:
             return _predicted(call, match, plan)
-        product = None if deciding is None else canonical_result(more[-1], deciding)
-        skip = _exact if isinstance(plan.predictor, Exact) else _certified
-        return _or_author(skip(call, match, plan, product, run_author is not None), match, other, run_author)
+        or_all = run_author is not None
+        if isinstance(plan.predictor, Exact):
+            product = None if deciding is None else canonical_result(more[-1], deciding)
+            found = _exact(call, match, plan, product, or_all)
+        else:
+            found = _certified(call, match, plan, or_all)
+        return _or_author(found, match, other, run_author)
 
     return Replacement(
         preparation=preparation,
@@ -159,7 +163,7 @@ def _exact(call: _Call, match: FfnMatch, plan: SitePlan, product: jax.Array | No
     )  # fmt: skip
 
 
-def _certified(call: _Call, match: FfnMatch, plan: SitePlan, _product: jax.Array | None, or_all: bool) -> Skipped:
+def _certified(call: _Call, match: FfnMatch, plan: SitePlan, or_all: bool) -> Skipped:
     """What a bound of the gate proves to be zero is skipped."""
     gate, budget, negative = match.activation.gate, plan.candidates // plan.group, match.negative_gate
     return certified_ffn(
