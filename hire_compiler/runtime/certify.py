@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hire_compiler.runtime.checks import all_of, how_many
 from hire_compiler.runtime.record import Arrays
 from hire_compiler.runtime.target import Target, dot_of_few
 
@@ -152,7 +153,14 @@ class Winners:
 
 
 def best_candidates(
-    center: jax.Array, low: jax.Array, high: jax.Array, ids: jax.Array, k: int, *, strict: bool
+    center: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    ids: jax.Array,
+    k: int,
+    *,
+    strict: bool,
+    known: jax.Array | bool = True,
 ) -> Winners:
     """The winners among the candidates, by what the program compares.
 
@@ -165,23 +173,29 @@ def best_candidates(
     """
     at = lax.top_k(center, k)[1]
     winners = jnp.take_along_axis(ids, at, axis=1)
-    known = ~(jnp.isnan(center) | jnp.isnan(low) | jnp.isnan(high)).any(axis=1)
+    known &= ~(jnp.isnan(center) | jnp.isnan(low) | jnp.isnan(high))
     lows, highs = (low, high) if strict else (center, center)
     best = jnp.take_along_axis(lows, at, axis=1)
     threshold, last = best[:, -1:], winners[:, -1:]
-    sure = known & jnp.isfinite(jnp.take_along_axis(low, at, axis=1)).all(axis=1)
-    sure &= jnp.isfinite(jnp.take_along_axis(high, at, axis=1)).all(axis=1)
+    ends = [jnp.take_along_axis(end, at, axis=1) for end in (low, high)]
+    placed = jnp.isfinite(ends[0]) & jnp.isfinite(ends[1])
     if strict:
-        sure &= in_order(best, jnp.take_along_axis(highs, at, axis=1), winners)
-        others = reaches(highs, ids, threshold, last).at[jnp.arange(len(at))[:, None], at].set(False)
-        sure &= ~others.any(axis=1)
+        placed &= before_the_next(best, jnp.take_along_axis(highs, at, axis=1), winners)
+    sure = all_of(known, 1) & all_of(placed, 1)
+    if strict:
+        sure &= others(reaches(highs, ids, threshold, last), at) == 0
     return Winners(at, threshold, last, sure, lows, highs)
 
 
-def in_order(low: jax.Array, high: jax.Array, ids: jax.Array) -> jax.Array:
-    """Whether values between ``low`` and ``high`` (``[b, k]``) can only stand in this order: ``[b]``."""
+def before_the_next(low: jax.Array, high: jax.Array, ids: jax.Array) -> jax.Array:
+    """Which of the values between ``low`` and ``high`` (``[b, k]``) can only stand before the next one: ``[b, k]``."""
     tie = (low[:, :-1] == high[:, 1:]) & (ids[:, :-1] < ids[:, 1:]) & (low[:, :-1] != 0)
-    return ((low[:, :-1] > high[:, 1:]) | tie).all(axis=1)
+    return jnp.pad((low[:, :-1] > high[:, 1:]) | tie, ((0, 0), (0, 1)), constant_values=True)
+
+
+def others(reach: jax.Array, at: jax.Array) -> jax.Array:
+    """Of how many entries that are not at places ``at [b, k]``, none twice, a check ``[b, n]`` holds: int32 ``[b]``."""
+    return how_many(reach, 1) - how_many(jnp.take_along_axis(reach, at, axis=1), 1)
 
 
 def reaches(values: jax.Array, ids: jax.Array, threshold: jax.Array, last: jax.Array) -> jax.Array:
@@ -200,8 +214,7 @@ def excluded_that_reach(values: jax.Array, ids: jax.Array, winners: Winners) -> 
       values: upper bounds of what the program compares, of all rows, ``[b, n]``.
     """
     reach = reaches(values, jnp.arange(values.shape[1], dtype=jnp.int32), winners.threshold, winners.last)
-    inside = jnp.take_along_axis(reach, ids, axis=1)
-    return jnp.sum(reach, axis=1, dtype=jnp.int32) - jnp.sum(inside, axis=1, dtype=jnp.int32)
+    return others(reach, ids)
 
 
 def take_entries(vector: jax.Array, ids: jax.Array | None) -> jax.Array:
@@ -214,8 +227,10 @@ def take_entries(vector: jax.Array, ids: jax.Array | None) -> jax.Array:
 
 
 def take_batch(vector: jax.Array, at: jax.Array) -> jax.Array:
-    """Batch rows of a vector ``[n]`` or ``[b, n]``, where a length of 1 stands for any."""
-    return vector if vector.ndim == 1 or vector.shape[0] == 1 else vector[at]
+    """One batch row of a vector ``[n]`` or ``[b, n]``, where a length of 1 stands for any."""
+    if vector.ndim == 1 or vector.shape[0] == 1:
+        return vector
+    return lax.dynamic_slice_in_dim(vector, at, 1)
 
 
 def _norm(array: jax.Array, axis: int) -> jax.Array:

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from hire_compiler.runtime.certify import Winners, center_of, in_order, reaches
+from hire_compiler.runtime.certify import Winners, before_the_next, center_of, reaches
+from hire_compiler.runtime.checks import all_of, any_of
 
 Axes = tuple[str, ...]
 NUMBERS = "numbers"  # the prepared array that numbers the rows of a shard, where they were dealt out
@@ -155,11 +156,12 @@ def order_shards(
     low, high, winners = (jnp.take_along_axis(array, at, axis=1) for array in (low, high, everyone))
     threshold, last = low[:, -1:], numbering.of_shard(winners[:, -1:])
     won = (numbering.of_all(ids)[:, :, None] == winners[:, None, :]).any(axis=2)
-    sure = jnp.isfinite(low).all(axis=1) & ~(jnp.isnan(best.low) | jnp.isnan(best.high)).any(axis=1)
+    placed, doubtful = jnp.isfinite(low), jnp.isnan(best.low) | jnp.isnan(best.high)
     if strict:
-        rivals = reaches(best.high, ids, threshold, last) & ~won
-        sure &= in_order(low, high, winners) & ~rivals.any(axis=1)
-    else:
+        placed &= before_the_next(low, high, winners)
+        doubtful |= reaches(best.high, ids, threshold, last) & ~won
+    sure = all_of(placed, 1) & ~any_of(doubtful, 1)
+    if not strict:
         sure &= best.sure  # of its values as dense stores them, which may overflow
     return Winners(best.at, threshold, last, sure, best.low, best.high), values, winners
 

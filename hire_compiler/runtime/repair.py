@@ -1,57 +1,59 @@
-"""Dense where a proof failed: only the failed rows of a batch, in the smallest of a few static sizes."""
+"""Dense where a proof failed: the failed rows one by one, or the whole batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 Results = list[jax.Array]
+_State = tuple[Results, jax.Array]  # results, and whether a row was met that cannot be settled by itself
 
 
 def repair(
     results: Results,
     proven: jax.Array,
     hopeless: jax.Array,
-    some: Callable[[jax.Array], tuple[Results, jax.Array]],
+    one: Callable[[jax.Array], tuple[Results, jax.Array]],
     whole: Callable[[], Results],
-    sizes: Sequence[int] = (1, 2, 4, 8),
+    most: int,
 ) -> Results:
     """Replace the results of unproven rows by dense ones.
 
-    The rows to do are brought together; ``stablehlo.case`` picks the smallest branch that holds them. One bad row does
-    not cost the others.
+    One bad row does not cost the others. The code of a row stands in the program once, in a loop: compiled for several
+    numbers of rows it would be most of the program.
 
     Args:
       results: arrays ``[b, …]``.
       proven: which rows are right, bool ``[b]``.
       hopeless: rows that only the author's own product, over the whole batch, can settle, bool ``[b]``.
-      some: from positions ``[s]`` in the batch to dense results ``[s, …]``, and which of them are settled.
+      one: from a position in the batch, int32 ``[]``, to dense results ``[1, …]``, and whether they are settled.
       whole: dense results of all rows.
-      sizes: of the branches; those up to b are used.
+      most: how many rows are done one by one; where more fail, all are done together.
     """
-    batch = proven.shape[0]
-    steps = [size for size in sizes if size <= batch]
-    order = jnp.argsort(proven, stable=True)  # the unproven first
-
-    def branch(size: int) -> Callable[[], tuple[Results, jax.Array]]:
-        at = order[:size]
-
-        def run() -> tuple[Results, jax.Array]:
-            new, settled = some(at)
-            merged = [old.at[at].set(values) for old, values in zip(results, new, strict=True)]
-            return merged, (settled | proven[at]).all()
-
-        return run
-
+    if not most:
+        return _either(proven.all(), results, whole)
+    order = jnp.argsort(proven, stable=True).astype(jnp.int32)  # the unproven first
     failed = jnp.sum(~proven, dtype=jnp.int32)
-    index = sum((failed > size).astype(jnp.int32) for size in (0, *steps))
-    index = jnp.where(hopeless.any(), len(steps) + 1, index)
-    nothing_settled = (results, jnp.zeros((), bool))
-    branches = [lambda: (results, jnp.ones((), bool)), *(branch(size) for size in steps), lambda: nothing_settled]
-    repaired, settled = lax.switch(index, branches)
-    # The whole product stands in one branch only: it is by far the largest program.
-    whole_or_repaired: Results = lax.cond(settled, lambda: repaired, whole)
-    return whole_or_repaired
+
+    def next_row(number: jax.Array, state: _State) -> _State:
+        def run() -> _State:
+            at = order[number]
+            new, settled = one(at)
+            merged = [lax.dynamic_update_slice_in_dim(a, b, at, 0) for a, b in zip(state[0], new, strict=True)]
+            return merged, ~settled
+
+        # A branch, and not another end of the loop: XLA takes a widened copy of the weight out of a loop, but not out
+        # of a branch in it.
+        return lax.cond(state[1], lambda: state, run)
+
+    lost = hopeless.any() | (failed > most)
+    repaired, lost = lax.fori_loop(0, jnp.where(lost, 0, failed), next_row, (results, lost))
+    return _either(~lost, repaired, whole)
+
+
+def _either(settled: jax.Array, results: Results, whole: Callable[[], Results]) -> Results:
+    chosen: Results = lax.cond(settled, lambda: results, whole)
+    return chosen

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hire_compiler.runtime.certify import upper_bounds
+from hire_compiler.runtime.checks import all_of, any_of, how_many
 from hire_compiler.runtime.ffn import Down, Form, PerRow
 from hire_compiler.runtime.gathered import Matrix
 from hire_compiler.runtime.predictors import Arrays, predict
@@ -227,7 +228,7 @@ def ordinary(values: jax.Array) -> jax.Array:
     """Whether all are finite, and too small to have overflowed had they been rounded otherwise."""
     if not jnp.issubdtype(values.dtype, jnp.floating):
         return jnp.ones((), bool)
-    return (jnp.abs(values) < float(jnp.finfo(values.dtype).max) / 2).all()  # NaN is not smaller
+    return all_of(jnp.abs(values) < float(jnp.finfo(values.dtype).max) / 2)  # NaN is not smaller
 
 
 def _limits(x: jax.Array, count: int, prepared: Arrays, form: Form) -> Numbered:
@@ -266,8 +267,8 @@ def _sparse_or_dense(
 ) -> Skipped:
     """Compute the needed neurons ``[b, m]`` if their groups fit in a budget, else all."""
     batch = needed.shape[0]
-    active = needed.reshape(batch, -1, form.group).any(axis=(0, 2))
-    count = jnp.sum(active, dtype=jnp.int32)
+    active = any_of(needed.reshape(batch, -1, form.group), (0, 2))
+    count = how_many(active)
 
     def end(h: jax.Array, product: Callable[[jax.Array], jax.Array]) -> Ended:
         y, scales = form.finish(h, product)
@@ -287,7 +288,7 @@ def _sparse_or_dense(
     too_small = sum((count > budget).astype(jnp.int32) for budget in budgets)  # beyond the branches: the last
     branches = [partial(some, budget) for budget in budgets]
     y, scales, finished = lax.switch(too_small, [*branches, *([] if dense is None else [partial(every, dense)])])
-    started = jnp.stack([jnp.isfinite(limit).all() for limit in limits.values()]).all()
+    started = jnp.stack([all_of(jnp.isfinite(limit)) for limit in limits.values()]).all()
     counted = jnp.concatenate([_one_of(too_small, len(budgets) + 1), _one_of(_share(count, active.size), SHARES + 1)])
     return Skipped(y, scales, count <= budgets[-1], counted, started & finished & ordinary(y))
 

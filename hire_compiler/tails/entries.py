@@ -13,6 +13,7 @@ from hire_compiler import _mlir
 from hire_compiler.graph.graph import Op
 from hire_compiler.proofs.enclosure import Bounded, Unbounded
 from hire_compiler.proofs.interval import Enclosure
+from hire_compiler.runtime.checks import any_of
 from hire_compiler.tails.spaces import Rows
 from hire_compiler.tails.values import Plain, Wide, mapped
 
@@ -97,10 +98,10 @@ def _instead(here: Any, inner: Any, rows: Any, outer: Any) -> Any:
     """What is known of a candidate, where one is ``here [m, c]``; else ``outer [m]``."""
     own = jnp.broadcast_to(inner if inner.shape[0] == 1 else inner[rows], here.shape)
     if own.dtype == bool:
-        found = (here & own).any(axis=1)
+        found = any_of(here & own, 1)
     else:
         found = jnp.sum(jnp.where(here, own, jnp.zeros((), own.dtype)), axis=1, dtype=own.dtype)
-    return jnp.where(here.any(axis=1), found, outer)
+    return jnp.where(any_of(here, 1), found, outer)
 
 
 def _picked(array: Any, rows: Any, at: Any) -> Any:

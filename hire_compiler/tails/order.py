@@ -12,6 +12,7 @@ from jax import lax
 
 from hire_compiler.proofs.enclosure import Bounded, Unbounded
 from hire_compiler.proofs.interval import Enclosure
+from hire_compiler.runtime.checks import any_of, how_many
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.reductions import Part, parts, reduced
 from hire_compiler.tails.spaces import Ranks, Rows
@@ -64,7 +65,7 @@ def _sorted(values: Wide, space: Ranks, elementwise: Elementwise) -> Wide:
 
 
 def _any_nan(*found: Part) -> Any:
-    checks = [((jnp.isnan(p.low) | jnp.isnan(p.high)) & p.counts).any(axis=1, keepdims=True) for p in found]
+    checks = [any_of((jnp.isnan(p.low) | jnp.isnan(p.high)) & p.counts, 1, keepdims=True) for p in found]
     return jnp.stack(checks).any(axis=0)
 
 
@@ -79,15 +80,15 @@ def _order(values: Wide, elementwise: Elementwise, *, down: bool, stable: bool) 
         first = at[:, :, None] < at[:, None, :]
         above |= equal & (first if down else ~first & (at[:, :, None] != at[:, None, :]))
     above &= inner.counts[:, :, None] & inner.counts[:, None, :]
-    better, worse = above.sum(axis=1, dtype=jnp.int32), above.sum(axis=2, dtype=jnp.int32)  # of each candidate
-    members = jnp.sum(inner.counts, axis=1, keepdims=True, dtype=jnp.int32)
+    better, worse = how_many(above, 1), how_many(above, 2)  # of each candidate
+    members = how_many(inner.counts, 1, keepdims=True)
     sure = inner.counts & (better + worse == members - 1)
     for part in rest:
         most = jnp.max(jnp.where(part.counts, part.high, -jnp.inf), axis=1, keepdims=True)
         sure &= low > most
     ranks = jnp.arange(low.shape[1], dtype=jnp.int32)
     placed = (better[:, :, None] == ranks) & sure[:, :, None]
-    return jnp.argmax(placed, axis=1).astype(jnp.int32), placed.any(axis=1)
+    return jnp.argmax(placed, axis=1).astype(jnp.int32), any_of(placed, 1)
 
 
 def _carried(other: Plain | Wide, values: Wide, space: Ranks, order: Any, sure: Any, elementwise: Elementwise) -> Wide:
@@ -101,18 +102,18 @@ def _carried(other: Plain | Wide, values: Wide, space: Ranks, order: Any, sure: 
     assert isinstance(values.space, Rows)
     count = values.space.ids.shape[1]
     found = [elementwise.rounded(side) for side in sides if side is not None]
-    any_of = _any_of(found, space.batch)
+    anything = _anything_of(found, space.batch)
 
     def placed(end: Any, unsure: Any) -> Any:
         full = jnp.broadcast_to(end, (space.batch, count))
         return jnp.where(sure, jnp.take_along_axis(full, order, axis=1), unsure)
 
-    inside = Enclosure(placed(found[0].low, any_of.low), placed(found[0].high, any_of.high))
-    outside = Bounded(any_of, other.dtype, False) if space.width > space.inner else None
+    inside = Enclosure(placed(found[0].low, anything.low), placed(found[0].high, anything.high))
+    outside = Bounded(anything, other.dtype, False) if space.width > space.inner else None
     return Wide(values.shape, values.axis, space, Bounded(inside, other.dtype, False), outside)
 
 
-def _any_of(found: Sequence[Enclosure], batch: int) -> Enclosure:
+def _anything_of(found: Sequence[Enclosure], batch: int) -> Enclosure:
     """Bounds of everything that some values hold; of whole numbers, which are positions, simply all there are."""
     dtype = found[0].low.dtype
     if jnp.issubdtype(dtype, jnp.integer):

@@ -16,6 +16,7 @@ from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Op
 from hire_compiler.proofs.enclosure import NARROW, Bounded, Unbounded, computed_again
 from hire_compiler.proofs.interval import Enclosure, known, point, widened
+from hire_compiler.runtime.checks import all_of
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.entries import gathered, parts_last
 from hire_compiler.tails.order import look_up
@@ -227,7 +228,7 @@ class _Put:
     @property
     def sure(self) -> Any:
         """Whether there is one place only for each number."""
-        return (self.places.low == self.places.high).all()
+        return all_of(self.places.low == self.places.high)
 
     def __call__(self, updates: Any, how: str, base: Any | None = None) -> Any:
         base = jnp.zeros(self._shape, updates.dtype) if base is None else base

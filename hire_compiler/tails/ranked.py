@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from hire_compiler.proofs.enclosure import NARROW, Bounded
 from hire_compiler.proofs.interval import Enclosure
+from hire_compiler.runtime.checks import any_of, how_many
 from hire_compiler.tails.spaces import Rows
 from hire_compiler.tails.values import Kth, Plain, Shadow, Wide
 
@@ -57,10 +58,10 @@ def _kept(values: Wide, kth: Kth, rounded: Callable[[Bounded], Enclosure], *, st
         maybe = ~(high[:, None, :] <= low[:, :, None])
         surely = low[:, None, :] > high[:, :, None]
     others = members[:, None, :] & ~jnp.eye(low.shape[1], dtype=bool)
-    at_most = jnp.sum(maybe & others, axis=2) + strict
-    at_least = jnp.sum(surely & others, axis=2) + strict
+    at_most = how_many(maybe & others, 2) + strict
+    at_least = how_many(surely & others, 2) + strict
     sure = at_most <= kth.low
-    nan = (jnp.isnan(low) & members).any(axis=1, keepdims=True)  # then the value at a rank may be NaN
+    nan = any_of(jnp.isnan(low) & members, 1, keepdims=True)  # then the value at a rank may be NaN
     if values.outside is not None:
         outer = rounded(values.outside)
         most = jnp.max(jnp.where(values.space.others, outer.high, -jnp.inf), axis=1, keepdims=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from hire_compiler.proofs.enclosure import NARROW, Bounded, Unbounded
 from hire_compiler.proofs.interval import Enclosure
 from hire_compiler.runtime.certify import center_of, reaches
+from hire_compiler.runtime.checks import any_of
 from hire_compiler.tails.elementwise import Elementwise
 from hire_compiler.tails.spaces import Ranks, Rows
 from hire_compiler.tails.values import Frame, Kth, Plain, Wide, row_number
@@ -114,7 +115,7 @@ def _unless_it_wraps(bounds: Enclosure, found: list[Part]) -> Enclosure:
     info = jnp.iinfo(bounds.low.dtype)
     sizes = [jnp.maximum(*(jnp.abs(end.astype(jnp.float32)) for end in (p.low, p.high))) for p in found]
     size = sum(jnp.sum(jnp.where(p.counts, s, 0), axis=1, keepdims=True) for p, s in zip(found, sizes, strict=True))
-    open_ = [jnp.any((p.low != p.high) & p.counts, axis=1, keepdims=True) for p in found]
+    open_ = [any_of((p.low != p.high) & p.counts, 1, keepdims=True) for p in found]
     anything = (size > 0.9 * info.max) & jnp.stack(open_).any(axis=0)
     return Enclosure(jnp.where(anything, info.min, bounds.low), jnp.where(anything, info.max, bounds.high))
 
@@ -211,10 +212,10 @@ def _position(value: Wide, elementwise: Elementwise) -> tuple[Any, Any]:
     own = (at == position) & inner.counts
     threshold = jnp.max(jnp.where(own, low, -jnp.inf), axis=1, keepdims=True)
     doubtful = jnp.where(own, ~jnp.isfinite(high), reaches(high, at, threshold, position) & inner.counts)
-    sure = jnp.isfinite(threshold) & ~doubtful.any(axis=1, keepdims=True)
+    sure = jnp.isfinite(threshold) & ~any_of(doubtful, 1, keepdims=True)
     for part in rest:
         reach = reaches(part.high, jnp.broadcast_to(part.at, part.high.shape), threshold, position) & part.counts
-        sure = sure & ~reach.any(axis=1, keepdims=True)
+        sure = sure & ~any_of(reach, 1, keepdims=True)
     return position, sure
 
 

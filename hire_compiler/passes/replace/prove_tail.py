@@ -12,6 +12,7 @@ from jax import lax
 from hire_compiler.passes.replace.tail_rows import TailRows
 from hire_compiler.proofs.enclosure import arithmetic_for
 from hire_compiler.proofs.interval import around
+from hire_compiler.runtime.checks import all_of, how_many
 from hire_compiler.tails.program import Tail
 from hire_compiler.tails.spaces import Rows
 
@@ -70,8 +71,8 @@ def prove_tail(
 
     def again(state: State) -> jax.Array:
         done, _, _, (_, proven, _) = state
-        few = jnp.sum(~proven) * 2 <= tail.rows
-        return ~proven.all() & ((done < 2) | ((done < tries) & few))
+        few = how_many(~proven) * 2 <= tail.rows
+        return ~all_of(proven) & ((done < 2) | ((done < tries) & few))
 
     def once(state: State) -> State:
         done, scores, away, (_, proven, _) = state
@@ -81,8 +82,8 @@ def prove_tail(
         return done + 1, scores, away, attempt(scores, away)
 
     *_, (results, proven, off) = lax.while_loop(again, once, (jnp.zeros((), jnp.int32), scores, away, nothing))
-    made = lax.cond(proven.all(), lambda: results, run_author)
-    furthest = jnp.where(proven.all(), jnp.max(off), 0.0)  # the author's own numbers are not off
+    made = lax.cond(all_of(proven), lambda: results, run_author)
+    furthest = jnp.where(all_of(proven), jnp.max(off), 0.0)  # the author's own numbers are not off
     return made, jnp.stack([jnp.sum(proven, dtype=jnp.float32), furthest])
 
 
@@ -96,7 +97,7 @@ def middle_of(low: jax.Array, high: jax.Array, dtype: str) -> tuple[jax.Array, j
 def _by_row(check: jax.Array, batch: int) -> jax.Array:
     """Of every batch row, or of all where a value is not one of each row."""
     rows = _rows_first(check, batch)
-    return jnp.broadcast_to(check.all(), (batch,)) if rows is None else rows.all(axis=1)
+    return jnp.broadcast_to(all_of(check), (batch,)) if rows is None else all_of(rows, 1)
 
 
 def _largest(reach: jax.Array, batch: int) -> jax.Array:

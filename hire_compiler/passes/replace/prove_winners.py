@@ -40,6 +40,7 @@ from hire_compiler.runtime.topk import top_candidates
 
 _PACKS_TOP_K = _mlir.JAXLIB_VERSION >= (0, 11)
 _BFLOAT16_STEP = 2.0**-7  # from one number to the next, as a share of it, at most
+_REPAIRED = 8  # rows, one by one
 _FEW = 4  # winners; of more, buckets would so often hold two that dense rows cost more than a sort
 
 
@@ -50,14 +51,14 @@ class _Attempt:
     Attributes:
       results: of its readers.
       proven, hopeless: which batch rows are right, and which only the author's own code can settle: ``[b]``.
-      some: dense results for some batch rows, and which of them are settled.
+      one: from a position in the batch to dense results of that row, and whether they are settled.
       slack: the largest τ of a winner.
     """
 
     results: list[jax.Array]
     proven: jax.Array
     hopeless: jax.Array
-    some: Callable[[jax.Array], tuple[list[jax.Array], jax.Array]]
+    one: Callable[[jax.Array], tuple[list[jax.Array], jax.Array]]
     slack: jax.Array
 
 
@@ -81,9 +82,9 @@ def prove(
     if run_author is None and heads[0].strict:
         return likely, measured
 
-    def some(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-        done = [attempt.some(at) for attempt in attempts]
-        return [part for parts, _ in done for part in parts], jnp.stack([settled for _, settled in done]).all(axis=0)
+    def one(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        done = [attempt.one(at) for attempt in attempts]
+        return [part for parts, _ in done for part in parts], jnp.stack([settled for _, settled in done]).all()
 
     def whole() -> list[jax.Array]:
         if run_author is None:
@@ -91,7 +92,7 @@ def prove(
         like = jax.eval_shape(lambda: [part for head in heads for part in head.quick()])
         return [a.reshape(b.shape).astype(b.dtype) for a, b in zip(run_author(), like, strict=True)]
 
-    return repair(likely, proven, hopeless, some, whole), measured
+    return repair(likely, proven, hopeless, one, whole, heads[0].most_repaired), measured
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,16 @@ class HeadAtWork:
     def terms(self) -> float:
         """By how much dense may round the terms of its sums."""
         return rounded_terms(len(self.inputs), self.match.dot.result.dtype, self.target)
+
+    @property
+    def most_repaired(self) -> int:
+        """How many rows that are not proven are worth a product each, before the product of all is run.
+
+        None where it reads the matrix no slower, for one row or for many.
+        """
+        batch = len(self.inputs)
+        slow = batch > 1 or (self.strict and self.match.dot.weight.dtype != "float32")
+        return min(batch, _REPAIRED) if slow and self.target.rows_one_by_one else 0
 
     @property
     def is_cut(self) -> bool:
@@ -210,20 +221,21 @@ class HeadAtWork:
         if axes:
             proven = on_every_shard(proven, axes)
 
-        def some(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        def one(at: jax.Array) -> tuple[list[jax.Array], jax.Array]:
             own = [take_batch(vector, at) for vector in self.vectors]
-            logits = self.everyone(x[at])
+            row = lax.dynamic_slice_in_dim(x, at, 1)
+            logits = self.everyone(row)
             if not self.strict:
-                return self.pick(logits, None, own), jnp.ones(len(at), bool)
-            everyone = jnp.broadcast_to(jnp.arange(logits.shape[1], dtype=jnp.int32), logits.shape)
-            center, again, _ = self.best(logits, between(bounds["norm"][None], x[at], self.terms), own, everyone)
-            return self.chosen(center, everyone, again.at), again.sure
+                return self.pick(logits, None, own), jnp.ones((), bool)
+            everyone = jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
+            center, again, _ = self.best(logits, between(bounds["norm"][None], row, self.terms), own, everyone)
+            return self.chosen(center, everyone, again.at), again.sure[0]
 
         # Between shards nothing but the author's own product settles an order.
         hopeless = self.strict & ~(proven if axes else best.sure)
         apart = jnp.take_along_axis(apart, best.at, axis=1)
         largest = jnp.max(jnp.where(jnp.isfinite(apart), apart, 0))  # else nothing is proven, and dense runs
-        return _Attempt(likely, proven, hopeless, some, largest)
+        return _Attempt(likely, proven, hopeless, one, largest)
 
     def best(
         self, exact: jax.Array, slack: jax.Array, own: Sequence[jax.Array], ids: jax.Array
@@ -235,13 +247,13 @@ class HeadAtWork:
         """
         bounds = self.bounds(around(exact, slack), own, ids, rounded=True)
         center = center_of(bounds.low, bounds.high) if self.strict else self.ranked(exact, own, ids)
-        best = best_candidates(center, bounds.low, bounds.high, ids, self.most, strict=self.strict)
+        known = jnp.isfinite(slack) & jnp.isfinite(exact)
+        best = best_candidates(center, bounds.low, bounds.high, ids, self.most, strict=self.strict, known=known)
         apart = bounds.high - bounds.low
         if self.match.dot.result.dtype != "float32":
             storage = jnp.finfo(self.match.dot.result.dtype)
             apart += float(storage.eps) * jnp.abs(center) + float(storage.tiny)
-        sure = best.sure & jnp.isfinite(slack).all(axis=1) & jnp.isfinite(exact).all(axis=1)
-        return center, Winners(best.at, best.threshold, best.last, sure, best.low, best.high), apart
+        return center, best, apart
 
     def quick(self) -> list[jax.Array]:
         """The results of all batch rows, by the fast form of the product."""

@@ -45,15 +45,12 @@ module {
       … dot_general 1x1xf32, 1x64xf32 → 1x64xf32  ×2
     … } { }
     … gather 2x4xf32 → 2x1xf32
-    … case { } {
-      … gather 2x8xf32 → 1x8xf32
-      … dot_general 1x8xf32, 8x64xf32 → 1x64xf32
-      … top_k 1x64xf32 → 1x1xf32, 1x1xi32
-    … } {
-      … gather 2x8xf32 → 2x8xf32
-      … dot_general 2x8xf32, 8x64xf32 → 2x64xf32
-      … top_k 2x64xf32 → 2x1xf32, 2x1xi32
-    … } { }
+    … while { } {
+      … case {
+        … dot_general 1x8xf32, 8x64xf32 → 1x64xf32
+        … top_k 1x64xf32 → 1x1xf32, 1x1xi32
+      … } { }
+    … }
     … case {
       … dot_general 2x8xf32, 8x64xf32 → 2x64xf32
       … top_k 2x64xf32 → 2x1xf32, 2x1xi32

@@ -46,10 +46,6 @@ module {
     … case {
       … dot_general 1x1xf32, 1x32xf32 → 1x32xf32
     … } { }
-    … case { } {
-      … dot_general 1x8xf32, 8x32xf32 → 1x32xf32
-      … top_k 1x32xf32 → 1x1xf32, 1x1xi32
-    … } { }
     … case {
       … call @hire_author_0
     … } { }
