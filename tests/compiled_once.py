@@ -14,7 +14,7 @@ FOLDER = "JAX_COMPILATION_CACHE_DIR"
 OWN = tempfile.mkdtemp(prefix="compiled-") if FOLDER not in os.environ else None
 if OWN is not None:
     os.environ[FOLDER] = OWN
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 

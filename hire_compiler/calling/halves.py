@@ -14,6 +14,7 @@ from jax import lax
 from hire_compiler import _mlir
 from hire_compiler.errors import WeightError
 from hire_compiler.graph.weight import Weight
+from hire_compiler.runtime.checks import all_of
 from hire_compiler.runtime.materialize import materialize
 
 
@@ -37,4 +38,4 @@ def _only_halves(weight: Weight, given: dict[int, jax.Array]) -> jax.Array:
     bits = lax.bitcast_convert_type(materialize(weight, given), jnp.uint32)
     # Some processors flush a subnormal number when they convert it.
     subnormal = (bits & 0x7F800000 == 0) & (bits & 0x7FFFFFFF != 0)
-    return jnp.all((bits & 0xFFFF == 0) & ~subnormal)
+    return all_of((bits & 0xFFFF == 0) & ~subnormal)

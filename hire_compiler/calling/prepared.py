@@ -20,6 +20,7 @@ from hire_compiler.errors import WeightError, warn
 from hire_compiler.graph.weight import Weight
 from hire_compiler.passes.replace.prepared_key import PreparedKey
 from hire_compiler.passes.replace.replacement import Preparation, nothing_to_build
+from hire_compiler.runtime.checks import all_of
 from hire_compiler.runtime.materialize import materialize
 
 Arrays = dict[str, jax.Array]
@@ -170,7 +171,7 @@ def _alias_bits(array: Any) -> jax.Array:
 
 @jax.jit
 def _all_finite(array: jax.Array) -> jax.Array:
-    return jnp.isfinite(array).all()
+    return all_of(jnp.isfinite(array))
 
 
 def check_finite(array: Any, name: str) -> None:
@@ -186,7 +187,7 @@ def check_finite(array: Any, name: str) -> None:
 
 @partial(jax.jit, static_argnums=0)
 def _computed_finite(weight: Weight, given: dict[int, jax.Array]) -> jax.Array:
-    return jnp.isfinite(materialize(weight, given)).all()
+    return all_of(jnp.isfinite(materialize(weight, given)))
 
 
 def _check_computed(weight: Weight, given: dict[int, Any]) -> None:

@@ -212,7 +212,7 @@ def row_limits(rows: jax.Array, down: jax.Array) -> jax.Array:
       down: rows of the last one, ``[…, m, d_out]``. If any of them is not finite, none of a layer may be skipped.
     """
     norm = jnp.sqrt(jnp.sum(jnp.square(rows.astype(jnp.float32)), axis=-1)) + _UNDERFLOW
-    usable = jnp.isfinite(down).all(axis=(-2, -1))[..., None] & jnp.isfinite(norm)
+    usable = all_of(jnp.isfinite(down), (-2, -1))[..., None] & jnp.isfinite(norm)
     return jnp.where(usable, norm, jnp.inf)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, WIDTH, K, GROUP = 24, 128, 16, 4
 Block = Callable[..., jax.Array]
@@ -46,7 +47,7 @@ def scanned(w: Params, x: jax.Array) -> jax.Array:
 
 def weights(rng: np.random.Generator, dtype: Any = jnp.float32) -> Params:
     shapes = {"gate": (D, WIDTH), "up": (D, WIDTH), "down": (WIDTH, D)}
-    return {name: jnp.asarray(rng.normal(size=s) / np.sqrt(s[0]), dtype) for name, s in shapes.items()}
+    return {name: drawn(rng.normal(size=s) / np.sqrt(s[0]), dtype) for name, s in shapes.items()}
 
 
 def stacked(w: Params) -> Params:
@@ -128,7 +129,7 @@ def test_the_exact_default_skips_what_it_drops(block: Block, dtype: str) -> None
     w = stacked(w) if block is scanned else w
     step = hire.transform(block)
     for batch in (1, 1, 3):
-        x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+        x = drawn(rng.normal(size=(batch, D)), dtype)
         want = np.asarray(jax.jit(block)(w, x), np.float32)
         atol = 1e-5 if dtype == "float32" else 0.05
         np.testing.assert_allclose(np.asarray(step(w, x), np.float32), want, rtol=0, atol=atol * np.abs(want).max())
@@ -158,7 +159,7 @@ def test_a_predictor_proposes_and_the_model_chooses(block: Block, batch: int) ->
     rng = np.random.default_rng(6)
     w = weights(rng)
     w = stacked(w) if block is scanned else w
-    x = jnp.asarray(rng.normal(size=(batch, D)), jnp.float32)
+    x = drawn(rng.normal(size=(batch, D)), jnp.float32)
     want = np.asarray(jax.jit(block)(w, x))
     room = (
         WIDTH if block is by_both else min(2 * K * batch + 4 * GROUP, 3 * WIDTH // 4)

@@ -13,6 +13,7 @@ import pytest
 import hire_compiler as hire
 from hire_compiler.learned.activity import Activity
 from hire_compiler.offline.calibrate_export import load_calibration, save_calibration
+from tests.support.drawn import drawn
 
 D, WIDTH, LAYERS = 16, 128, 3
 Params = dict[str, jax.Array]
@@ -21,8 +22,8 @@ Params = dict[str, jax.Array]
 def weights(seed: int = 0, dtype: Any = jnp.float32) -> Params:
     rng = np.random.default_rng(seed)
     shapes = {"gate": (D, WIDTH), "up": (D, WIDTH), "down": (WIDTH, D)}
-    w = {name: jnp.asarray(rng.normal(size=(LAYERS, *s)) / np.sqrt(s[0]), dtype) for name, s in shapes.items()}
-    return w | {"bias": jnp.asarray(rng.normal(size=(LAYERS, WIDTH)) - 1, dtype)}
+    w = {name: drawn(rng.normal(size=(LAYERS, *s)) / np.sqrt(s[0]), dtype) for name, s in shapes.items()}
+    return w | {"bias": drawn(rng.normal(size=(LAYERS, WIDTH)) - 1, dtype)}
 
 
 def hidden(w: Params, x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, WIDTH, VOCABULARY, LAYERS = 32, 64, 128, 3
 
@@ -18,9 +19,9 @@ D, WIDTH, VOCABULARY, LAYERS = 32, 64, 128, 3
 def weights() -> dict[str, jax.Array]:
     rng = np.random.default_rng(7)
     return {
-        "up": jnp.asarray(rng.normal(size=(LAYERS, D, WIDTH)), jnp.float32),
-        "down": jnp.asarray(rng.normal(size=(LAYERS, WIDTH, D)) / 16, jnp.float32),
-        "embed": jnp.asarray(rng.normal(size=(VOCABULARY, D)), jnp.float32),
+        "up": drawn(rng.normal(size=(LAYERS, D, WIDTH)), jnp.float32),
+        "down": drawn(rng.normal(size=(LAYERS, WIDTH, D)) / 16, jnp.float32),
+        "embed": drawn(rng.normal(size=(VOCABULARY, D)), jnp.float32),
     }
 
 
@@ -96,7 +97,7 @@ def test_what_was_learned_finds_rows_that_a_plain_decomposition_misses(weights: 
     plane = rng.normal(size=(3, D))
 
     def near_plane(rows: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=(rows, 3)) @ plane + 0.01 * rng.normal(size=(rows, D)), jnp.float32)
+        return drawn(rng.normal(size=(rows, 3)) @ plane + 0.01 * rng.normal(size=(rows, D)), jnp.float32)
 
     def head(embed: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.argmax(x @ embed.T, axis=-1)

@@ -12,6 +12,7 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.offline.calibrate_export import load_calibration, save_calibration
+from tests.support.drawn import drawn
 
 D, WIDTH, ROWS = 8, 32, 256
 BRANCH = "it stands in a branch, which calibration does not enter"
@@ -19,7 +20,7 @@ BRANCH = "it stands in a branch, which calibration does not enter"
 
 def weights(rng: np.random.Generator) -> dict[str, jax.Array]:
     shapes = {"up": (D, WIDTH), "down": (WIDTH, D), "up2": (D, WIDTH), "down2": (WIDTH, D)}
-    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return {name: drawn(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
 def block(x: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
@@ -37,7 +38,7 @@ def everywhere(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 @pytest.mark.slow
 def test_what_stands_in_a_branch_is_warned_of_kept_and_reported(rng: np.random.Generator, tmp_path: Path) -> None:
-    w, x = weights(rng), jnp.asarray(rng.normal(size=(ROWS, D)), jnp.float32)
+    w, x = weights(rng), drawn(rng.normal(size=(ROWS, D)), jnp.float32)
     with pytest.warns(hire.HireWarning, match=r"w\['up2'\].* was not looked at: it stands in a branch"):
         learned = hire.calibrate(in_a_branch, [(w, x, True)])
     assert f"w['up2'][{D}] not looked at, {BRANCH}" in str(learned)
@@ -53,7 +54,7 @@ def test_what_stands_in_a_branch_is_warned_of_kept_and_reported(rng: np.random.G
 
 @pytest.mark.slow
 def test_another_program_may_show_it(rng: np.random.Generator) -> None:
-    w, x = weights(rng), jnp.asarray(rng.normal(size=(ROWS, D)), jnp.float32)
+    w, x = weights(rng), drawn(rng.normal(size=(ROWS, D)), jnp.float32)
 
     def either(w: dict[str, jax.Array], x: jax.Array, wanted: Any = None) -> jax.Array:
         return everywhere(w, x) if wanted is None else in_a_branch(w, x, wanted)
@@ -67,6 +68,6 @@ def test_where_nothing_else_is_found_the_reason_is_told(rng: np.random.Generator
     def only(w: dict[str, jax.Array], x: jax.Array, wanted: Any) -> jax.Array:
         return jax.lax.cond(wanted, lambda x: block(x, w["up"], w["down"]), lambda x: x, x)
 
-    w, x = weights(rng), jnp.asarray(rng.normal(size=(ROWS, D)), jnp.float32)
+    w, x = weights(rng), drawn(rng.normal(size=(ROWS, D)), jnp.float32)
     with pytest.raises(hire.CaptureError, match=f"no site to calibrate.*{BRANCH}"):
         hire.calibrate(only, [(w, x, True)])

@@ -15,6 +15,7 @@ from hire_compiler.calibration.what_is_compared import what_is_compared
 from hire_compiler.capture.function import UserFunction
 from hire_compiler.capture.program import capture
 from hire_compiler.tuning.tuned_sites import find_sites
+from tests.support.drawn import drawn
 
 PREDICTORS = [
     hire.LowRank(16, dtype="int8"), hire.Quantized(8), hire.Quantized(6), hire.Quantized(4, columns=8),
@@ -25,7 +26,7 @@ PREDICTORS = [
 @pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=str)
 def test_a_faithful_copy_puts_the_winner_first(predictor: Any, rng: np.random.Generator) -> None:
-    rows, inputs = jnp.asarray(rng.normal(size=(128, 16)), jnp.float32), np.asarray(rng.normal(size=(32, 16)), "f")
+    rows, inputs = drawn(rng.normal(size=(128, 16)), jnp.float32), np.asarray(rng.normal(size=(32, 16)), "f")
     winners = winners_of(rows, inputs, 1)
     ranks = ranks_of(rows, predictor, None, inputs, winners)
     assert ranks.shape == (32, 1)
@@ -44,7 +45,7 @@ def test_a_faithful_copy_puts_the_winner_first(predictor: Any, rng: np.random.Ge
 )
 def test_a_recall_is_of_the_winners_of_what_is_compared(tail: Any, rng: np.random.Generator) -> None:
     p = {
-        "w": jnp.asarray(rng.normal(size=(128, 16)), jnp.float32),
+        "w": drawn(rng.normal(size=(128, 16)), jnp.float32),
         "b": jnp.asarray(4 * rng.normal(size=128), jnp.float32),
     }
     inputs = np.asarray(rng.normal(size=(32, 16)), np.float32)

@@ -14,6 +14,7 @@ import pytest
 import hire_compiler as hire
 from hire_compiler.calling.adapt import FIRST_CALLS, least_share
 from hire_compiler.reports.findings import Decision
+from tests.support.drawn import drawn
 
 D, WIDTH, V = 256, 4096, 4096
 TRIED = "the exact default was tried"
@@ -52,7 +53,7 @@ def run(
     """So many calls, each with the answer of the original; then whatever is being planned is done."""
     dense = jax.jit(original)
     for _ in range(calls):
-        x = jnp.asarray(rng.standard_normal((1, D)), jnp.float32)
+        x = drawn(rng.standard_normal((1, D)), jnp.float32)
         for got, wanted in zip(jax.tree.leaves(made(w, x)), jax.tree.leaves(dense(w, x)), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
     made._replanner.wait()

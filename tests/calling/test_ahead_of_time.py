@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 N, D = 1024, 16
 
@@ -23,7 +24,7 @@ JITTED = jax.jit(choose, static_argnums=2)
 
 @pytest.fixture
 def operands(rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(rng.normal(size=(N, D)), jnp.float32), jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+    return drawn(rng.normal(size=(N, D)), jnp.float32), drawn(rng.normal(size=(2, D)), jnp.float32)
 
 
 def test_what_is_compiled_is_called_like_the_original(operands: Any) -> None:

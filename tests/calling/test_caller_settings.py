@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.models import said
 
 N, D, WIDTH = 1024, 32, 128
@@ -64,7 +65,7 @@ def greedy(up: Any, down: Any, w: Any, x: Any) -> Any:
 
 def operands(rng: np.random.Generator) -> tuple[jax.Array, ...]:
     shapes = ((D, WIDTH), (WIDTH, D), (N, D), (2, D))
-    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    return tuple(drawn(rng.normal(size=shape), jnp.float32) for shape in shapes)
 
 
 @pytest.mark.slow
@@ -100,7 +101,7 @@ def test_a_flag_changed_between_calls_is_another_program(rng: np.random.Generato
 
 def test_under_x64_weights_of_64_bits_stay_dense(rng: np.random.Generator) -> None:
     with flags(jax_enable_x64=True):
-        w, x = jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+        w, x = jnp.asarray(rng.normal(size=(N, D))), drawn(rng.normal(size=(2, D)), jnp.float32)
         assert w.dtype == jnp.float64
         narrowed = jax.jit(lambda w, x: jnp.argmax(x @ w.astype(jnp.float32).T, -1))
         step = hire.transform(narrowed)
@@ -112,7 +113,7 @@ def test_under_x64_weights_of_64_bits_stay_dense(rng: np.random.Generator) -> No
 def test_logits_compared_in_64_bits_stay_dense(wide: Any, rng: np.random.Generator) -> None:
     with flags(jax_enable_x64=True):
         _, _, w, x = operands(rng)
-        bias = jnp.asarray(rng.normal(size=N), wide)
+        bias = drawn(rng.normal(size=N), wide)
         step = hire.transform(jax.jit(lambda w, b, x: jnp.argmax((x @ w.T).astype(wide) + b, -1)))
         np.testing.assert_array_equal(step(w, bias, x), jnp.argmax((x @ w.T).astype(wide) + bias, -1))
         assert not step.report().rewritten

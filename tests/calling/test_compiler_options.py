@@ -13,6 +13,7 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.proofs.fast_math import fast_math_reason
+from tests.support.drawn import drawn
 from tests.support.models import said
 
 N, D = 1024, 32
@@ -39,7 +40,7 @@ class Model:
 
 
 def operands(rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
-    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((N, D), (2, D)))  # type: ignore[return-value]
+    return tuple(drawn(rng.normal(size=shape), jnp.float32) for shape in ((N, D), (2, D)))  # type: ignore[return-value]
 
 
 @pytest.mark.slow

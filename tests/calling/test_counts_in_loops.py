@@ -13,6 +13,7 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.offline.verify import verify
+from tests.support.drawn import drawn
 
 V, D, WIDTH, LAYERS, TOKENS, BATCH = 4096, 64, 512, 3, 5, 2
 CONFIG = hire.Config(
@@ -25,7 +26,7 @@ CONFIG = hire.Config(
 
 @pytest.fixture
 def weights(rng: np.random.Generator) -> dict[str, Any]:
-    normal = lambda *s: jnp.asarray(rng.standard_normal(s) / np.sqrt(s[-2]), jnp.float32)  # noqa: E731
+    normal = lambda *s: drawn(rng.standard_normal(s) / np.sqrt(s[-2]), jnp.float32)  # noqa: E731
     bias = jnp.asarray([[-4.0], [-4.0], [1.0]] * np.ones((LAYERS, WIDTH)), jnp.float32)  # the last layer is dense
     return {"up": normal(LAYERS, D, WIDTH), "down": normal(LAYERS, WIDTH, D), "bias": bias, "head": normal(V, D) * 8}
 
@@ -67,7 +68,7 @@ def run(step: Any, w: Any, rng: np.random.Generator, calls: int) -> dict[str, tu
     """By site ``(rows, proven)``, after so many calls that gave the tokens of the original."""
     made, dense = hire.transform(step, CONFIG), jax.jit(step)
     for _ in range(calls):
-        x = jnp.asarray(rng.standard_normal((BATCH, D)), jnp.float32)
+        x = drawn(rng.standard_normal((BATCH, D)), jnp.float32)
         np.testing.assert_array_equal(made(w, x), dense(w, x))
     return {c.site: (c.rows, c.proven) for c in made.report().certificates}
 
@@ -90,7 +91,7 @@ def test_a_branch_that_is_not_taken_counts_nothing(weights: dict[str, Any], rng:
 @pytest.mark.slow
 def test_the_slack_of_a_loop_is_its_largest(weights: dict[str, Any], rng: np.random.Generator) -> None:
     made = hire.transform(decode, CONFIG)
-    made(weights, jnp.asarray(rng.standard_normal((BATCH, D)), jnp.float32))
+    made(weights, drawn(rng.standard_normal((BATCH, D)), jnp.float32))
     (head,) = (c for c in made.report().certificates if c.site == "head/0")
     one = hire.transform(token, CONFIG)
     one(weights, weights["head"][:BATCH] / 8)

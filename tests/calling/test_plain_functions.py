@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D = 8
 ran: list[str] = []
@@ -65,7 +66,7 @@ WAYS = {
 @pytest.mark.diagonal(keep=3)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_later_call_runs_one_compiled_program(way: str, rng: np.random.Generator) -> None:
-    w, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((D, D), (2, D)))
+    w, x = (drawn(rng.normal(size=shape), jnp.float32) for shape in ((D, D), (2, D)))
     step = hire.transform(WAYS[way](w))
     np.testing.assert_allclose(step(x), jnp.tanh(x @ w) + x, rtol=1e-4, atol=1e-5)
     assert not step.report().rewritten
@@ -92,7 +93,7 @@ def test_a_function_with_a_callback_is_compiled_too(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("kind", [Nnx, Eqx])
 def test_new_weights_in_a_module_are_seen(kind: Any, rng: np.random.Generator) -> None:
-    w, new, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((D, D), (D, D), (2, D)))
+    w, new, x = (drawn(rng.normal(size=shape), jnp.float32) for shape in ((D, D), (D, D), (2, D)))
     module = kind(w)
     step = hire.transform(module)
     np.testing.assert_allclose(step(x), jnp.tanh(x @ w) + x, rtol=1e-4, atol=1e-5)
@@ -126,7 +127,7 @@ def test_a_method_of_a_module_is_rewritten_and_its_weights_are_arguments(rng: np
         def __call__(self, x: Any) -> Any:
             return jnp.argmax(x @ self.w[...].T, axis=-1)
 
-    w, new, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((1024, D), (1024, D), (2, D)))
+    w, new, x = (drawn(rng.normal(size=shape), jnp.float32) for shape in ((1024, D), (1024, D), (2, D)))
     module = Head(w)
     step = hire.transform(module)
     np.testing.assert_array_equal(step(x), jnp.argmax(x @ w.T, axis=-1))
@@ -145,6 +146,6 @@ def test_static_arguments_of_jitted_methods_and_partials_stay_static(rng: np.ran
             return sum((x**i for i in range(power)), jnp.zeros_like(x))
 
     power = jax.jit(lambda n, x: sum((x**i for i in range(n)), jnp.zeros_like(x)), static_argnums=0)
-    x = jnp.asarray(rng.normal(size=3), jnp.float32)
+    x = drawn(rng.normal(size=3), jnp.float32)
     np.testing.assert_allclose(hire.transform(Model().step)(x, 3), 1 + x + x**2, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(hire.transform(functools.partial(power, 3))(x), 1 + x + x**2, rtol=1e-4, atol=1e-5)

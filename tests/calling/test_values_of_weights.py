@@ -12,6 +12,7 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.calling.prepared import nobody_can_write
+from tests.support.drawn import drawn
 from tests.support.models import said
 
 N, D = 1024, 16
@@ -22,7 +23,7 @@ def head(w: Any, b: Any, x: Any) -> Any:
 
 
 def operands(rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(rng.normal(size=(N, D)), jnp.float32), jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+    return drawn(rng.normal(size=(N, D)), jnp.float32), drawn(rng.normal(size=(2, D)), jnp.float32)
 
 
 MASK = np.where(np.arange(N) % 3 == 0, -np.inf, 0.0).astype(np.float32)
@@ -56,7 +57,7 @@ def test_a_masked_row_never_wins_where_logits_are_predicted(predictor: Any, rng:
 
 @pytest.mark.parametrize("certify", [True, False])
 def test_a_bias_of_a_block_may_hold_infinities(certify: bool, rng: np.random.Generator) -> None:
-    up, down = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((D, 64), (64, D)))
+    up, down = (drawn(rng.normal(size=shape), jnp.float32) for shape in ((D, 64), (64, D)))
     bias, x = jnp.zeros(64).at[::3].set(-jnp.inf), operands(rng)[1]
     block = jax.jit(lambda up, b, down, x: jax.nn.relu(x @ up + b) @ down)
     rule = hire.Rule(kind="ffn", predictor=hire.Quantized(), density=1.0, certify=certify, group=1)

@@ -13,6 +13,7 @@ import pytest
 
 from examples import demo
 from examples.models import MissingWheelError
+from tests.support.drawn import drawn
 
 D, VOCABULARY = 64, 4096
 
@@ -31,7 +32,7 @@ class Letters:
 
 def tiny(_name: str) -> Any:
     rng = np.random.default_rng(0)
-    params = {"embed": jnp.asarray(rng.standard_normal((VOCABULARY, D)), jnp.float32)}
+    params = {"embed": drawn(rng.standard_normal((VOCABULARY, D)), jnp.float32)}
 
     def hidden_states(params: Any, tokens: jax.Array, cache: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = jnp.tanh(params["embed"][tokens] + cache)

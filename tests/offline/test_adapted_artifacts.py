@@ -61,7 +61,7 @@ def decision(artifact: hire.Artifact) -> dict[str, Any]:
         (block, 0.4, 0.42, "a budget of 25% held for 0 of 6 calls; 4"),
         (block, 0.6, 0.0, "was tried: a budget of 25% held for 0 of 6 calls, which cost more than it saved"),
         (block, 0.1, 0.25, ""),
-        (layers, 0.4, 0.42, "a budget of 25% held for 0 of 18 runs; 4"),
+        pytest.param(layers, 0.4, 0.42, "a budget of 25% held for 0 of 18 runs; 4", marks=pytest.mark.slow),
     ],
     ids=["more", "too many", "fits", "layers"],
 )

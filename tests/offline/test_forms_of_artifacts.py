@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, LAYERS = 384, 2
 
@@ -29,10 +30,10 @@ def several(w: dict[str, Any], x: Any) -> Any:
 @pytest.mark.parametrize("rows", [1, 8])
 @pytest.mark.parametrize("original", [scanned, several])
 def test_an_artifact_reads_in_dense_forms(rng: np.random.Generator, tmp_path: Path, original: Any, rows: int) -> None:
-    stacks = {name: jnp.asarray(rng.standard_normal((LAYERS, D, D)) / 20, jnp.bfloat16) for name in ("q", "o")}
+    stacks = {name: drawn(rng.standard_normal((LAYERS, D, D)) / 20, jnp.bfloat16) for name in ("q", "o")}
     apart = {f"{name}{layer}": stack[layer] for name, stack in stacks.items() for layer in range(LAYERS)}
     w = stacks if original is scanned else apart
-    x = jnp.asarray(rng.standard_normal((rows, D)), jnp.bfloat16)
+    x = drawn(rng.standard_normal((rows, D)), jnp.bfloat16)
     exported = jax.export.export(jax.jit(original))(w, x)
     named = {f"w['{name}']": array for name, array in w.items()}
     artifact = hire.rewrite(exported, hire.Config(dense_forms=True), weights=named, platforms=("cpu",))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, WIDTH = 256, 2048  # down alone has 2 MiB: more than stays in the cache
 Params = dict[str, jax.Array]
@@ -32,7 +33,7 @@ def weights(shift: float, layers: int | None = None, width: int = WIDTH) -> Para
     rng = np.random.default_rng(0)
     stack = () if layers is None else (layers,)
     shapes = {"gate": (D, width), "up": (D, width), "down": (width, D)}
-    w = {n: jnp.asarray(rng.normal(size=(*stack, *s)) / np.sqrt(s[0]), jnp.float32) for n, s in shapes.items()}
+    w = {n: drawn(rng.normal(size=(*stack, *s)) / np.sqrt(s[0]), jnp.float32) for n, s in shapes.items()}
     return w | {"bias": jnp.full((*stack, width), shift, jnp.float32)}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, WIDE, LAYERS = 256, 512, 2
 FORMS = hire.Config(dense_forms=True)
@@ -39,7 +40,7 @@ def token(w: dict[str, Any], head: Any, x: Any) -> Any:
 
 def weights(rng: np.random.Generator, dtype: str = "bfloat16") -> dict[str, Any]:
     shapes = {"q": (LAYERS, D, 4, WIDE // 4), "o": (LAYERS, D, WIDE)}
-    return {name: jnp.asarray(rng.standard_normal(s) / 20, dtype) for name, s in shapes.items()}
+    return {name: drawn(rng.standard_normal(s) / 20, dtype) for name, s in shapes.items()}
 
 
 def unstacked(w: dict[str, Any]) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ def unstacked(w: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def inputs(rng: np.random.Generator, rows: int = 1, dtype: str = "bfloat16") -> Any:
-    return jnp.asarray(rng.standard_normal((rows, D)), dtype)
+    return drawn(rng.standard_normal((rows, D)), dtype)
 
 
 @pytest.mark.diagonal(keep=2)
@@ -109,7 +110,7 @@ def test_weights_may_change_and_hold_anything(rng: np.random.Generator) -> None:
 
 @pytest.mark.slow
 def test_beside_a_strict_head_the_token_is_that_of_its_own_input(rng: np.random.Generator) -> None:
-    w, head = weights(rng), jnp.asarray(rng.standard_normal((16384, D)), jnp.bfloat16)
+    w, head = weights(rng), drawn(rng.standard_normal((16384, D)), jnp.bfloat16)
     step = hire.transform(token, FORMS)
     dense = jax.jit(lambda y: jnp.argmax(y @ head.T, axis=-1))
     for _ in range(4):
@@ -120,7 +121,7 @@ def test_beside_a_strict_head_the_token_is_that_of_its_own_input(rng: np.random.
 
 
 def test_a_report_offers_what_is_not_done_unasked(rng: np.random.Generator) -> None:
-    big = {"up": jnp.asarray(rng.standard_normal((1024, 1024)), jnp.bfloat16)}
+    big = {"up": drawn(rng.standard_normal((1024, 1024)), jnp.bfloat16)}
     x = jnp.ones((1, 1024), jnp.bfloat16)
 
     def project(w: dict[str, Any], x: Any) -> Any:

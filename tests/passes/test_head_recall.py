@@ -13,13 +13,14 @@ import pytest
 import hire_compiler as hire
 from hire_compiler.learned.trial import COUNTS, TOPS, HeadTrial
 from hire_compiler.offline.calibrate_export import load_calibration, save_calibration
+from tests.support.drawn import drawn
 
 D, N, ROWS = 32, 2048, 600
 LOW = hire.LowRank(8)
 
 
 def inputs(rng: np.random.Generator, count: int) -> jax.Array:
-    return jnp.asarray(rng.standard_normal((count, D)) * np.geomspace(1, 0.05, D), jnp.float32)
+    return drawn(rng.standard_normal((count, D)) * np.geomspace(1, 0.05, D), jnp.float32)
 
 
 def greedy(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -36,7 +37,7 @@ def configured(**rule: Any) -> hire.Config:
 
 @pytest.fixture
 def params(rng: np.random.Generator) -> dict[str, jax.Array]:
-    return {"embed": jnp.asarray(rng.standard_normal((N, D)), jnp.float32)}
+    return {"embed": drawn(rng.standard_normal((N, D)), jnp.float32)}
 
 
 def learned(params: Any, rng: np.random.Generator, config: hire.Config) -> hire.Calibration:

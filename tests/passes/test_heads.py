@@ -16,6 +16,7 @@ import pytest
 import scipy.special
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.models import HEAD, VOCABULARY, D, array
 
 Array = np.ndarray
@@ -175,8 +176,8 @@ def test_the_position_that_is_read_is_all_that_is_compared(rng: np.random.Genera
         logits = (x @ w)[:, -1].astype(jnp.float32)
         return jnp.argmax(logits, -1), jax.nn.softmax(logits)
 
-    w = jnp.asarray(rng.normal(size=(8, 1024)), jnp.bfloat16)
-    x = jnp.asarray(rng.normal(size=(2, 3, 8)), jnp.bfloat16)
+    w = drawn(rng.normal(size=(8, 1024)), jnp.bfloat16)
+    x = drawn(rng.normal(size=(2, 3, 8)), jnp.bfloat16)
     rule = hire.Rule(kind="head", predictor=hire.Quantized(), candidates=64, tail="dropped")
     _, probabilities = hire.transform(program, hire.Config(rules=(rule,)))(w, x)
     assert (np.count_nonzero(probabilities, axis=1) == 64).all()

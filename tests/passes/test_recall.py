@@ -17,6 +17,7 @@ from hire_compiler.runtime.ffn import select_groups
 from hire_compiler.runtime.predictors import PREDICTOR_ARRAYS
 from hire_compiler.runtime.target import target_for
 from hire_compiler.runtime.topk import group_scores, top_groups
+from tests.support.drawn import drawn
 from tests.support.models import said
 from tests.support.programs import rank_of
 
@@ -41,8 +42,8 @@ def weights(layers: int | None = None, shift: float = 0.0) -> Params:
     rng = np.random.default_rng(0)
     stack = () if layers is None else (layers,)
     shapes = {"gate": (D, WIDTH), "up": (D, WIDTH), "down": (WIDTH, D)}
-    w = {n: jnp.asarray(rng.normal(size=(*stack, *s)) / np.sqrt(s[0]), jnp.float32) for n, s in shapes.items()}
-    return w | {"bias": jnp.asarray(rng.normal(size=(*stack, WIDTH)) + shift, jnp.float32)}
+    w = {n: drawn(rng.normal(size=(*stack, *s)) / np.sqrt(s[0]), jnp.float32) for n, s in shapes.items()}
+    return w | {"bias": drawn(rng.normal(size=(*stack, WIDTH)) + shift, jnp.float32)}
 
 
 def inputs(seed: int, rows: int = 32) -> jax.Array:

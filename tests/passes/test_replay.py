@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.exports import exported
 
 D, WIDTH, ROWS = 16, 128, 64
@@ -31,8 +32,8 @@ def logits(w: Weights, x: jax.Array) -> jax.Array:
 
 def given(rng: np.random.Generator, rows: int = 1, width: int = WIDTH) -> tuple[Weights, jax.Array]:
     shapes = {"up": (D, width), "down": (width, D), "head": (D, 2048)}
-    w = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
-    return w, jnp.asarray(rng.normal(size=(rows, D)), jnp.float32)
+    w = {name: drawn(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return w, drawn(rng.normal(size=(rows, D)), jnp.float32)
 
 
 BLOCK = hire.Rule(kind="ffn", predictor=hire.LowRank(rank=4), recall=0.9)

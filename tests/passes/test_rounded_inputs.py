@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 V, D, CALLS = 8192, 64, 150
 EXACT = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.5, group=1)
@@ -37,7 +38,7 @@ def test_a_head_reads_its_input_as_dense_does(before: str, dtype: str, rng: np.r
     w = jnp.asarray(np.where(rng.random(rows.shape) < 0.1, near, rows))
     g = jnp.asarray(1 + 0.1 * rng.normal(size=D), dtype)
     dense, sparse = jax.jit(step), hire.transform(jax.jit(step))
-    inputs = [jnp.asarray(rng.normal(size=(1, D)), dtype) for _ in range(CALLS)]
+    inputs = [drawn(rng.normal(size=(1, D)), dtype) for _ in range(CALLS)]
     wrong = [i for i, x in enumerate(inputs) if dense(w, g, x)[0] != sparse(w, g, x)[0]]
     assert not wrong
     assert sparse.report().certificates[0].proven > CALLS / 8
@@ -55,12 +56,12 @@ def test_neurons_at_a_cut_are_those_of_dense(dtype: str, rng: np.random.Generato
 
     w = {
         "g": jnp.asarray(1 + 0.1 * rng.normal(size=D), dtype),
-        "gate": jnp.asarray(rng.normal(size=(D, 1024)) / np.sqrt(D), dtype),
+        "gate": drawn(rng.normal(size=(D, 1024)) / np.sqrt(D), dtype),
         "down": jnp.asarray(2.0 ** rng.integers(-3, 4, size=(1024, D)), dtype),
     }
     dense, sparse = jax.jit(step), hire.transform(jax.jit(step), hire.Config(rules=(EXACT,)))
     for _ in range(CALLS):
-        x = jnp.asarray(rng.normal(size=(1, D)), dtype)
+        x = drawn(rng.normal(size=(1, D)), dtype)
         np.testing.assert_allclose(
             np.asarray(sparse(w, x), np.float32),
             np.asarray(dense(w, x), np.float32),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 V, D = 2048, 32
 RULE = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=128, certify="strict")
@@ -22,7 +23,7 @@ def step(w: jax.Array, x: jax.Array) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_outputs_that_nobody_reads_are_nan_and_the_token_is_that_of_dense(rng: np.random.Generator) -> None:
-    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((V, D), (3, D)))
+    w, x = (drawn(rng.normal(size=size), jnp.float32) for size in ((V, D), (3, D)))
     fast = hire.transform(step, hire.Config(rules=(RULE,), unused=(r"\['logits'\]", "norm")))
     got, wanted = fast(w, x), step(w, x)
     np.testing.assert_array_equal(got["token"], wanted["token"])

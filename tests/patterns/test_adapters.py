@@ -13,6 +13,7 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.runtime.target import stand_in, target_for
+from tests.support.drawn import drawn
 
 D, FF, RANK, ADAPTERS, BATCH = 32, 128, 4, 3, 2
 Weights = dict[str, jax.Array]
@@ -96,7 +97,7 @@ BLOCKS: list[Block] = [
 
 def weights(rng: np.random.Generator, layers: tuple[int, ...] = ()) -> Weights:
     def normal(*shape: int, inputs: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=(*layers, *shape)) / np.sqrt(inputs), jnp.float32)
+        return drawn(rng.normal(size=(*layers, *shape)) / np.sqrt(inputs), jnp.float32)
 
     w = {"up": normal(D, FF, inputs=D), "gate": normal(D, FF, inputs=D), "down": normal(FF, D, inputs=FF)}
     for name, (i, o) in {"up": (D, FF), "gate": (D, FF), "down": (FF, D)}.items():
@@ -107,7 +108,7 @@ def weights(rng: np.random.Generator, layers: tuple[int, ...] = ()) -> Weights:
 
 
 def inputs(rng: np.random.Generator, batch: int = BATCH) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(rng.normal(size=(batch, D)), jnp.float32), jnp.asarray([2, 0][:batch], jnp.int32)
+    return drawn(rng.normal(size=(batch, D)), jnp.float32), jnp.asarray([2, 0][:batch], jnp.int32)
 
 
 def check(function: Block, rule: dict[str, Any], *arguments: Any) -> hire.Report:

@@ -12,6 +12,7 @@ from jax import lax
 from jax.scipy.stats import norm
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, M = 64, 1024
 Params = dict[str, jax.Array]
@@ -111,7 +112,7 @@ def test_it_is_found_and_skipped_by_default_and_equals_dense(name: str, dtype: s
     step, dense = hire.transform(jax.jit(block)), jax.jit(block)
     rng = np.random.default_rng(1)
     for batch in (1, 4):
-        x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+        x = drawn(rng.normal(size=(batch, D)), dtype)
         got, want = (np.asarray(f(w, x), np.float64) for f in (step, dense))
         tolerance = 16 * float(jnp.finfo(dtype).eps) * np.abs(want).max()
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
@@ -133,7 +134,7 @@ def test_the_same_neurons_pass_as_in_dense(batch: int, dtype: str) -> None:
     step, dense = hire.transform(jax.jit(block)), jax.jit(block)
     rng = np.random.default_rng(batch)
     for _ in range(4):
-        x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+        x = drawn(rng.normal(size=(batch, D)), dtype)
         got, want = (np.asarray(f(w, x), np.float64) for f in (step, dense))
         differ = (got != 0) != (want != 0)
         if dtype == "float32" or batch == 1:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, FF = 16, 64
 Weights = dict[str, jax.Array]
@@ -94,7 +95,7 @@ SPELLINGS: dict[str, Spelling] = {
 
 def weights(name: str, rng: np.random.Generator, layers: tuple[int, ...] = ()) -> Weights:
     def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=(*layers, *shape)) / np.sqrt(shape[0]), jnp.float32)
+        return drawn(rng.normal(size=(*layers, *shape)) / np.sqrt(shape[0]), jnp.float32)
 
     w = {"gate": normal(D, FF), "up": normal(D, FF), "down": normal(FF, D)}
     w |= {"q": normal(D, D)} if "queries" in name else {}
@@ -129,7 +130,7 @@ def inspected(function: Any, shapes: dict[str, tuple[int, ...]]) -> hire.Report:
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_full_width_is_the_dense_block(name: str, rng: np.random.Generator) -> None:
     function, w = block(SPELLINGS[name], jax.nn.silu), weights(name, rng)
-    x = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+    x = drawn(rng.normal(size=(2, D)), jnp.float32)
     got, report = rewritten(function, rule(hire.Quantized(), 1.0), w, x)
     assert len(report.rewritten) == 1, report
     assert report.sites[0].gated
@@ -140,7 +141,7 @@ def test_full_width_is_the_dense_block(name: str, rng: np.random.Generator) -> N
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_zeros_are_skipped_exactly(name: str, rng: np.random.Generator) -> None:
     function, w = block(SPELLINGS[name]), weights(name, rng)
-    x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    x = drawn(rng.normal(size=(1, D)), jnp.float32)
     got, report = rewritten(function, rule(hire.Exact(), 0.5), w, x)
     assert len(report.rewritten) == 1, report
     assert report.certificates[0].proven == 1  # fewer than half of the neurons are active
@@ -152,7 +153,7 @@ def test_zeros_are_skipped_exactly(name: str, rng: np.random.Generator) -> None:
 def test_the_predicted_half_holds_all_active_neurons(name: str, rng: np.random.Generator) -> None:
     """Half of the width, chosen by an int8 copy of the gate, holds every active neuron of this ReLU."""
     w = weights(name, rng)
-    x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    x = drawn(rng.normal(size=(1, D)), jnp.float32)
     function = block(SPELLINGS[name])
     got, _ = rewritten(function, rule(hire.Quantized(bits=8), 0.5), w, x)
     np.testing.assert_allclose(got, jax.jit(function)(w, x), rtol=1e-5, atol=1e-6)
@@ -161,7 +162,7 @@ def test_the_predicted_half_holds_all_active_neurons(name: str, rng: np.random.G
 @pytest.mark.parametrize("name", ["two results", "two kernels", "merged kernel in four shards"])
 def test_layers_of_a_scan(name: str, rng: np.random.Generator) -> None:
     inner, w = block(SPELLINGS[name], jax.nn.silu), weights(name, rng, (3,))
-    x = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+    x = drawn(rng.normal(size=(2, D)), jnp.float32)
 
     def function(w: Weights, x: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda h, layer: (h + inner(layer, h), None), x, w)[0]
@@ -177,7 +178,7 @@ def test_an_activation_may_stand_before_the_concatenate(rng: np.random.Generator
         z = jnp.concatenate([jax.nn.silu(x @ w["gate"]), x @ w["up"]], -1)
         return (z[:, :FF] * z[:, FF:]) @ w["down"]
 
-    w, x = weights("", rng), jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+    w, x = weights("", rng), drawn(rng.normal(size=(2, D)), jnp.float32)
     got, report = rewritten(function, rule(hire.Quantized(), 1.0), w, x)
     assert [site.activation for site in report.sites] == ["silu"]
     np.testing.assert_allclose(got, jax.jit(function)(w, x), rtol=1e-5, atol=1e-6)

@@ -14,6 +14,7 @@ import pytest
 from jax import lax
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.narrow_matrices import (
     EXACT,
     FF,
@@ -160,7 +161,7 @@ def test_neurons_are_ranked_by_the_scaled_product(name: str) -> None:
     def block(p: dict[str, Any], x: jax.Array) -> jax.Array:
         return product(p["down"], jax.nn.relu(product(p["up"], x)))
 
-    x, given = jnp.asarray(rng.normal(size=(1, d)), jnp.float32), {"up": params, "down": down}
+    x, given = drawn(rng.normal(size=(1, d)), jnp.float32), {"up": params, "down": down}
     rule = hire.Rule(kind="ffn", predictor=hire.Quantized(bits=4, columns=32), candidates=width // 4, group=1)
     step = hire.transform(jax.jit(block), hire.Config(rules=(rule,)))
     z = np.asarray(product(params, x))

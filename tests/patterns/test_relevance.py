@@ -19,6 +19,7 @@ from hire_compiler.passes.detect.detect import detect
 from hire_compiler.passes.normalize.normalize import normalize
 from hire_compiler.patterns.ffn.ffn import FfnMatch
 from hire_compiler.patterns.ffn.relevance import Relevance
+from tests.support.drawn import drawn
 
 D, WIDTH = 16, 64
 Z = np.asarray([-7.0, -3.5, -1.3, -0.2, 0.1, 0.9, 2.5, 6.0], np.float32)
@@ -143,8 +144,8 @@ def test_the_best_neurons_are_computed(name: str, layers: int | None, rng: np.ra
 
     stack = () if layers is None else (layers,)
     shapes = {"up": (D, WIDTH), "bias": (WIDTH,), "down": (WIDTH, D)}
-    w = {k: jnp.asarray(rng.normal(size=(*stack, *shape)) * 0.5, jnp.float32) for k, shape in shapes.items()}
-    x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    w = {k: drawn(rng.normal(size=(*stack, *shape)) * 0.5, jnp.float32) for k, shape in shapes.items()}
+    x = drawn(rng.normal(size=(1, D)), jnp.float32)
     rule = hire.Rule(kind="ffn", predictor=hire.Quantized(), candidates=kept, group=1)
     step = hire.transform(jax.jit(function), hire.Config(rules=(rule,)))
     wanted = x

@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, FF, VOCABULARY = 64, 512, 2048
 Params = dict[str, jax.Array]
@@ -128,12 +129,12 @@ def test_the_predicted_neurons_are_those_of_the_scaled_sums() -> None:
     d, width = 128, 1024
     rng = np.random.default_rng(0)
     up, down = params(0, d, width), params(1, width, d)
-    bias = jnp.asarray(rng.normal(size=width) * 4, jnp.float32)
+    bias = drawn(rng.normal(size=width) * 4, jnp.float32)
 
     def block(p: dict[str, Any], x: jax.Array) -> jax.Array:
         return divided(p["down"], jax.nn.relu(divided(p["up"], x) + bias))
 
-    given, x = {"up": up, "down": down}, jnp.asarray(rng.normal(size=(4, d)), jnp.float32)
+    given, x = {"up": up, "down": down}, drawn(rng.normal(size=(4, d)), jnp.float32)
     rule = hire.Rule(kind="ffn", predictor=hire.Quantized(bits=4, columns=32), candidates=width // 2, group=1)
     step = hire.transform(jax.jit(block), hire.Config(rules=(rule,)))
     z = np.asarray(divided(up, x) + bias)

@@ -14,6 +14,7 @@ import pytest
 import hire_compiler as hire
 from hire_compiler.reports.findings import megabytes
 from hire_compiler.runtime.target import stand_in, target_for
+from tests.support.drawn import drawn
 from tests.support.models import said
 
 D, VOCABULARY = 32, 2048
@@ -69,7 +70,7 @@ def test_strict_winners_are_those_of_dense(
     embed = jnp.asarray(make(rng), dtype)
     step, dense = hire.transform(jax.jit(head)), jax.jit(head)
     for _ in range(40):
-        x = jnp.asarray(rng.normal(size=(2, D)), dtype)
+        x = drawn(rng.normal(size=(2, D)), dtype)
         np.testing.assert_array_equal(step(embed, x), dense(embed, x))
     (certificate,) = step.report().certificates
     assert certificate.rows == 80
@@ -81,14 +82,14 @@ def test_strict_winners_are_those_of_dense(
 def test_a_bias_takes_part_in_the_proof() -> None:
     rng = np.random.default_rng(2)
     embed = jnp.asarray(gaussian(rng), jnp.float32)
-    bias = jnp.asarray(rng.normal(size=VOCABULARY) * 20, jnp.float32)  # the bias decides, not the product
+    bias = drawn(rng.normal(size=VOCABULARY) * 20, jnp.float32)  # the bias decides, not the product
 
     def head(embed: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.argmax(x @ embed.T + bias, axis=-1)
 
     step = hire.transform(jax.jit(head))
     for _ in range(30):
-        x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+        x = drawn(rng.normal(size=(1, D)), jnp.float32)
         np.testing.assert_array_equal(step(embed, bias, x), jax.jit(head)(embed, bias, x))
     assert "certified" in step.report().decisions[0].exactness
 
@@ -99,7 +100,7 @@ def test_inputs_that_are_not_finite_get_what_dense_gives() -> None:
     embed = jnp.asarray(gaussian(rng), jnp.float32)
     step = hire.transform(jax.jit(argmax))
     for bad in (np.nan, np.inf, -np.inf):
-        x = jnp.asarray(rng.normal(size=(3, D)), jnp.float32).at[1, 4].set(bad)
+        x = drawn(rng.normal(size=(3, D)), jnp.float32).at[1, 4].set(bad)
         np.testing.assert_array_equal(step(embed, x), jax.jit(argmax)(embed, x))
     (certificate,) = step.report().certificates
     assert certificate.proven <= certificate.rows - 3
@@ -115,7 +116,7 @@ def test_top_k_is_a_valid_top_k_up_to_rounding() -> None:
 
     step = hire.transform(jax.jit(head))
     for _ in range(30):
-        x = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+        x = drawn(rng.normal(size=(2, D)), jnp.float32)
         values, ids = step(embed, x)
         logits = np.asarray(x, np.float64) @ np.asarray(embed, np.float64).T
         kept = np.take_along_axis(logits, np.asarray(ids), axis=1)
@@ -143,7 +144,7 @@ def test_code_that_turns_the_order_around_is_proven_by_its_bounds(name: str, str
     rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=256, certify=strict)
     step, dense = hire.transform(jax.jit(head), hire.Config(rules=(rule,))), jax.jit(head)
     for _ in range(40):
-        x = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+        x = drawn(rng.normal(size=(2, D)), jnp.float32)
         np.testing.assert_array_equal(step(embed, x), dense(embed, x))
     flat = name in ("a parabola", "silu, negated")  # about the winners' peak many rows are too close for strictness
     assert step.report().certificates[0].proven > 0 or (flat and strict == "strict")
@@ -159,7 +160,7 @@ def test_logits_that_escape_are_left_dense_by_default() -> None:
         return jax.nn.softmax(x @ embed.T, axis=-1)
 
     rng = np.random.default_rng(6)
-    embed, x = jnp.asarray(gaussian(rng), jnp.float32), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    embed, x = jnp.asarray(gaussian(rng), jnp.float32), drawn(rng.normal(size=(1, D)), jnp.float32)
     step = hire.transform(jax.jit(head))
     np.testing.assert_array_equal(step(embed, x), jax.jit(head)(embed, x))
     assert "the program returns values of the whole vocabulary" in step.report().decisions[0].reason
@@ -173,7 +174,7 @@ def test_the_largest_logit_beside_its_index_is_a_winner_too(dtype: Any) -> None:
         return jnp.argmax(logits, axis=-1), jnp.max(logits, axis=-1, keepdims=True), 2 * jnp.max(logits, axis=-1)
 
     rng = np.random.default_rng(8)
-    embed, x = jnp.asarray(gaussian(rng), dtype), jnp.asarray(rng.normal(size=(3, D)), dtype)
+    embed, x = jnp.asarray(gaussian(rng), dtype), drawn(rng.normal(size=(3, D)), dtype)
     step = hire.transform(jax.jit(head))
     for got, wanted in zip(step(embed, x), jax.jit(head)(embed, x), strict=True):
         np.testing.assert_allclose(
@@ -192,8 +193,8 @@ def test_by_default_a_head_that_is_read_sooner_than_candidates_are_chosen_stays_
 ) -> None:
     cpu = target_for("cpu")
     for vocabulary, batch, rewritten in ((4096, 1, 0), (16384, 1, 1), (16384, 2, 0)):
-        w = jnp.asarray(rng.normal(size=(vocabulary, 64)), jnp.float32)
-        x = jnp.asarray(rng.normal(size=(batch, 64)), jnp.float32)
+        w = drawn(rng.normal(size=(vocabulary, 64)), jnp.float32)
+        x = drawn(rng.normal(size=(batch, 64)), jnp.float32)
         step = hire.transform(lambda x, w: jnp.argmax(x @ w.T, axis=-1))
         with stand_in(replace(cpu, costs=replace(cpu.costs, choice_bytes=4 << 20))):
             np.testing.assert_array_equal(step(x, w), jnp.argmax(x @ w.T, axis=-1))

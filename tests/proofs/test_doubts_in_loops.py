@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 V, D, STEPS = 4096, 64, 4
 
@@ -40,10 +41,10 @@ def test_logits_that_overflow_in_a_loop_are_those_of_dense(
 ) -> None:
     """Which of them become infinite, and which NaN, depends on the order of their sums."""
     size = float(jnp.finfo(dtype).max) ** 0.5
-    w = jnp.asarray(rng.normal(size=(V, D)) * size, dtype)
+    w = drawn(rng.normal(size=(V, D)) * size, dtype)
     dense, sparse = jax.jit(loop), hire.transform(jax.jit(loop))
     for _ in range(6):
-        x = jnp.asarray(rng.normal(size=(batch, D)) * size * 0.2, dtype)
+        x = drawn(rng.normal(size=(batch, D)) * size * 0.2, dtype)
         for got, wanted in zip(jax.tree.leaves(sparse(w, x)), jax.tree.leaves(dense(w, x)), strict=True):
             np.testing.assert_array_equal(got, wanted)
     assert len(sparse.report().rewritten) == 1

@@ -12,6 +12,7 @@ import pytest
 import hire_compiler as hire
 from hire_compiler.proofs.interval import RULES, Enclosure, point
 from hire_compiler.runtime.certify import _norm
+from tests.support.drawn import drawn
 
 
 @pytest.mark.diagonal
@@ -38,8 +39,8 @@ def test_a_length_that_cannot_be_told_is_no_small_one(largest: float) -> None:
 @pytest.mark.parametrize("certify", [True, "strict"])
 def test_inputs_whose_reciprocal_is_flushed_are_not_proven(rng: np.random.Generator, size: float, certify: Any) -> None:
     """Their length came out as zero: XLA divided by multiplying with a reciprocal of zero."""
-    w = jnp.asarray(rng.standard_normal((2048, 65)) * 1e-38, jnp.float32)
-    bias = jnp.asarray(rng.standard_normal(2048), jnp.float32)
+    w = drawn(rng.standard_normal((2048, 65)) * 1e-38, jnp.float32)
+    bias = drawn(rng.standard_normal(2048), jnp.float32)
     head = jax.jit(lambda w, bias, x: jnp.argmax(x @ w.T + bias, -1))
     rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=128, certify=certify)
     step = hire.transform(head, hire.Config(rules=(rule,)))
@@ -67,18 +68,18 @@ def test_top_k_of_bfloat16_is_that_of_dense_whether_it_rounds_or_cuts_off(
     rng: np.random.Generator, k: int, scale: float
 ) -> None:
     """Newer XLA packs a bfloat16 and its row into one integer, and drops the rounding in front of it."""
-    w = jnp.asarray(rng.standard_normal((1024, 64)) / 8, jnp.bfloat16)
+    w = drawn(rng.standard_normal((1024, 64)) / 8, jnp.bfloat16)
     head = jax.jit(lambda w, x: jax.lax.top_k((x @ w.T) * scale, k))
     rule = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=256, certify="strict")
     step = hire.transform(head, hire.Config(rules=(rule,)))
     for _ in range(24):
-        x = jnp.asarray(rng.standard_normal((4, 64)), jnp.bfloat16)
+        x = drawn(rng.standard_normal((4, 64)), jnp.bfloat16)
         np.testing.assert_array_equal(step(w, x)[1], head(w, x)[1])
 
 
 def test_the_slack_is_that_of_proven_rows(rng: np.random.Generator) -> None:
     """A row of NaN must not hide the slack of the others, in a loop neither."""
-    w = jnp.asarray(rng.standard_normal((1024, 64)), jnp.float32)
+    w = drawn(rng.standard_normal((1024, 64)), jnp.float32)
 
     def head(w: Any, xs: Any) -> Any:
         return jax.lax.scan(lambda c, x: (c, jnp.argmax(x @ w.T, -1)), 0, xs)[1]

@@ -27,6 +27,7 @@ from hire_compiler.runtime.predictors import predict
 from hire_compiler.runtime.quantized import prepare_quantized
 from hire_compiler.runtime.repair import repair
 from hire_compiler.runtime.target import store, target_for
+from tests.support.drawn import drawn
 from tests.support.models import array, said
 
 CPU = target_for("cpu")
@@ -76,7 +77,7 @@ def test_blocks_of_columns_tighten_the_bound_where_the_input_is_uneven(rng: np.r
 def test_a_product_of_one_row_whose_terms_are_rounded_lies_between_its_bounds(rng: np.random.Generator) -> None:
     """As a GPU multiplies a row in bfloat16: each term rounded, then summed in float32."""
     gpu = target_for("gpu")
-    rows = jnp.asarray(rng.normal(size=(N, 1)) * np.ones(D) + rng.normal(size=(N, D)) * 1e-3, jnp.bfloat16)
+    rows = drawn(rng.normal(size=(N, 1)) * np.ones(D) + rng.normal(size=(N, D)) * 1e-3, jnp.bfloat16)
     x = array(rng, 1, D).astype(jnp.bfloat16)
     x = x - jnp.mean(x.astype(jnp.float32)).astype(x.dtype)  # so that terms cancel
     terms = rounded_terms(1, "bfloat16", gpu)

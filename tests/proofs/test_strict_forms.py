@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, V = 65, 2049  # no multiples of anything
 
@@ -30,14 +31,14 @@ RULE = hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=64, c
 
 def near_ties(rng: np.random.Generator, dtype: str) -> jax.Array:
     """Every row stands eight times among the others, up to a unit in the last place: only dense's own sums decide."""
-    rows = jnp.asarray(rng.normal(size=(-(-V // 8), D)), dtype)
+    rows = drawn(rng.normal(size=(-(-V // 8), D)), dtype)
     rows = np.asarray(rows.astype(jnp.float32))[rng.integers(0, len(rows), V)]
     close = np.nextafter(rows, np.float32(np.inf)) if dtype == "float32" else rows
     return jnp.asarray(np.where(rng.random(rows.shape) < 0.3, close, rows), dtype)
 
 
 def gaussian(rng: np.random.Generator, dtype: str) -> jax.Array:
-    return jnp.asarray(rng.normal(size=(V, D)), dtype)
+    return drawn(rng.normal(size=(V, D)), dtype)
 
 
 @pytest.mark.diagonal(keep=2)
@@ -58,7 +59,7 @@ def test_tokens_are_those_of_dense(
     w = make(rng, dtype)
     w = w if by_rows else w.T.copy()
     for _ in range(20):
-        x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+        x = drawn(rng.normal(size=(batch, D)), dtype)
         (ids, largest), (wanted, most) = step(w, x), dense(w, x)
         np.testing.assert_array_equal(ids, wanted)
         np.testing.assert_allclose(np.asarray(largest, np.float64), np.asarray(most, np.float64), rtol=1e-2)
@@ -93,7 +94,7 @@ def test_no_proof_is_believed_where_numbers_overflow_or_vanish(
     w = gaussian(rng, "float32")
     for scale in (1e-3, 1.0, 1e3):
         for _ in range(6):
-            x = jnp.asarray(rng.normal(size=(2, D)) * size, jnp.float32)
+            x = drawn(rng.normal(size=(2, D)) * size, jnp.float32)
             got, wanted = step(w * scale, x), head(w * scale, x)
             if certify == "strict":
                 np.testing.assert_array_equal(got, wanted)
@@ -109,7 +110,7 @@ def test_no_proof_is_believed_where_numbers_overflow_or_vanish(
 def test_what_is_no_number_comes_out_as_dense_has_it(where: str, value: float, rng: np.random.Generator) -> None:
     head = jax.jit(lambda w, x: (jnp.argmax(x @ w.T, axis=-1), *lax.top_k(x @ w.T, 4)))
     step = hire.transform(head, hire.Config(rules=(RULE,)))
-    w, x = gaussian(rng, "float32"), jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+    w, x = gaussian(rng, "float32"), drawn(rng.normal(size=(2, D)), jnp.float32)
     w, x = (w.at[1500, 3].set(value), x) if where == "weight" else (w, x.at[1, 3].set(value))
     for got, wanted in zip(step(w, x), head(w, x), strict=True):
         np.testing.assert_array_equal(np.isfinite(got), np.isfinite(wanted))

@@ -13,6 +13,7 @@ import pytest
 import hire_compiler as hire
 from hire_compiler.runtime.costs import CPU_COSTS
 from hire_compiler.runtime.target import stand_in, target_for
+from tests.support.drawn import drawn
 
 
 def relu_block(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -78,7 +79,7 @@ def test_a_copy_is_not_read_once_for_each_of_many_rows_by_default(
     rng: np.random.Generator, batch: int, dtype: str, tail: Callable[[jax.Array], jax.Array], action: str
 ) -> None:
     cpu = target_for("cpu")
-    w, x = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in ((4096, 64), (batch, 64)))
+    w, x = (drawn(rng.standard_normal(shape), dtype) for shape in ((4096, 64), (batch, 64)))
     step = hire.transform(lambda w, x: tail(x @ w.T))
     with stand_in(replace(cpu, costs=replace(cpu.costs, copied_rows=3))):
         step(w, x)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.relu_blocks import WIDTH, D, Params, gated, plain, scanned, weights, weights_of
 
 OTHERS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -34,7 +35,7 @@ def test_what_either_product_zeroes_is_skipped_and_nothing_else(name: str, dtype
     rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=density, group=1)
     step, dense = hire.transform(jax.jit(block), hire.Config(rules=(rule,))), jax.jit(block)
     for _ in range(3):
-        x = jnp.asarray(rng.normal(size=(1, D)), dtype)
+        x = drawn(rng.normal(size=(1, D)), dtype)
         got, want = (np.asarray(f(w, x), np.float64) for f in (step, dense))
         tolerance = 64 * float(jnp.finfo(dtype).eps) * max(np.abs(want).max(), 0.1)
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
@@ -73,7 +74,7 @@ def test_both_branches_equal_dense(
     # A few neurons that are always active, so that a skip has something to compute.
     w["bias"] = w["bias"].at[..., : WIDTH // 16].set(1.0)
     step, dense = hire.transform(jax.jit(block), hire.Config(rules=(rule,))), jax.jit(block)
-    x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+    x = drawn(rng.normal(size=(batch, D)), dtype)
     got, want = (np.asarray(f(w, x), np.float64) for f in (step, dense))
     assert np.abs(want).max() > 1e-3
     np.testing.assert_allclose(got, want, rtol=0, atol=64 * float(jnp.finfo(dtype).eps) * np.abs(want).max())

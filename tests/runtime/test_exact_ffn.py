@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.relu_blocks import BLOCKS, Block, D, Params, plain, scanned, weights, weights_of
 
 
@@ -23,7 +24,7 @@ def test_the_block_equals_dense(block: Block, dtype: str, group: int, bias: floa
     step, dense = hire.transform(jax.jit(block), hire.Config(rules=(rule,))), jax.jit(block)
     tolerance = 64 * float(jnp.finfo(dtype).eps)
     for batch in (1, 1, 2):
-        x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+        x = drawn(rng.normal(size=(batch, D)), dtype)
         got, want = (np.asarray(f(w, x), np.float64) for f in (step, dense))
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(np.abs(want).max(), 0.1))
     assert step.report().rewritten
@@ -39,7 +40,7 @@ def test_an_infinite_neuron_counts_as_active() -> None:
     rule = hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3, group=1)
     step = hire.transform(jax.jit(plain), hire.Config(rules=(rule,)))
     for bad in (np.nan, np.inf):
-        x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32).at[0, 0].set(bad)
+        x = drawn(rng.normal(size=(1, D)), jnp.float32).at[0, 0].set(bad)
         np.testing.assert_array_equal(np.isnan(step(w, x)), np.isnan(jax.jit(plain)(w, x)))
 
 
@@ -53,7 +54,7 @@ def test_activations_without_exact_zeros_are_refused() -> None:
 
 def test_a_shifted_relu_has_exact_zeros_too() -> None:
     rng = np.random.default_rng(3)
-    w, x = weights(rng), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    w, x = weights(rng), drawn(rng.normal(size=(1, D)), jnp.float32)
 
     def shifted(w: Params, x: jax.Array) -> jax.Array:
         return jax.nn.relu(x @ w["up"] - 1.5) @ w["down"]
@@ -68,7 +69,7 @@ def test_a_shifted_relu_has_exact_zeros_too() -> None:
 def test_a_hard_swish_is_skipped_below_its_clip_where_a_rule_asks() -> None:
     rng = np.random.default_rng(4)
     w = weights(rng, bias=-5.0)
-    x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    x = drawn(rng.normal(size=(1, D)), jnp.float32)
 
     def hard(w: Params, x: jax.Array) -> jax.Array:
         return jax.nn.hard_swish(x @ w["up"] + w["bias"]) @ w["down"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.relu_blocks import WIDTH, D, Params, gated, plain, scanned, weights, weights_of
 
 
@@ -95,7 +96,7 @@ def test_what_is_not_finite_comes_out_as_dense_gives_it(form: str, dtype: str, b
     dense, seen = jax.jit(block), []
     for spoiled, spoil in SPOILS.items():
         rng = np.random.default_rng(3)
-        w, x = spoil(weights_of(block, rng, dtype, -2.5), jnp.asarray(rng.normal(size=(batch, D)), dtype))
+        w, x = spoil(weights_of(block, rng, dtype, -2.5), drawn(rng.normal(size=(batch, D)), dtype))
         got, want = (np.asarray(f(w, x), np.float64) for f in (step, dense))
         for kind in (np.isnan, np.isposinf, np.isneginf):
             np.testing.assert_array_equal(kind(got), kind(want), err_msg=spoiled)
@@ -115,7 +116,7 @@ def test_a_product_that_overflows_at_a_zero_of_the_gate_is_computed(dtype: str) 
     w = weights(rng, dtype)
     w["up"] = w["up"].at[:, 5].set(float(jnp.finfo(dtype).max) / 4)
     w["gate"] = w["gate"].at[:, 5].set(-1.0)  # zero, wherever x is positive
-    x = jnp.abs(jnp.asarray(rng.normal(size=(1, D)), dtype)) + 1
+    x = jnp.abs(drawn(rng.normal(size=(1, D)), dtype)) + 1
     step = hire.transform(jax.jit(gated), hire.Config(rules=(EXACT,)))
     assert np.isnan(np.asarray(jax.jit(gated)(w, x), np.float32)).all()
     assert np.isnan(np.asarray(step(w, x), np.float32)).all()
@@ -125,13 +126,13 @@ def test_sums_that_overflow_come_out_as_the_author_s_own() -> None:
     """In another order some are Inf where dense gives NaN."""
     rng = np.random.default_rng(0)
     shapes = {"gate": (256, 2048), "up": (256, 2048), "down": (2048, 256)}
-    w = {name: jnp.asarray(rng.normal(size=s) * s[0] ** -0.5, jnp.float32) for name, s in shapes.items()}
+    w = {name: drawn(rng.normal(size=s) * s[0] ** -0.5, jnp.float32) for name, s in shapes.items()}
     dense = jax.jit(lambda w, x: (jax.nn.relu(x @ w["gate"] - 1.0) * (x @ w["up"])) @ w["down"])
     step = hire.transform(dense, hire.Config(rules=(hire.Rule(kind="ffn", predictor=hire.Exact(), density=0.3),)))
     for large in ("up", "down"):
         spoiled = w | {large: w[large] * np.float32(1e38)}
         for _ in range(4):
-            x = jnp.asarray(rng.normal(size=(1, 256)), jnp.float32)
+            x = drawn(rng.normal(size=(1, 256)), jnp.float32)
             np.testing.assert_array_equal(step(spoiled, x), dense(spoiled, x))
 
 
@@ -152,7 +153,7 @@ def test_sums_that_overflow_are_the_author_s_own_with_what_is_added_to_them(adde
     step = hire.transform(dense, hire.Config(adapt=False))
     infinite = 0
     for _ in range(24):
-        x = jnp.asarray(rng.normal(size=(1, 256)) * 6e17 * 2.0 ** rng.uniform(-2, 0.5), jnp.float32)
+        x = drawn(rng.normal(size=(1, 256)) * 6e17 * 2.0 ** rng.uniform(-2, 0.5), jnp.float32)
         wanted = np.asarray(dense(w, x))
         infinite += int(np.isinf(wanted).any())
         np.testing.assert_array_equal(np.isfinite(step(w, x)), np.isfinite(wanted))
@@ -165,10 +166,10 @@ def test_the_default_keeps_nan_too() -> None:
     """Large enough that no rule is needed."""
     rng = np.random.default_rng(6)
     d, m = 256, 2048
-    w = {name: jnp.asarray(rng.normal(size=s) / 16, jnp.float32) for name, s in
+    w = {name: drawn(rng.normal(size=s) / 16, jnp.float32) for name, s in
          {"gate": (d, m), "up": (d, m), "down": (m, d)}.items()}  # fmt: skip
     step = hire.transform(jax.jit(thresholded))
-    x = jnp.asarray(rng.normal(size=(1, d)), jnp.float32)
+    x = drawn(rng.normal(size=(1, d)), jnp.float32)
     np.testing.assert_allclose(step(w, x), thresholded(w, x), atol=1e-4)
     assert step.report().rewritten
     assert np.isnan(step(w, x.at[0, 3].set(jnp.nan))).all()
@@ -179,7 +180,7 @@ def test_the_rows_of_a_layer_spoil_no_other_layer() -> None:
     w = weights_of(scanned, rng, "float32", -2.5)
     w["down"] = w["down"].at[0, 7, 3].set(jnp.nan)
     step = hire.transform(jax.jit(scanned), hire.Config(rules=(EXACT,), check_weights=False))
-    x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    x = drawn(rng.normal(size=(1, D)), jnp.float32)
     prepared = step.prepare(w, x)
     for limits in [a for name, a in _named(prepared) if "limit" in name]:
         assert limits.shape == (3, WIDTH)

@@ -13,6 +13,7 @@ import hire_compiler as hire
 from hire_compiler.runtime.predictors import kept_for, predict
 from hire_compiler.runtime.quantized import prepare_int6, unpack_int6
 from hire_compiler.runtime.target import target_for
+from tests.support.drawn import drawn
 
 TARGETS = {name: target_for(name) for name in ("cpu", "gpu", "tpu")}
 
@@ -44,7 +45,7 @@ def test_a_number_is_off_by_half_a_step_at_most(scale: float, rng: np.random.Gen
 def test_scores_are_those_of_the_unpacked_copy(
     platform: str, n: int, d: int, batch: int, rng: np.random.Generator
 ) -> None:
-    rows, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((n, d), (batch, d)))
+    rows, x = (drawn(rng.normal(size=shape), jnp.float32) for shape in ((n, d), (batch, d)))
     made = prepare_int6(rows)
     copy = np.asarray(unpack_int6(made["q6"]), np.float64)[:, :d] * np.asarray(made["scale6"], np.float64)[:, None]
     got = jax.jit(lambda x, a: predict(x, a, TARGETS[platform]))(x, kept_for(made, d, TARGETS[platform]))
@@ -56,7 +57,7 @@ def head(w: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def test_a_head_keeps_three_quarters_of_the_bytes_of_int8(rng: np.random.Generator) -> None:
-    w, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((4096, 64), (2, 64)))
+    w, x = (drawn(rng.normal(size=shape), jnp.float32) for shape in ((4096, 64), (2, 64)))
     rule = hire.Rule(kind="head", predictor=hire.Quantized(6), candidates=256)
     step = hire.transform(jax.jit(head), hire.Config(rules=(rule,)))
     for got, wanted in zip(step(w, x), head(w, x), strict=True):
@@ -78,8 +79,8 @@ def test_a_block_finds_its_neurons(layers: int | None, rng: np.random.Generator)
 
     stack = () if layers is None else (layers,)
     shapes = {"up": (32, 256), "down": (256, 32)}
-    w = {name: jnp.asarray(rng.normal(size=(*stack, *shape)) / 8, jnp.float32) for name, shape in shapes.items()}
-    x = jnp.asarray(rng.normal(size=(1, 32)), jnp.float32)
+    w = {name: drawn(rng.normal(size=(*stack, *shape)) / 8, jnp.float32) for name, shape in shapes.items()}
+    x = drawn(rng.normal(size=(1, 32)), jnp.float32)
     rule = hire.Rule(kind="ffn", predictor=hire.Quantized(6), density=0.625, group=1)
     step = hire.transform(jax.jit(function), hire.Config(rules=(rule,)))
     np.testing.assert_allclose(step(w, x), jax.jit(function)(w, x), rtol=2e-3, atol=2e-3)

@@ -20,6 +20,7 @@ from hire_compiler.runtime.quantized import prepare_quantized
 from hire_compiler.runtime.stored_rows import StoredRows
 from hire_compiler.runtime.target import Target, columns_dot, for_each_row, load, rows_dot, store, take_rows, target_for
 from hire_compiler.runtime.topk import top_candidates, top_groups
+from tests.support.drawn import drawn
 
 Array = np.ndarray
 
@@ -35,11 +36,11 @@ in_every_type = pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp
 
 
 def wide(array: Any) -> Array:
-    return np.asarray(jnp.asarray(array).astype(jnp.float32), np.float64)
+    return np.asarray(array).astype(np.float64)
 
 
 def random(rng: np.random.Generator, *shape: int, dtype: Any = jnp.float32) -> jax.Array:
-    return jnp.asarray(rng.normal(size=shape), dtype)
+    return drawn(rng.normal(size=shape), dtype)
 
 
 def stored(arrays: dict[str, jax.Array], target: Target) -> dict[str, jax.Array]:

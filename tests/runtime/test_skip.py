@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.relu_blocks import BLOCKS, WIDTH, Block, D, plain, scanned, weights, weights_of
 
 K = 24
@@ -61,7 +62,7 @@ def test_more_than_expected_runs_dense() -> None:
     w["gate"] = jnp.where(jnp.arange(WIDTH) % 5 == 0, 9.0, 0.0) + 0 * w["gate"]
     block = CHOICES["statistical, gated"]
     step = hire.transform(block)
-    x = jnp.abs(jnp.asarray(rng.normal(size=(1, D)), jnp.float32))
+    x = jnp.abs(drawn(rng.normal(size=(1, D)), jnp.float32))
     np.testing.assert_allclose(step(w, x), jax.jit(block)(w, x), rtol=1e-5)
     (certificate,) = step.report().certificates
     assert (certificate.proven, certificate.rows) == (0, 1)
@@ -91,7 +92,7 @@ def test_proven_zeros_are_skipped_and_the_block_equals_dense(block: Block, dtype
     w = weights_of(block, rng, dtype, bias)
     step = certified(block)
     for batch in (1, 1, 2):
-        x = jnp.asarray(rng.normal(size=(batch, D)), dtype)
+        x = drawn(rng.normal(size=(batch, D)), dtype)
         got, want = (np.asarray(f(w, x), np.float32) for f in (step, jax.jit(block)))
         np.testing.assert_allclose(
             got, want, rtol=0, atol=64 * float(jnp.finfo(dtype).eps) * max(np.abs(want).max(), 0.1)
@@ -108,7 +109,7 @@ def test_proven_zeros_are_skipped_and_the_block_equals_dense(block: Block, dtype
 def test_unusual_sizes_are_never_wrong(size: float, where: str) -> None:
     rng = np.random.default_rng(4)
     w = weights(rng, bias=-1e-30)
-    x = jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+    x = drawn(rng.normal(size=(1, D)), jnp.float32)
     if where == "input":
         x = x * jnp.float32(size)
     else:
@@ -197,4 +198,4 @@ def test_a_million_rows_hold_no_mismatch(kind: str) -> None:
 
 
 def random_matrix(rng: np.random.Generator, *shape: int) -> jax.Array:
-    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return drawn(rng.normal(size=shape), jnp.float32)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tests.support.drawn import drawn
+
 Request = dict[str, Any]
 
 
@@ -18,7 +20,7 @@ def request(rng: np.random.Generator, batch: int, vocabulary: int) -> Request:
     return {
         "ids": jnp.asarray(rng.integers(0, vocabulary, size=8), jnp.int32),
         "row_ids": jnp.asarray(rng.integers(0, vocabulary, size=(batch, 5)), jnp.int32),
-        "values": jnp.asarray(rng.normal(size=8) * 3, jnp.float32),
+        "values": drawn(rng.normal(size=8) * 3, jnp.float32),
         "heat": jnp.asarray(rng.uniform(0.5, 1.2, size=batch), jnp.float32),
         "temperature": jnp.asarray(rng.choice([0.0, 0.7, 1.0], size=batch), jnp.float32),
         "k": jnp.asarray(rng.choice([1, 5, 20, 40], size=batch), jnp.int32),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 D, VOCABULARY, WIDTH = 16, 512, 64
 
@@ -18,7 +19,7 @@ CONFIG = hire.Config(rules=(HEAD, FFN))
 
 
 def array(rng: np.random.Generator, *shape: int, dtype: Any = jnp.float32) -> jax.Array:
-    return jnp.asarray(rng.normal(size=shape), dtype)
+    return drawn(rng.normal(size=shape), dtype)
 
 
 def weights(rng: np.random.Generator, vocabulary: int = VOCABULARY) -> dict[str, Any]:

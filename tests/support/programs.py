@@ -16,6 +16,8 @@ import numpy as np
 import scipy.special
 from hypothesis import strategies as st
 
+from tests.support.drawn import drawn
+
 Array = np.ndarray
 
 ACTIVATIONS_JAX = {
@@ -44,9 +46,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 def wide(array: object) -> Array:
     """An array of any float type in float64."""
-    return np.asarray(
-        jnp.asarray(array).astype(jnp.float32) if not isinstance(array, np.ndarray) else array, np.float64
-    )
+    return np.asarray(array).astype(np.float64)
 
 
 def rounding(dtype: str) -> float:
@@ -58,7 +58,7 @@ def rounding(dtype: str) -> float:
 
 
 def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> jax.Array:
-    return jnp.asarray(rng.normal(size=shape) * scale, DTYPES[dtype])
+    return drawn(rng.normal(size=shape) * scale, DTYPES[dtype])
 
 
 # --------------------------------------------------------------------------- feed-forward blocks

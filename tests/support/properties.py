@@ -20,7 +20,7 @@ CPU = target_for("cpu")
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 
-FAST = settings(max_examples=5, derandomize=True, **COMMON)  # the same programs in every run of the suite
+FAST = settings(max_examples=3, derandomize=True, **COMMON)  # the same programs in every run of the suite
 
 SLOW = settings(max_examples=400, **COMMON)  # new ones in every run
 

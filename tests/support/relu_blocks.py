@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.support.drawn import drawn
+
 D, WIDTH = 32, 256
 Block = Callable[..., jax.Array]
 Params = dict[str, jax.Array]
@@ -37,7 +39,7 @@ BLOCKS = [plain, squared, gated, scanned]
 def weights(rng: np.random.Generator, dtype: Any = jnp.float32, bias: float = 0.0) -> Params:
     """Weights of one layer; the lower the bias, the fewer neurons are active."""
     shapes = {"gate": (D, WIDTH), "up": (D, WIDTH), "down": (WIDTH, D)}
-    w = {name: jnp.asarray(rng.normal(size=s) / np.sqrt(s[0]), dtype) for name, s in shapes.items()}
+    w = {name: drawn(rng.normal(size=s) / np.sqrt(s[0]), dtype) for name, s in shapes.items()}
     return w | {"bias": jnp.full(WIDTH, bias, dtype)}
 
 

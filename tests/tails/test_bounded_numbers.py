@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 V, D, BATCH = 1024, 32, 3
 
@@ -27,7 +28,7 @@ def chosen(w: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def weights(rng: np.random.Generator) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(rng.normal(size=(V, D)) / 6, jnp.float32), jnp.asarray(rng.normal(size=(BATCH, D)), jnp.float32)
+    return drawn(rng.normal(size=(V, D)) / 6, jnp.float32), drawn(rng.normal(size=(BATCH, D)), jnp.float32)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 V, D = 2048, 32
 STRICT = hire.Config(
@@ -39,9 +40,9 @@ def step_of(tail: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax.
 def test_whole_numbers_that_depend_on_logits(name: str, rng: np.random.Generator) -> None:
     step = step_of(INTEGERS[name])
     fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
-    w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
+    w = drawn(rng.normal(size=(V, D)), jnp.float32)
     for _ in range(5):
-        x = jnp.asarray(rng.normal(size=(3, D)), jnp.float32)
+        x = drawn(rng.normal(size=(3, D)), jnp.float32)
         np.testing.assert_array_equal(fast(w, x), dense(w, x))
     rewritten = len(fast.report().rewritten)
     assert rewritten == (name in ("a choice between whole numbers", "a whole number made of a comparison"))
@@ -72,11 +73,11 @@ def test_a_winner_in_a_branch_of_logits_made_before_it(rng: np.random.Generator)
         )
 
     fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
-    w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32).at[5].set(0.0)
+    w = drawn(rng.normal(size=(V, D)), jnp.float32).at[5].set(0.0)
     w = w.at[1900].set(w[3])
     for scale in (1.0, 0.0):
         for greedy in (True, False):
-            x = jnp.asarray(rng.normal(size=(3, D)) * scale, jnp.float32)
+            x = drawn(rng.normal(size=(3, D)) * scale, jnp.float32)
             mask = jnp.asarray(rng.random((3, V)) < 0.5)
             np.testing.assert_array_equal(fast(w, x, mask, greedy), dense(w, x, mask, greedy))
     assert len(fast.report().rewritten) == 1
@@ -111,7 +112,7 @@ def test_what_cannot_be_followed_may_read_what_is_made_behind_the_tail(rng: np.r
         return ids // (n + 1), ids % (n * 2)
 
     fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
-    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((V, D), (2, D)))
+    w, x = (drawn(rng.normal(size=size), jnp.float32) for size in ((V, D), (2, D)))
     jax.tree.map(np.testing.assert_array_equal, fast(w, x, jnp.int32(7)), dense(w, x, jnp.int32(7)))
     assert len(fast.report().rewritten) == 1
 
@@ -127,9 +128,9 @@ def test_the_last_of_sorted_values_that_were_negated_is_their_largest(rng: np.ra
         return jax.random.categorical(key, kept, axis=-1), jax.random.categorical(key, z, axis=-1)
 
     fast, dense = hire.transform(step, STRICT), jax.jit(step)
-    w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
+    w = drawn(rng.normal(size=(V, D)), jnp.float32)
     for call in range(6):
-        x = jnp.asarray(rng.normal(size=(4, D)), jnp.float32)
+        x = drawn(rng.normal(size=(4, D)), jnp.float32)
         at = jnp.asarray([0, V - 1, 5, 40] if call % 2 else [V - 1, 0, 0, V - 1], jnp.int32)
         jax.tree.map(
             np.testing.assert_array_equal, fast(w, x, at, jax.random.key(call)), dense(w, x, at, jax.random.key(call))
@@ -146,7 +147,7 @@ def searched(w: jax.Array, x: jax.Array) -> jax.Array:
 
 def test_what_cannot_be_followed_from_values_of_the_best_few_stays_dense(rng: np.random.Generator) -> None:
     fast = hire.transform(jax.jit(searched))
-    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((V, D), (1, D)))
+    w, x = (drawn(rng.normal(size=size), jnp.float32) for size in ((V, D), (1, D)))
     assert fast(w, x) == jax.jit(searched)(w, x)
     (decision,) = fast.report().decisions
     assert decision.action == "dense"
@@ -161,6 +162,6 @@ def test_rows_of_the_best_few_that_are_read_on_are_those_of_dense(rng: np.random
     near = np.concatenate([rows, *[np.nextafter(rows, np.float32(sign * np.inf)) for sign in (1, -1) * 3], rows])
     fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
     for _ in range(6):
-        w, x = jnp.asarray(rng.permutation(near)), jnp.asarray(rng.normal(size=(1, D)), jnp.float32)
+        w, x = jnp.asarray(rng.permutation(near)), drawn(rng.normal(size=(1, D)), jnp.float32)
         np.testing.assert_array_equal(fast(w, x), dense(w, x))
     assert len(fast.report().rewritten) == 1

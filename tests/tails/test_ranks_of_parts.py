@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 V, D = 2048, 32
 STRICT = hire.Config(
@@ -25,9 +26,9 @@ def test_a_threshold_of_a_part_of_the_vocabulary_is_no_rank_of_the_whole(rng: np
         return jax.random.categorical(key, jnp.where(z < cut, -jnp.inf, 0.0 * z), axis=-1)
 
     fast, dense = hire.transform(step, STRICT), jax.jit(step)
-    w = jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
+    w = drawn(rng.normal(size=(V, D)), jnp.float32)
     for call in range(20):
-        x = jnp.asarray(rng.normal(size=(4, D)), jnp.float32)
+        x = drawn(rng.normal(size=(4, D)), jnp.float32)
         np.testing.assert_array_equal(fast(w, x, jax.random.key(call)), dense(w, x, jax.random.key(call)))
     assert len(fast.report().rewritten) == 1
 
@@ -63,7 +64,7 @@ def test_a_largest_that_stands_twice_is_found_first(rng: np.random.Generator) ->
     for rows in (w, w[: V // 2].repeat(2, axis=0), rng.normal(size=(V, D))):
         weights = jnp.asarray(rows, jnp.float32)
         for _ in range(4):
-            x = jnp.asarray(rng.normal(size=(3, D)), jnp.float32)
+            x = drawn(rng.normal(size=(3, D)), jnp.float32)
             jax.tree.map(np.testing.assert_array_equal, fast(weights, x), dense(weights, x))
     (proof,) = fast.report().certificates
     assert proof.proven >= 10  # of twelve rows without ties

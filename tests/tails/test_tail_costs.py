@@ -14,6 +14,7 @@ import hire_compiler as hire
 from hire_compiler.measuring.hlo.text import Computation, HloProgram, read_hlo
 from hire_compiler.proofs.enclosure import Steps
 from hire_compiler.tails.interpret import Interpreter
+from tests.support.drawn import drawn
 
 V, D, BATCH = 2048, 32, 2
 STRICT = hire.Config(rules=(hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=64, certify="strict"),))
@@ -76,7 +77,7 @@ def test_a_certified_step_holds_few_arrays_of_the_whole_vocabulary(
     winners: Callable[..., jax.Array], rng: np.random.Generator
 ) -> None:
     """Products of the copy, those scaled to predictions, bounds to choose by, and which rows reach the winner."""
-    w, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((V, D), (BATCH, D)))
+    w, x = (drawn(rng.normal(size=size), jnp.float32) for size in ((V, D), (BATCH, D)))
     mask = jnp.asarray(rng.random((BATCH, V)) < 0.5)
     fast = hire.transform(lambda w, x, mask: winners(x @ w.T, mask), STRICT)
     program = read_hlo(fast.lower(w, x, mask).compile().as_text())

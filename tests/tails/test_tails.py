@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 V, D = 2048, 32
 Request = dict[str, Any]
@@ -23,8 +24,8 @@ def request(rng: np.random.Generator, batch: int) -> Request:
         "allowed": jnp.asarray(rng.random((1, V)) < 0.5),
         "bits": jnp.asarray(rng.integers(-(2**31), 2**31, size=(batch, V // 32)), jnp.int32),
         "forbidden": jnp.asarray(rng.integers(0, V, size=8), jnp.int32),
-        "bias": jnp.asarray(rng.normal(size=V) * 3, jnp.float32),
-        "biases": jnp.asarray(rng.normal(size=(batch, V)) * 3, jnp.float32),
+        "bias": drawn(rng.normal(size=V) * 3, jnp.float32),
+        "biases": drawn(rng.normal(size=(batch, V)) * 3, jnp.float32),
         "heat": jnp.asarray(rng.uniform(0.5, 2, size=batch), jnp.float32),
         "temperature": jnp.asarray(rng.choice([0.0, 0.7, 1.3], size=batch), jnp.float32),
         "key": jax.random.key(int(rng.integers(1 << 30))),
@@ -98,7 +99,7 @@ def test_the_default_gives_the_tokens_of_dense(
     fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
     w = jnp.asarray(make(rng), jnp.float32)
     for _ in range(12):
-        x, q = jnp.asarray(rng.normal(size=(batch, D)), jnp.float32), request(rng, batch)
+        x, q = drawn(rng.normal(size=(batch, D)), jnp.float32), request(rng, batch)
         for got, wanted in zip(jax.tree.leaves(fast(w, x, q)), jax.tree.leaves(dense(w, x, q)), strict=True):
             if jnp.issubdtype(wanted.dtype, jnp.integer):
                 np.testing.assert_array_equal(got, wanted)
@@ -125,7 +126,7 @@ def test_narrow_heads_too(name: str, dtype: str, rng: np.random.Generator) -> No
         fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
         w = jnp.asarray(gaussian(rng).T, dtype)
         for _ in range(12):
-            x, q = jnp.asarray(rng.normal(size=(3, D)), dtype), request(rng, 3)
+            x, q = drawn(rng.normal(size=(3, D)), dtype), request(rng, 3)
             np.testing.assert_array_equal(fast(w, x, q), dense(w, x, q))
         assert len(fast.report().rewritten) == 1
 
@@ -136,7 +137,7 @@ def test_all_tokens_forbidden_and_nothing_to_choose_is_what_dense_makes_of_it(rn
         return greedy(jnp.where(allowed, x @ w.T, -jnp.inf))
 
     fast, dense = hire.transform(jax.jit(step)), jax.jit(step)
-    w, x = jnp.asarray(gaussian(rng), jnp.float32), jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+    w, x = jnp.asarray(gaussian(rng), jnp.float32), drawn(rng.normal(size=(2, D)), jnp.float32)
     for row in (jnp.nan, 1.0):
         x = x.at[1, 0].mul(row)
         np.testing.assert_array_equal(fast(w, x, jnp.zeros((2, V), bool)), dense(w, x, jnp.zeros((2, V), bool)))
@@ -150,6 +151,6 @@ def test_padding_rows_never_win_though_they_are_the_largest(rng: np.random.Gener
     w = jnp.asarray(w, jnp.float32)
     fast = hire.transform(lambda w, x: greedy((x @ w.T)[:, : V - 100]))
     for _ in range(10):
-        x = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+        x = drawn(rng.normal(size=(2, D)), jnp.float32)
         np.testing.assert_array_equal(fast(w, x), greedy((x @ w.T)[:, : V - 100]))
     assert fast.report().certificates[0].proven >= 18

@@ -25,6 +25,7 @@ from hire_compiler.tuning.choice import choose
 from hire_compiler.tuning.settings import Family
 from hire_compiler.tuning.timed import with_run_off
 from hire_compiler.tuning.tuned import Tried
+from tests.support.drawn import drawn
 
 D, N = 64, 2048
 CPU = target_for("cpu")
@@ -287,7 +288,7 @@ def test_held_out_rows_without_a_number_are_refused(rng: np.random.Generator) ->
 def test_a_recall_that_nothing_meets_is_said(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hire_compiler.tuning.search.families", lambda *_: {"low": Family((hire.LowRank(8),))})
     params = {"embed": jnp.asarray(table(rng))}
-    batches = [(params, jnp.asarray(rng.standard_normal((64, D)), jnp.float32)) for _ in range(2)]
+    batches = [(params, drawn(rng.standard_normal((64, D)), jnp.float32)) for _ in range(2)]
     found = hire.tune(jax.jit(step), params, rows(1, D), forward=forward, batches=batches, recall=0.95)
     assert [tried.lossless for tried in found.chosen] == [True]
     (note,) = [note for note in found.notes if "no approximation of head/0 meets the recall" in note]

@@ -28,6 +28,7 @@ from hire_compiler.tuning.simulate import Simulated, simulate
 from hire_compiler.tuning.timed_blocks import alike, time_blocks
 from hire_compiler.tuning.tuned import Tried
 from hire_compiler.tuning.tuned_sites import find_sites
+from tests.support.drawn import drawn
 
 D, M, L, V = 32, 512, 2, 64
 
@@ -38,7 +39,7 @@ def quiet(_what: str, _done: int, _total: int) -> None:
 
 def weights(rng: np.random.Generator) -> dict[str, jax.Array]:
     def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.standard_normal(shape) / np.sqrt(shape[-2]), jnp.float32)
+        return drawn(rng.standard_normal(shape) / np.sqrt(shape[-2]), jnp.float32)
 
     return {
         "embed": normal(V, D) * 6,

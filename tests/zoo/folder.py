@@ -27,6 +27,7 @@ import hire_compiler as hire
 from hire_compiler import _mlir
 from hire_compiler.capture.program import Argument, Program
 from hire_compiler.passes.pipeline import rewrite_program
+from tests.support.drawn import drawn
 from tests.support.masked import largest_difference, masked_flat
 
 
@@ -55,7 +56,7 @@ def random_values(program: Program) -> list[jax.Array]:
             values.append(jnp.asarray(rng.integers(1, 4, size=argument.shape), argument.dtype))
         else:
             scale = np.sqrt(argument.shape[-1]) if len(argument.shape) > 1 else 1.0
-            values.append(jnp.asarray(rng.normal(size=argument.shape) / scale, argument.dtype))
+            values.append(drawn(rng.normal(size=argument.shape) / scale, argument.dtype))
     return values
 
 

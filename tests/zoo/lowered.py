@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 
 VOCABULARY, D, LAYERS = 2048, 64, 2
 
@@ -60,7 +61,7 @@ def random_like(tree: Any, seed: int = 0) -> Any:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.ones(leaf.shape, leaf.dtype)
         scale = 1 / np.sqrt(leaf.shape[-1]) if len(leaf.shape) > 1 else 1.0
-        return jnp.asarray(rng.normal(size=leaf.shape) * scale, leaf.dtype)
+        return drawn(rng.normal(size=leaf.shape) * scale, leaf.dtype)
 
     return jax.tree.map(one, tree)
 
