@@ -14,7 +14,7 @@ class Costs:
     """One platform's.
 
     Attributes:
-      choice_bytes: what choosing a head's candidates costs, for each row of a batch.
+      choice_bytes: what choosing a head's candidates costs, for each row of a batch, as bytes of a stream.
       copied_rows: rows of a batch up to which a copy of a float32 head, read once for each of them, is read sooner than
         the head itself; None where one pass serves them all.
       worth_bytes: a block that could skip less than this has nothing to gain.

@@ -260,7 +260,7 @@ class Head:
 
 _ORDINARY = ("matmul", "matmul", "einsum", "dot_general", "rows_first", "wide_result", "wide_operands")
 _SIZES = ((1024, 16), (1024, 33), (2048, 64), (3001, 32), (1537, 257), (4096, 48))
-_LARGE = {"float32": ((16384, 64),), "bfloat16": ((16384, 128), (32768, 64)), "float16": ((16384, 128), (32768, 64))}
+_LARGE = {"float32": ((24576, 64),), "bfloat16": ((32768, 128), (65536, 64)), "float16": ((32768, 128), (65536, 64))}
 
 
 @st.composite

@@ -192,9 +192,12 @@ def test_by_default_a_head_that_is_read_sooner_than_candidates_are_chosen_stays_
     rng: np.random.Generator,
 ) -> None:
     cpu = target_for("cpu")
-    for vocabulary, batch, rewritten in ((4096, 1, 0), (16384, 1, 1), (16384, 2, 0)):
-        w = drawn(rng.normal(size=(vocabulary, 64)), jnp.float32)
-        x = drawn(rng.normal(size=(batch, 64)), jnp.float32)
+    for vocabulary, batch, dtype, rewritten in (
+        (4096, 1, "float32", 0), (16384, 1, "float32", 0), (24576, 1, "float32", 1), (24576, 2, "float32", 0),
+        (32768, 1, "bfloat16", 0), (65536, 1, "bfloat16", 1),
+    ):  # fmt: skip
+        w = drawn(rng.normal(size=(vocabulary, 64)), dtype)
+        x = drawn(rng.normal(size=(batch, 64)), dtype)
         step = hire.transform(lambda x, w: jnp.argmax(x @ w.T, axis=-1))
         with stand_in(replace(cpu, costs=replace(cpu.costs, choice_bytes=4 << 20))):
             np.testing.assert_array_equal(step(x, w), jnp.argmax(x @ w.T, axis=-1))

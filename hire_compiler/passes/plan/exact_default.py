@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hire_compiler.config.predictors import Exact, Quantized
 from hire_compiler.config.rules import Rule
+from hire_compiler.graph.weight import bits
 from hire_compiler.passes.plan.budgets import exact_budgets, used_experts, why_no_budget, worth_skipping
 from hire_compiler.passes.plan.site_plan import SiteFacts
 from hire_compiler.reports.findings import Site, megabytes
@@ -62,8 +63,9 @@ def _skips_exactly(facts: SiteFacts) -> bool:
 
 
 def worth_choosing(site: Site, facts: SiteFacts) -> bool:
-    """Whether a head reads more than choosing costs, whatever the size."""
-    return sum(facts.weight_bytes) >= facts.costs.choice_bytes * site.batch
+    """Whether reading an int8 copy instead of the head saves more than choosing costs, whatever the size."""
+    saved = sum(facts.weight_bytes) * (1 - 8 / bits(site.dtype))
+    return saved >= facts.costs.choice_bytes * site.batch
 
 
 def _copied_too_often(site: Site, facts: SiteFacts) -> bool:
