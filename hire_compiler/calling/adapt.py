@@ -48,18 +48,20 @@ def adapted(
             budgets = better_budgets(sites[site], decision, blocks[site], costs)
             if budgets is not None:
                 changed[site] = Adapted(_budgets_said(decision, sites[site], blocks[site], calls, budgets), budgets)
-        elif held[site] < least_share(sites[site].kind, decision):
+        elif held[site] < least_share(sites[site], decision, costs):
             changed[site] = Adapted(_said(proofs[site]))
     return changed
 
 
-def least_share(kind: str, decision: Decision) -> float:
-    """The share of runs whose proofs have to hold for a site to read no more bytes than dense.
+def least_share(site: Site, decision: Decision, costs: Costs) -> float:
+    """The share of runs whose proofs have to hold for a site to cost no more than dense.
 
     Where a proof fails, a head has read what it reads to choose, and others have looked, in vain.
     """
-    saved = max(decision.dense_bytes - decision.sparse_bytes, 1)
-    lost = decision.sparse_bytes if kind == "head" else _LOOKING * decision.dense_bytes
+    slow = site.kind == "head" and site.dtype == "bfloat16" and site.batch > 1  # as the author wrote it
+    dense = decision.dense_bytes * (costs.written_bfloat16 if slow else 1)
+    saved = max(dense - decision.sparse_bytes, 1)
+    lost = decision.sparse_bytes if site.kind == "head" else _LOOKING * dense
     return lost / (lost + saved)
 
 

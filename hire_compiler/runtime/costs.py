@@ -22,7 +22,8 @@ class Costs:
       looked_bytes: what it costs to look at one neuron of a block, whether it is zero.
       chosen_bytes: what it costs to choose a group of neurons and to find its rows, beside reading them.
       row_ratio: what a byte of a gathered row costs, as bytes of a stream.
-      written_bfloat16: what a byte of a bfloat16 weight costs where the author's own product of one row reads it.
+      written_bfloat16: what a byte of a bfloat16 weight costs where the author's own product reads it: of one row in a
+        block, of several in a head.
       gather_ratio: what a gathered row costs, as rows of a stream, all together.
       most_gathered: share of the rows up to which gathering them beats reading all.
       read_bytes: what a read somewhere else costs beside its bytes: it favours larger groups where little else does.
@@ -47,7 +48,8 @@ class Costs:
 # Measured. Choosing takes about 0.1 ms a row, in which two cores read 4 MiB; less than 1 MiB stays in the cache;
 # gathers run at about half the speed of a stream. What an exact skip costs is fitted to blocks of 256 to 2048 numbers a
 # neuron: so a budget pays up to half of the neurons at 1024 numbers, and to a fifth at 256 (docs/decisions/0171). An
-# author's product of one bfloat16 row took 5 to 12 times as long as its bytes; 3 is what it takes at least.
+# author's product of one bfloat16 row took 5 to 12 times as long as its bytes, that of four with a head 12 to 25 times;
+# 3 is what they take at least.
 CPU_COSTS = Costs(
     choice_bytes=4 << 20,
     copied_rows=3,

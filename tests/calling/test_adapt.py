@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ import pytest
 
 import hire_compiler as hire
 from hire_compiler.calling.adapt import FIRST_CALLS, least_share
-from hire_compiler.reports.findings import Decision
+from hire_compiler.reports.findings import Decision, Site
+from hire_compiler.runtime.target import target_for
 from tests.support.drawn import drawn
 
 D, WIDTH, V = 256, 4096, 4096
@@ -184,6 +186,11 @@ def test_a_failure_in_the_background_is_said_and_changes_nothing(
 
 
 def test_the_share_that_has_to_hold_follows_from_the_bytes() -> None:
-    decision = Decision(site="head/0", action="rewritten", reason="", dense_bytes=100, sparse_bytes=25)
-    assert least_share("head", decision) == 0.25
-    assert 0.05 < least_share("experts", decision) < 0.15
+    decision = Decision(site="head/0", action="rewritten", reason="", dense_bytes=100, sparse_bytes=50)
+    head = Site(id="head/0", kind="head", path="", batch=1, d=8, width=100, dtype="bfloat16")
+    cpu, tpu = (target_for(platform).costs for platform in ("cpu", "tpu"))
+    assert least_share(head, decision, cpu) == 0.5
+    assert least_share(replace(head, batch=4), decision, cpu) == 50 / 300  # XLA:CPU reads that product slowly
+    assert least_share(replace(head, batch=4), decision, tpu) == 0.5
+    assert least_share(replace(head, batch=4, dtype="float32"), decision, cpu) == 0.5
+    assert 0.05 < least_share(replace(head, kind="experts"), decision, cpu) < 0.15
