@@ -23,6 +23,8 @@ from hire_compiler.sharding.layout import Axes, NotLocal, SiteLayout
 
 
 def _rows(match: HeadMatch, plain: SiteLayout, source: Source) -> tuple[Axes, bool]:
+    if match.heads > 1:
+        raise NotLocal(f"its {match.heads} heads lie in one array, which is not split over devices yet")
     _, (rows, columns) = plain.local(match.dot.weight, source(match.dot.weight))
     if not columns:
         return rows, False

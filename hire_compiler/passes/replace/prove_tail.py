@@ -84,7 +84,7 @@ def prove_tail(
     *_, (results, proven, off) = lax.while_loop(again, once, (jnp.zeros((), jnp.int32), scores, away, nothing))
     made = lax.cond(all_of(proven), lambda: results, run_author)
     furthest = jnp.where(all_of(proven), jnp.max(off), 0.0)  # the author's own numbers are not off
-    return made, jnp.stack([jnp.sum(proven, dtype=jnp.float32), furthest])
+    return made, jnp.stack([jnp.sum(rows.all_heads(proven), dtype=jnp.float32), furthest])
 
 
 def middle_of(low: jax.Array, high: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:

@@ -69,7 +69,8 @@ def replace_tail(
         run_author: Callable[[], list[jax.Array]],
     ) -> list[jax.Array]:
         inputs = take_batch_rows(canonical_input(x, dot), match.rows)
-        rows = TailRows(inputs, prepared, views, hold, target, dot.precise, dot.result.dtype, parts)
+        one_array = (match.heads, dot.rows_first)
+        rows = TailRows(inputs, prepared, views, hold, target, dot.precise, dot.result.dtype, parts, *one_array)
         made, measured = prove_tail(tail, rows, captured, plan.candidates, run_author)
         return [*made, measured]
 

@@ -18,6 +18,7 @@ from jax import lax
 from hire_compiler.passes.replace.over_mesh import over_mesh
 from hire_compiler.passes.replace.preparing import predictor_arrays
 from hire_compiler.runtime.certify import between, finer_room, room, rounded_terms
+from hire_compiler.runtime.checks import all_of
 from hire_compiler.runtime.collectives import gather_columns
 from hire_compiler.runtime.logits import exact_logits
 from hire_compiler.runtime.predictors import Arrays, predict
@@ -55,6 +56,9 @@ class TailRows:
       precise: the author asked for the platform's highest precision.
       result: type of the author's product.
       parts: how all this lies on a mesh; None on one device.
+      heads: how many heads the matrix holds, one behind the other; where there are several, ``b`` counts a batch row
+        with each of them, and ``n`` the rows of one.
+      heads_first: of these, the batch rows of the first head come first.
     """
 
     x: jax.Array
@@ -65,6 +69,32 @@ class TailRows:
     precise: bool
     result: str
     parts: Parts | None
+    heads: int = 1
+    heads_first: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many rows of logits there are."""
+        return len(self.x) * self.heads
+
+    def all_heads(self, proven: jax.Array) -> jax.Array:
+        """Which batch rows are proven, from which rows of logits are."""
+        if self.heads == 1:
+            return proven
+        return (
+            all_of(proven.reshape(self.heads, -1), 0) if self.heads_first else all_of(proven.reshape(-1, self.heads), 1)
+        )
+
+    def _of_heads(self, array: jax.Array) -> jax.Array:
+        """Numbers of all rows of the matrix, for each head by itself."""
+        if self.heads == 1:
+            return array
+        apart = array.reshape(-1, self.heads, array.shape[1] // self.heads)
+        return (apart.transpose(1, 0, 2) if self.heads_first else apart).reshape(self.count, -1)
+
+    def _batch_and_head(self, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Which batch row, and which head, rows of logits belong to."""
+        return (at % len(self.x), at // len(self.x)) if self.heads_first else (at // self.heads, at % self.heads)
 
     def predicted(self) -> tuple[jax.Array, jax.Array]:
         """Logits as the copy predicts them, and how far they may be off."""
@@ -74,7 +104,7 @@ class TailRows:
             return [scores, room(prepared, x, self._terms(x))]
 
         scores, away = self._with_rows(one, 2)
-        return scores, away
+        return self._of_heads(scores), self._of_heads(away)
 
     def finer(self) -> jax.Array:
         """How far the predictions may be off, by the better of two bounds."""
@@ -82,7 +112,7 @@ class TailRows:
         def one(x: jax.Array, prepared: Arrays, views: Any) -> list[jax.Array]:
             return [finer_room(prepared, x, self.target, self._terms(x))]
 
-        return self._with_rows(one, 1)[0]
+        return self._of_heads(self._with_rows(one, 1)[0])
 
     def settled(self, proven: jax.Array, scores: jax.Array, away: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits and how far they may be off, with whole products for batch rows that are not proven, bool ``[b]``.
@@ -98,10 +128,15 @@ class TailRows:
 
             def products(size: int) -> list[jax.Array]:
                 at = order[:size]
-                whole, slack = held.products(x[at], precise=self.precise), between(norm[None], x[at], terms)
+                batch, head = self._batch_and_head(at)
+                row = x[batch]
+                whole, slack = held.products(row, precise=self.precise), between(norm[None], row, terms)
+                if self.heads > 1:
+                    own = jnp.arange(size), head
+                    whole, slack = (a.reshape(size, self.heads, -1)[own] for a in (whole, slack))
                 return [scores.at[at].set(whole), away.at[at].set(slack)]
 
-            half = max(len(x) // 2, 1)
+            half = max(len(proven) // 2, 1)
             if half == 1:
                 return products(1)
             return lax.cond(jnp.sum(~proven) <= 1, lambda: products(1), lambda: products(half))
@@ -118,12 +153,12 @@ class TailRows:
         """
 
         def one(*points: jax.Array) -> list[jax.Array]:
-            ids = choose(list(points), count, self.target)
+            ids = choose(list(points), min(count, points[0].shape[1]), self.target)
             chosen = jnp.zeros(points[0].shape, bool).at[jnp.arange(len(ids))[:, None], ids].set(True)
             return [ids + self._first(points[0].shape[1]), chosen]
 
         points = [row[None] for point in points for row in point] if shared else points
-        full = [jnp.broadcast_to(p, (1 if shared else self.x.shape[0], width)) for p in points]
+        full = [jnp.broadcast_to(p, (1 if shared else self.count, width)) for p in points]
         ids, chosen = self._apart(one, full, 2)
         return Rows(ids, chosen, width, width, pick=self._pick, shared=shared)
 
@@ -132,10 +167,13 @@ class TailRows:
 
         def one(x: jax.Array, prepared: Arrays, views: Any, ids: jax.Array) -> list[jax.Array]:
             held, norm = self.hold(prepared, views), prepared["norm"]
-            own = ids - self._first(len(norm))
-            return [exact_logits(x, held, own, precise=self.precise), between(norm[own], x, self._terms(x))]
+            own, terms = ids - self._first(len(norm)), self._terms(x)
+            if self.heads > 1:
+                batch, head = self._batch_and_head(jnp.arange(self.count, dtype=jnp.int32))
+                x, own = x[batch], own + (head * rows.width)[:, None]
+            return [exact_logits(x, held, own, precise=self.precise), between(norm[own], x, terms)]
 
-        ids = jnp.broadcast_to(rows.ids, (self.x.shape[0], rows.ids.shape[1]))
+        ids = jnp.broadcast_to(rows.ids, (self.count, rows.ids.shape[1]))
         exact, slack = self._with_rows(one, 2, ids)
         return exact, slack
 

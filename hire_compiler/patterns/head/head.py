@@ -109,6 +109,12 @@ class HeadMatch:
         return self.bounded if self.tail is None and logprobs == "bounded" else self.tail
 
     @property
+    def heads(self) -> int:
+        """How many heads there are in its one array; each has so many rows fewer."""
+        tail = self.tail_of("bounded")
+        return 1 if tail is None else self.dot.rows // tail.width
+
+    @property
     def winner_key(self) -> str:
         """As of its second moment."""
         return moment_key(self)
@@ -172,7 +178,8 @@ def match_head(op: Op, provenance: Provenance, reader: RegionReader) -> HeadMatc
     logits, read = _part_that_is_read(reader, dot)
     compared = any(map(_is_compared_on, winners))
     settled = _only_tokens(winners) and not compared
-    tail, blocked = (None, "") if settled else _tail_of(logits, readers, provenance)
+    axis = readers.axis if logits is readers.logits else len(logits.shape) - 1
+    tail, blocked = (None, "") if settled else _tail_of(logits, axis, provenance)
     if winners and tail is not None:
         drawn = not (tail.lists or tail.numbers or tail.doubt)
         tail = tail if drawn and np.array_equal(winners[0].region.batch_rows, read) else None
@@ -215,23 +222,36 @@ def _several(dot: WeightDot, readers: Readers, provenance: Provenance) -> HeadMa
     Raises:
       NoMatch: more than winners are read of some part.
     """
-    tail, blocked = _tail_of(dot.result, readers, provenance)
     if readers.axis is None:
-        shape = "×".join(map(str, dot.row_shape))
-        raise NoMatch(
-            f"its {dot.rows} rows lie in several dimensions ({shape}), which are not followed to where the program "
-            "chooses among them",
-            depth=2,
-        )
+        return _in_one_array(dot, provenance)
+    tail, blocked = _tail_of(dot.result, readers.axis, provenance)
     if tail is None or tail.numbers:
         several = "the program chooses among each part alone (several heads in one product)"
         raise NoMatch(f"its {dot.rows} rows are cut into parts, and {several}: {blocked}", depth=2)
     return HeadMatch(dot, dot.result, np.arange(dot.batch), ("argmax",), (), (), tail)
 
 
-def _tail_of(logits: Value, readers: Readers, provenance: Provenance) -> tuple[Tail | None, str]:
+def _in_one_array(dot: WeightDot, provenance: Provenance) -> HeadMatch:
+    """Several heads stored in one array, ``[heads, rows, d]``, or one that lies there in parts.
+
+    Every row of the batch asks each of them, and what follows may take them for beams of one vocabulary.
+
+    Raises:
+      NoMatch: their logits do not lie one vocabulary beside the other, or more than tokens go on from them.
+    """
+    shape, rows = "×".join(map(str, dot.row_shape)), dot.row_shape[-1]
+    said = f"its {dot.rows} rows lie in several dimensions ({shape})"
+    if len(dot.row_shape) != 2 or rows < MINIMUM_ROWS:
+        raise NoMatch(f"{said}, which are not followed to where the program chooses among them", depth=2)
+    tail, blocked = _tail_of(dot.result, 1 if dot.rows_first else len(dot.result.shape) - 1, provenance)
+    if tail is None or tail.numbers or tail.mixed:
+        blocked = blocked or "what it makes of them needs several at once"
+        raise NoMatch(f"{said}, and what is made of their logits cannot be proven: {blocked}", depth=2)
+    return HeadMatch(dot, dot.result, np.arange(dot.batch), ("argmax",), (), (), tail)
+
+
+def _tail_of(logits: Value, axis: int | None, provenance: Provenance) -> tuple[Tail | None, str]:
     """The code behind logits down to the tokens, or why it cannot be followed."""
-    axis = readers.axis if logits is readers.logits else len(logits.shape) - 1
     if axis is None:
         return None, ""
     try:
