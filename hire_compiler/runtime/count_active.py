@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from hire_compiler.runtime.checks import any_of
+
 GROUPS = (1, 2, 4, 8, 16, 32, 64, 128)
 TOGETHER = (1, 2, 4, 8, 16)  # rows of a call
 BINS = 256  # a histogram has one more: bin i counts shares in ((i - 1) / BINS, i / BINS]
@@ -71,14 +73,19 @@ def count_active(active: jax.Array) -> jax.Array:
       active: bool ``[b, m]``.
     """
     batch, width = active.shape
-    touched, histograms = [], []
-    for group in counted_groups(width):
-        groups = active.reshape(batch, width // group, group).any(axis=2)
-        touched.append(jnp.sum(groups, axis=0, dtype=jnp.float32))
-        for rows in TOGETHER:
-            sets = batch // rows
-            union = groups[: sets * rows].reshape(rows, sets, width // group).any(axis=0)
-            count = jnp.sum(union, axis=1, dtype=jnp.int32)
-            shares = (count * BINS + (width // group - 1)) // (width // group)  # rounded up
-            histograms.append(jnp.zeros(BINS + 1, jnp.float32).at[shares].add(1.0))
-    return jnp.concatenate([*touched, *histograms])
+    numbers = np.array([width // group for group in counted_groups(width)], np.int32)
+    ends = np.cumsum(numbers)
+    # Side by side, so that one operation counts all sizes of group.
+    groups = jnp.concatenate([any_of(active.reshape(batch, n, width // n), 2) for n in numbers.tolist()], axis=1)
+    place = jnp.arange(groups.shape[1], dtype=jnp.int32)[:, None]
+    of_size = ((place >= ends - numbers) & (place < ends)).astype(jnp.float32)
+    bins = []
+    for j, rows in enumerate(TOGETHER):
+        sets = batch // rows
+        union = any_of(groups[: sets * rows].reshape(rows, sets, groups.shape[1]), 0)
+        count = jnp.dot(union.astype(jnp.float32), of_size, precision=lax.Precision.HIGHEST).astype(jnp.int32)
+        shares = (count * BINS + (numbers - 1)) // numbers  # rounded up
+        bins.append((shares + (np.arange(len(numbers)) * len(TOGETHER) + j) * (BINS + 1)).reshape(-1))
+    histograms = jnp.zeros(len(numbers) * len(TOGETHER) * (BINS + 1), jnp.float32)
+    touched = jnp.sum(groups.astype(jnp.float32), axis=0)
+    return jnp.concatenate([touched, histograms.at[jnp.concatenate(bins)].add(1.0)])

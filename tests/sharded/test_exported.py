@@ -118,7 +118,7 @@ def test_an_artifact_of_several_devices_runs_in_plain_jax(mesh: str, tmp_path: P
     assert {len(a.sharding.device_set) for a in loaded.weights().values()} == {DEVICES[mesh]}
 
 
-@pytest.mark.diagonal(keep=2)
+@pytest.mark.diagonal(keep=1)
 @pytest.mark.parametrize(
     ("mesh", "dtype"),
     [("8", jnp.bfloat16), ("2x2", jnp.float32), pytest.param("4", jnp.bfloat16, marks=pytest.mark.slow)],

@@ -62,7 +62,7 @@ def head_step(calibration: hire.Calibration, *, spread: bool) -> Any:
     return hire.transform(jax.jit(best_eight), hire.Config(rules=(rule,), shard_recall=0.9), calibration=calibration)
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["4", "8"])
 def test_hot_rows_of_a_vocabulary_are_found_as_on_one_device_once_they_are_spread(
     rng: np.random.Generator, mesh: str

@@ -76,6 +76,7 @@ def test_doubts_are_settled_as_dense_settles_them(rng: np.random.Generator, mesh
     assert proof.proven < proof.rows
 
 
+@pytest.mark.slow
 def test_a_certificate_up_to_rounding_fails_where_the_storage_overflows(rng: np.random.Generator) -> None:
     """Two logits beyond the largest float16 tie in dense; the larger of the real numbers is no answer there."""
     devices = mesh_of("4")
