@@ -188,7 +188,10 @@ def test_code_that_cannot_be_repeated_is_named_once_and_for_all_products_of_its_
 
     params = {"gate": shape(D, 256), "up": shape(D, 256), "down": shape(256, D)}
     misses = hire.inspect(glu, params, shape(1, D)).misses
-    assert [miss.reason for miss in misses] == ["chlo.lgamma stands between the matrix products"] * 3
+    assert len(misses) == 3
+    (reason,) = {miss.reason for miss in misses}
+    # From 0.12 on JAX writes lgamma out in bits.
+    assert reason in {f"{op} stands between the matrix products" for op in ("chlo.lgamma", "bitcast_convert")}
 
 
 @pytest.mark.parametrize("transposed", [False, True])
