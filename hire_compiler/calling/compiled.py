@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,10 @@ Flat = tuple[Any, ...]
 DENSE: Flat = ("the weights of this call cannot be ranked: the program runs as it was written",)
 
 
+def _nothing() -> None:
+    """Stands for a reference to an argument that was not seen yet."""
+
+
 class CompiledStep:
     """One compiled signature of a transformed function."""
 
@@ -39,6 +43,7 @@ class CompiledStep:
     ) -> None:
         self.avals = avals
         self._placements = [placement_of(leaf) for leaf in leaves]
+        self._seen: list[Callable[[], Any]] = [_nothing] * len(leaves)
         self._mesh = mesh_of((*program.constants, *leaves))
         self.program = program
         self.spliced = spliced
@@ -177,12 +182,24 @@ class CompiledStep:
         spec = PartitionSpec(*(axes or None for axes in entry.spec))
         return jax.ShapeDtypeStruct(entry.shape, dtype, sharding=NamedSharding(self._mesh, spec))
 
-    def fits(self, leaves: list[Any]) -> bool:
-        """Whether the arguments lie on the devices as those did for which this was planned."""
-        return all(
-            _mlir.is_tracer(leaf) or placement_of(leaf) == planned
-            for leaf, planned in zip(leaves, self._placements, strict=True)
-        )
+    def is_for(self, leaves: list[Any]) -> bool:
+        """Whether the arguments have the types, and lie on the devices, for which this was planned.
+
+        Asked in every call of every argument, most of which are those of the last call.
+        """
+        for i, leaf in enumerate(leaves):
+            if self._seen[i]() is leaf:
+                continue
+            aval = aval_of(leaf)
+            if aval is not self.avals[i] and aval != self.avals[i]:
+                return False
+            if _mlir.is_tracer(leaf):
+                continue
+            if placement_of(leaf) != self._placements[i]:
+                return False
+            if isinstance(leaf, jax.Array):
+                self._seen[i] = weakref.ref(leaf)
+        return True
 
     def remember(self, leaves: list[Any], prepared: Flat) -> None:
         """Keep the fast answer to "are these the weights of the last call?"."""

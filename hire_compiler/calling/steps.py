@@ -32,18 +32,16 @@ class Steps:
         Args:
           make: makes it, from the types of the leaves, if there is none.
         """
-        avals, key = [aval_of(leaf) for leaf in leaves], _key(tree)
+        key = _key(tree)
         for known in self._steps.get(key, ()):
-            if known.avals == avals:
-                current = known.current(leaves)
-                if current is not None or known.fits(leaves):
-                    self.last = known
-                    return known, current
+            if known.is_for(leaves):
+                self.last = known
+                return known, known.current(leaves)
         with self._lock:
             for known in self._steps.get(key, ()):
-                if known.avals == avals and known.fits(leaves):
+                if known.is_for(leaves):
                     return known, None
-            made = make(avals)
+            made = make([aval_of(leaf) for leaf in leaves])
             self._steps.setdefault(key, []).append(made)
             self.last = made
             return made, None
@@ -79,7 +77,8 @@ class Steps:
 
     def _alike(self, step: CompiledStep, leaves: list[Any], tree: Any) -> list[CompiledStep]:
         """The steps for arguments of these types."""
-        return [other for other in self._steps.get(_key(tree), ()) if other.avals == step.avals and other.fits(leaves)]
+        steps = self._steps.get(_key(tree), ())
+        return [other for other in steps if other.avals == step.avals and other.is_for(leaves)]
 
 
 def _key(tree: Any) -> Any:

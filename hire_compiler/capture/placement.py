@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from hire_compiler import _mlir
 from hire_compiler.errors import CaptureError
@@ -14,9 +14,11 @@ from hire_compiler.errors import CaptureError
 
 def placement_of(leaf: Any) -> Any:
     """Where an array lies, if on several devices; else None."""
-    if _mlir.is_tracer(leaf) or not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
+    sharding = getattr(leaf, "sharding", None) if not _mlir.is_tracer(leaf) else None
+    if type(sharding) is SingleDeviceSharding:  # by far the most, and asked of every argument in every call
         return None
-    sharding = leaf.sharding
+    if not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
+        return None
     return sharding if sharding is not None and sharding.num_devices > 1 else None
 
 
