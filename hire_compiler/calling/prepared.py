@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import weakref
 from collections import OrderedDict
@@ -44,7 +45,8 @@ class PreparedCache:
         self.limit = limit
         self._lock = threading.Lock()
         self._entries: dict[PreparedKey, OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], Arrays]]] = {}
-        self._builders: dict[PreparedKey, Any] = {}
+        self._builders: dict[Any, Any] = {}  # by what is prepared, and the types of its arrays
+        self._programs: dict[str, Any] = {}  # by their code: layers that lie alike share one
         self._changes: dict[PreparedKey, int] = {}
 
     def get(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
@@ -104,10 +106,14 @@ class PreparedCache:
                 "again; keep the same arrays, or call step.prepare once and pass prepared=…"
             )
 
-    def _builder(self, preparation: Preparation) -> Any:
-        builder = self._builders.get(preparation.key)
+    def _builder(self, preparation: Preparation, arrays: Sequence[Any]) -> Any:
+        kind = preparation.key, tuple((jax.typeof(array), getattr(array, "sharding", None)) for array in arrays)
+        builder = self._builders.get(kind)
         if builder is None:
-            builder = self._builders[preparation.key] = jax.jit(preparation.build)
+            lowered = jax.jit(preparation.build).lower(*arrays)
+            code = hashlib.sha256(_mlir.to_bytecode(lowered.compiler_ir("stablehlo"))).hexdigest()
+            builder = self._programs.get(code) or lowered.compile()
+            self._builders[kind] = self._programs[code] = builder
         return builder
 
     def _build(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
@@ -125,7 +131,9 @@ class PreparedCache:
         check_halves(preparation, arrays, names)
         given = dict(zip(preparation.arguments, arrays, strict=True))
         bits = {name: _alias_bits(given[argument]) for name, argument in preparation.bits}
-        return bits if preparation.build is nothing_to_build else dict(self._builder(preparation)(*arrays)) | bits
+        return (
+            bits if preparation.build is nothing_to_build else dict(self._builder(preparation, arrays)(*arrays)) | bits
+        )
 
 
 def check_halves(preparation: Preparation, arrays: Sequence[Any], names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
+from tests.support.drawn import drawn
 from tests.support.models import (
     CONFIG,
     FFN,
@@ -213,3 +214,19 @@ def test_threads_may_call_it_at_once(params: dict[str, Any], rng: np.random.Gene
             thread.join()
     assert not wrong
     assert len(traced) == 1
+
+
+def test_layers_that_lie_alike_are_prepared_by_one_program(rng: np.random.Generator) -> None:
+    def layers(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        for i in range(3):
+            x = x + jax.nn.relu(x @ w[f"up{i}"] - 2) @ w[f"down{i}"]
+        return x
+
+    shapes = {"up": (64, 1024), "down": (1024, 64)}
+    w = {f"{name}{i}": drawn(rng.normal(size=s) / 8) for name, s in shapes.items() for i in range(3)}
+    rule = hire.Rule(kind="ffn", predictor=hire.Exact())
+    step, x = hire.transform(layers, hire.Config(rules=(rule,))), drawn(rng.normal(size=(1, 64)))
+    np.testing.assert_allclose(step(w, x), layers(w, x), rtol=1e-4, atol=1e-4)
+    assert len(step.report().rewritten) == 3
+    assert len(step._cache._builders) == 3
+    assert len(step._cache._programs) == 1
