@@ -29,6 +29,8 @@ FORMS = {
     ("dv", "wide_result"): "jax.lax.dot_general({x}, w, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)",
     ("vd", "wide_operands"): "{x}.astype(jnp.float32) @ w.astype(jnp.float32).T",
     ("dv", "wide_operands"): "{x}.astype(jnp.float32) @ w.astype(jnp.float32)",
+    ("vd", "in_one_array"): 'jnp.einsum("bd,hvd->bhv", {x}, w.reshape(2, -1, w.shape[1])).reshape(len({x}), -1)',
+    ("dv", "in_one_array"): 'jnp.einsum("bd,dhv->bhv", {x}, w.reshape(w.shape[0], 2, -1)).reshape(len({x}), -1)',
 }
 
 BEFORE = {
@@ -258,7 +260,8 @@ class Head:
         return asdict(self)
 
 
-_ORDINARY = ("matmul", "matmul", "einsum", "dot_general", "rows_first", "wide_result", "wide_operands")
+_ORDINARY = ("matmul", "matmul", "einsum", "dot_general", "rows_first", "wide_result", "wide_operands", "in_one_array")
+_HALVES = 2048  # rows of a head that lies in two parts, at least
 _SIZES = ((1024, 16), (1024, 33), (2048, 64), (3001, 32), (1537, 257), (4096, 48))
 _LARGE = {"float32": ((24576, 64),), "bfloat16": ((32768, 128), (65536, 64)), "float16": ((32768, 128), (65536, 64))}
 
@@ -286,11 +289,14 @@ def heads(
     after = draw(_afters(dtype))
     if rule == "strict" and not loop and draw(st.booleans()):
         readers, after = ("argmax",), draw(_samplers())
+    form = draw(st.sampled_from(_ORDINARY))
+    if form == "in_one_array" and (rows < _HALVES or rows % 2):
+        form = "einsum"
     kinds = draw(st.lists(st.sampled_from(sorted(values.WEIGHTS)), min_size=2, max_size=3))
     if draw(st.booleans()):
         kinds[0] = "gaussian"
     return Head(
-        rule=rule, dtype=dtype, layout=draw(st.sampled_from(("vd", "dv"))), form=draw(st.sampled_from(_ORDINARY)),
+        rule=rule, dtype=dtype, layout=draw(st.sampled_from(("vd", "dv"))), form=form,
         before=draw(st.sampled_from(("", "", "", *BEFORE))), after=after, readers=readers,
         k=draw(st.sampled_from((1, 2, 8, 32, 64) if not default else (1, 8, 32))), loop=loop, batch=batch,
         rows=rows, d=d, candidates=draw(st.sampled_from((64, 128, 256))), weight_kinds=tuple(kinds),
