@@ -1,6 +1,6 @@
 """One captured program: a private copy of the lowered module and what its flat arguments mean.
 
-``capture`` lowers a function once for one signature; ``read_module`` takes one from a file.
+``capture`` lowers a function once for one signature; ``offline/source`` takes one from a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 from hire_compiler import _mlir
 from hire_compiler.capture.function import UserFunction
 from hire_compiler.capture.hoist import hoist_constants
-from hire_compiler.errors import CaptureError, HireError
+from hire_compiler.errors import CaptureError
 
 
 @dataclass(frozen=True)
@@ -162,19 +162,3 @@ def _primitives(jaxpr: Any) -> set[str]:
         for inner in _mlir.inner_jaxprs(eqn):
             names |= _primitives(inner)
     return names
-
-
-def read_module(data: bytes, *, name: str) -> Program:
-    """A program from a file: StableHLO text, MLIR bytecode, a portable artifact or a serialized export.
-
-    Raises:
-      HireError: it is none of these; the message says what was tried.
-    """
-    with _mlir.fresh_context():
-        module = _mlir.parse_any(data, name)
-        try:
-            types = _mlir.main_function(module).type.inputs
-        except HireError as error:
-            raise HireError(f"{name}: {error}") from None
-        arguments = tuple(Argument(f"arg{i}", *_mlir.tensor_type(type_)) for i, type_ in enumerate(types))
-        return Program(name=name, module=_mlir.to_bytecode(module), arguments=arguments)

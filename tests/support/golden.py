@@ -7,12 +7,13 @@
     // ===== input
     func.func @main(…) …            hand-written StableHLO
 
+    // ===== types                  (specialize) of the arguments, a line each; "platform: 1" for the hidden index
     // ===== config                 (plan, splice) a hire.Config as Python
     // ===== setting                (plan, splice; may be left out) lines "name: value", see ``Setting``
     // ===== calibration            (plan, splice; may be left out) a hire.Calibration as Python
     // ===== report                 what the pass says
     // ===== plan                   (plan) the decisions as a plan that is kept, a line a site
-    // ===== output                 (normalize, splice) the module afterwards, see ``golden_text.py``
+    // ===== output                 (specialize, normalize, splice) the module afterwards, see ``golden_text.py``
 
 The folder names the pass, which decides the sections. What the pass tells is compared whole, and rewritten by
 ``pytest tests/test_golden.py --update-golden``, together with the index in ``docs/rewrites.md``. A section that is
@@ -34,12 +35,16 @@ import numpy as np
 
 import hire_compiler as hire
 from hire_compiler import _mlir
-from hire_compiler.capture.program import Program, read_module
+from hire_compiler.capture.program import Program
+from hire_compiler.errors import TransformError
 from hire_compiler.learned.activity import Activity
 from hire_compiler.learned.calibration import Moment
+from hire_compiler.offline.source.source import source_from_bytes
 from hire_compiler.passes.normalize.normalize import normalize
+from hire_compiler.passes.normalize.specialize_export import specialize
 from hire_compiler.passes.pipeline import Rewritten, inspect_program, rewrite_program
 from hire_compiler.passes.splice.splice import Spliced
+from hire_compiler.passes.verify.verify import verify
 from hire_compiler.runtime.count_active import count_active
 from tests.support.golden_text import print_module, print_spliced
 
@@ -173,7 +178,21 @@ class Setting:
 
 
 def _program(text: str) -> Program:
-    return read_module(text.encode(), name="the input section")
+    return source_from_bytes(text.encode(), "the input section", {}).program()
+
+
+def _run_specialize(given: dict[str, str]) -> dict[str, str]:
+    lines = given["types"].splitlines()
+    platform = int(lines.pop(0).removeprefix("platform: ")) if lines[0].startswith("platform") else None
+    with _mlir.fresh_context():
+        types = [_mlir.tensor_type(_mlir.ir.Type.parse(f"tensor<{line}>")) for line in lines]
+        module = _mlir.parse(given["input"])
+        before, data = _census(module), _mlir.to_bytecode(module)
+    done = specialize(data, types, platform)
+    with _mlir.fresh_context():
+        module = _mlir.parse(done.module)
+        report = [*_changed(before, _census(module)), f"constants that are arguments now: {len(done.constants)}"]
+        return {"report": "\n".join(report), "output": print_module(module)}
 
 
 def _run_normalize(given: dict[str, str]) -> dict[str, str]:
@@ -182,12 +201,12 @@ def _run_normalize(given: dict[str, str]) -> dict[str, str]:
         before = _census(module)
         normalize(module)
         assert module.operation.verify()
-        after = _census(module)
-        output = print_module(module)
-    lines = [
-        f"{name}: {before[name]} → {after[name]}" for name in sorted(before | after) if before[name] != after[name]
-    ]
-    return {"report": "\n".join(lines), "output": output}
+        return {"report": "\n".join(_changed(before, _census(module))), "output": print_module(module)}
+
+
+def _changed(before: Counter[str], after: Counter[str]) -> list[str]:
+    """A line for every kind of operation of which there are more or fewer."""
+    return [f"{name}: {before[name]} → {after[name]}" for name in sorted(before | after) if before[name] != after[name]]
 
 
 def _census(module: object) -> Counter[str]:
@@ -272,13 +291,24 @@ def _signature(spliced: Spliced) -> list[str]:
     return lines
 
 
+def _run_verify(given: dict[str, str]) -> dict[str, str]:
+    with _mlir.fresh_context():
+        module = _mlir.to_bytecode(_mlir.parse(given["input"]))
+    try:
+        return {"report": f"collectives in branches or loops, which every device of their group reaches: {verify(module)}"}
+    except TransformError as error:
+        return {"report": textwrap.fill(f"{type(error).__name__}: {error}", 110)}
+
+
 _SETTING = ("setting", "calibration")
 
 PASSES = {
+    "specialize": Pass(("input", "types"), ("report", "output"), _run_specialize),
     "normalize": Pass(("input",), ("report", "output"), _run_normalize),
     "detect": Pass(("input",), ("report",), _run_detect),
     "plan": Pass(("input", "config"), ("report", "plan"), _run_plan, _SETTING),
     "splice": Pass(("input", "config"), ("report", "output"), _run_splice, _SETTING),
+    "verify": Pass(("input",), ("report",), _run_verify),
 }
 
 

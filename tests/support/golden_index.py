@@ -19,6 +19,7 @@ what the compiler does now, and this page from their first sentences.
 """
 
 _CHAPTERS = {
+    "specialize": ("Specialize an export", "What an exported module leaves open is decided, before anything reads it."),
     "normalize": ("Normalize", "Your module is brought into one form. What it computes does not change."),
     "detect": ("Detect", "Products with weights become sites, or misses with a reason."),
     "plan": ("Plan", "For every site: what is done with it, and why."),
@@ -27,6 +28,7 @@ _CHAPTERS = {
     "splice experts": ("Splice: experts", "The sum over all experts becomes a call that reads those that were chosen."),
     "splice dense": ("Splice: what stays dense", "No site, but a form that its platform reads faster."),
     "splice sharded": ("Splice: several devices", "Every device chooses among its own rows (DaT-Top-k)."),
+    "verify": ("Verify", "No branch may hold an exchange between devices that some of them could skip."),
 }
 
 

@@ -122,10 +122,11 @@ class _ManualProgram:
             self.checked += 1
             for group in self._groups(inner):
                 if len({decides[device] for device in group}) > 1:
+                    scope = inner.scope or op.scope
                     raise TransformError(
-                        f"a {inner.name} stands in a branch or loop ({op.name}) that devices {list(group)} may decide "
-                        f"differently, so some would wait for ever [{inner.scope or op.scope}]: reduce the predicate "
-                        "over the mesh (lax.pmin) first"
+                        f"{inner.name} stands in a branch or loop ({op.name}{f' in {scope!r}' if scope else ''}), and "
+                        f"devices {list(group)} may decide differently whether to go there, so some would wait for "
+                        "ever: reduce the predicate over the mesh (lax.pmin) first"
                     )
 
     def _groups(self, op: Op) -> Groups:
