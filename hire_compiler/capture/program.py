@@ -43,7 +43,8 @@ class Program:
       module: MLIR bytecode, a private copy.
       arguments: hoisted constants first, then the caller's leaves.
       constants: values of the hoisted constants.
-      out_avals, out_tree: results; None for a module that came without a function.
+      out_avals, out_tree: results; the tree is None for a module that came without a function.
+      out_names: how the results are called where there is no tree.
       refusal: why the program cannot be rewritten at all (callbacks, effects), or ''.
       compiler_options: of the author's ``jit``: traced and lowered without, compiled with.
     """
@@ -54,6 +55,7 @@ class Program:
     constants: tuple[Any, ...] = ()
     out_avals: tuple[Any, ...] = ()
     out_tree: Any = None
+    out_names: tuple[str, ...] = ()
     refusal: str = ""
     compiler_options: tuple[tuple[str, Any], ...] = ()
 

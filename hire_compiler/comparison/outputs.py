@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,10 +15,16 @@ from hire_compiler.errors import CaptureError
 
 
 class Outputs:
-    """Differences between the results of two programs, gathered over calls."""
+    """Differences between the results of two programs, gathered over calls.
 
-    def __init__(self, widths: set[int]) -> None:
+    Args:
+      widths: of vocabularies; results as wide are logits.
+      unread: results that one of the programs does not compute, so that nothing is said of them.
+    """
+
+    def __init__(self, widths: set[int], unread: Sequence[str] = ()) -> None:
         self._widths = widths
+        self._unread = unread
         self._tree: Any = None
         self._differences: list[Difference] = []
         self._calls = 0
@@ -43,7 +50,7 @@ class Outputs:
 
     def found(self) -> tuple[Output, ...]:
         """Everything so far."""
-        return tuple(output_of(difference, self._calls) for difference in self._differences)
+        return tuple(output_of(d, self._calls) for d in self._differences if d.name not in self._unread)
 
     @staticmethod
     def same_integers(wanted: Any, got: Any) -> bool:

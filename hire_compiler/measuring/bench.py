@@ -76,7 +76,8 @@ class Bench:
         self._turns = Turns()
         report = step.report(*first, **kwargs)
         heads = {site.width for site in report.sites if site.kind == "head"}
-        self._outputs = {name: Outputs(heads) for name in self._programs if name != AS_WRITTEN}
+        unread = {REWRITTEN: report.unread}
+        self._outputs = {n: Outputs(heads, unread.get(n, ())) for n in self._programs if n != AS_WRITTEN}
         self._before = report.certificates
         self._warm: set[Any] = set()
         self.calls = 0

@@ -128,6 +128,8 @@ def verify(
         progress("comparing", done, len(inputs) or trials)
         if watch is not None:
             watch.time(values, of=len(inputs) or trials)
+    unread = {name for report in artifact.report().values() for name in report.get("unread", ())}
+    differences = [difference for difference in differences if difference.name not in unread]
     for difference in differences:
         difference.recall = {k: total / done for k, total in difference.recall.items()}
     batches = {s["id"]: s["batch"] for s in next(iter(artifact.report().values()))["sites"]}

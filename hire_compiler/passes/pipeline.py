@@ -130,7 +130,7 @@ class _Read:
 
     Attributes:
       inside: bodies of its ``shard_map``s.
-      unread: notes on outputs that nobody reads.
+      unread: outputs that nobody reads.
     """
 
     module: Any
@@ -260,15 +260,17 @@ class _Run:
     def report(self, read: _Read, decided: _Decided, spliced: Spliced | None, inner: Sequence[Report]) -> Report:
         """What was found and done, but for the bodies."""
         found, plans, forms = read.found, decided.plans, self._forms(decided)
+        unread = read.unread if spliced is not None else ()
         return Report(
             sites=found.sites,
             misses=found.misses,
             decisions=tuple(p.decision for p in plans),
             respelled=tuple(form.told for form in forms),
+            unread=unread,
             notes=(
                 *idle_rules(found.sites, self.config),
                 *decided.doubts,
-                *(read.unread if spliced is not None else ()),
+                *(f"{name} is not read (Config.unused), so it comes back filled with NaN" for name in unread),
                 *(() if self.body or plan_of(self.config) is None else _replay_notes(inner)),
                 *(() if forms else _nothing_done(plans, found.sites, inner)),
                 *(() if forms else _forms_offered([form.told for form in decided.better])),

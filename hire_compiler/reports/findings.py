@@ -203,6 +203,7 @@ class Findings:
       decisions: one a site; none where a program was only inspected.
       respelled: products that stay dense, in a better form.
       certificates, tails: what sites have measured about themselves so far.
+      unread: outputs that the caller does not read (``Config.unused``), so that they are NaN.
       notes: what else is worth knowing, a sentence each.
       speed: what the last comparison found, if there was one.
       seconds: that each stage took.
@@ -214,6 +215,7 @@ class Findings:
     respelled: tuple[Respelled, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     tails: tuple[TailError, ...] = ()
+    unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     speed: Speed | None = None
     seconds: dict[str, float] = field(default_factory=dict)

@@ -80,6 +80,7 @@ def report_of(content: Mapping[str, Any]) -> Report:
     speed = content.get("speed")
     return Report(
         **lists,
+        unread=tuple(content.get("unread", ())),
         notes=tuple(content.get("notes", ())),
         speed=_entry(Speed, speed) if speed else None,
         seconds=dict(content.get("seconds", {})),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import hire_compiler as hire
+from hire_compiler.offline.verify import verify
 from tests.support.drawn import drawn
 
 V, D = 2048, 32
@@ -32,6 +34,29 @@ def test_outputs_that_nobody_reads_are_nan_and_the_token_is_that_of_dense(rng: n
         assert jnp.isnan(got[name]).all()
     assert len(fast.report().rewritten) == 1
     assert any("['logits'] is not read" in note for note in fast.report().notes)
+
+
+@pytest.mark.slow
+def test_of_outputs_that_nobody_reads_a_comparison_says_nothing() -> None:
+    w, x = (drawn(np.random.default_rng(3).normal(size=size), jnp.float32) for size in ((V, D), (3, D)))
+    found = hire.compare(hire.transform(step, hire.Config(rules=(RULE,), unused=("logits", "norm"))), w, x, rounds=1)
+    assert [(output.name, output.equal) for output in found.outputs] == [("['token']", 3)]
+
+
+@pytest.mark.slow
+def test_outputs_of_an_export_have_names_too(rng: np.random.Generator) -> None:
+    """Of a file without Python code the report names what blocks the head, and takes that name back."""
+    w, x = (drawn(rng.normal(size=size), jnp.float32) for size in ((V, D), (3, D)))
+    types = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (w, x))
+    exported = jax.export.export(jax.jit(step), platforms=["cpu"])(*types)
+    config = hire.Config(rules=(RULE,), unused=(r"\['logits'\]", "norm"))
+    artifact = hire.rewrite(exported, config, weights={"w": w}, platforms=["cpu"])
+    got = artifact(x)
+    np.testing.assert_array_equal(got["token"], step(w, x)["token"])
+    assert jnp.isnan(got["logits"]).all()
+    found = verify(artifact, exported, weights={"w": w}, trials=1)
+    assert not found.failures
+    assert [difference.name for difference in found.differences] == ["['token']"]
 
 
 def test_the_report_names_the_output_and_the_line_that_unlocks_it(rng: np.random.Generator) -> None:

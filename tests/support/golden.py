@@ -39,13 +39,14 @@ from hire_compiler.capture.program import Program
 from hire_compiler.errors import TransformError
 from hire_compiler.learned.activity import Activity
 from hire_compiler.learned.calibration import Moment
+from hire_compiler.learned.trial import Trial
 from hire_compiler.offline.source.source import source_from_bytes
 from hire_compiler.passes.normalize.normalize import normalize
 from hire_compiler.passes.normalize.specialize_export import specialize
 from hire_compiler.passes.pipeline import Rewritten, inspect_program, rewrite_program
 from hire_compiler.passes.splice.splice import Spliced
 from hire_compiler.passes.verify.verify import verify
-from hire_compiler.runtime.count_active import count_active
+from hire_compiler.runtime.count_active import TOGETHER, count_active
 from tests.support.golden_text import print_module, print_spliced
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -147,12 +148,14 @@ class Setting:
       devices: over how many its arguments are spread, as their shardings say.
       bodies: of the functions that take the place of sites: ``outlined``, ``whole`` or ``heads``.
       weights: ``unknown``, or ``widened``: every entry of a float32 weight is a bfloat16 number.
+      plan: ``made``, or ``kept``: what was planned is given to another run.
     """
 
     platform: str = "cpu"
     devices: int = 1
     bodies: str = "outlined"
     weights: str = "unknown"
+    plan: str = "made"
 
     @classmethod
     def parse(cls, text: str) -> Setting:
@@ -166,6 +169,7 @@ class Setting:
             "devices": {str(n): n for n in (2, 4, 8)},
             "bodies": {name: name for name in ("whole", "heads")},
             "weights": {"widened": "widened"},
+            "plan": {"kept": "kept"},
         }
         found: dict[str, Any] = {}
         for line in filter(None, text.splitlines()):
@@ -234,12 +238,16 @@ _NAMES = ("Calibration", "Cascade", "Config", "Exact", "LowRank", "Quantized", "
 
 def _rewrite(given: dict[str, str]) -> tuple[Setting, Rewritten]:
     names: dict[str, Any] = {name: getattr(hire, name) for name in _NAMES}
-    names |= {"Moment": Moment, "active": active, "eye": np.eye}
+    names |= {"Moment": Moment, "active": active, "tried": tried, "eye": np.eye}
     config, calibration = (_python(given.get(name), names) for name in ("config", "calibration"))
     setting = Setting.parse(given.get("setting", ""))
     program = _program(given["input"])
     fits = (lambda _: True) if setting.weights == "widened" else None
-    return setting, rewrite_program(program, config, calibration, setting.platform, setting.devices, fits=fits)
+    done = rewrite_program(program, config, calibration, setting.platform, setting.devices, fits=fits)
+    if setting.plan == "kept":
+        kept = hire.Config(plan=hire.Plan({setting.platform: done.records}))
+        done = rewrite_program(program, kept, calibration, setting.platform, setting.devices, fits=fits)
+    return setting, done
 
 
 def _python(text: str | None, names: dict[str, Any]) -> Any:
@@ -251,6 +259,12 @@ def active(*shares: float, rows: int = 1000) -> Activity:
     width = len(shares)
     drawn = np.random.default_rng(0).random((rows, width)) < np.array(shares)
     return Activity(width, np.asarray(jax.jit(count_active)(drawn), np.float64))
+
+
+def tried(*recalls: float, rows: int = 1000) -> Trial:
+    """What a predictor found on calibration rows: its recall at each of ``SHARES``, and as large an error."""
+    each = np.stack([np.array(recalls), 1 - np.array(recalls)], axis=-1)
+    return Trial(np.tile(each, (len(TOGETHER), 1, 1)), rows)
 
 
 def _run_plan(given: dict[str, str]) -> dict[str, str]:
@@ -295,7 +309,9 @@ def _run_verify(given: dict[str, str]) -> dict[str, str]:
     with _mlir.fresh_context():
         module = _mlir.to_bytecode(_mlir.parse(given["input"]))
     try:
-        return {"report": f"collectives in branches or loops, which every device of their group reaches: {verify(module)}"}
+        return {
+            "report": f"collectives in branches or loops, which every device of their group reaches: {verify(module)}"
+        }
     except TransformError as error:
         return {"report": textwrap.fill(f"{type(error).__name__}: {error}", 110)}
 

@@ -100,7 +100,13 @@ class Source:
             arguments=(*constants, *own),
             constants=settled.constants,
             out_avals=tuple(jax.core.ShapedArray(shape, np.dtype(jax.numpy.dtype(d))) for shape, d in settled.results),
+            out_names=self._out_names(len(settled.results)),
         )
+
+    def _out_names(self, count: int) -> tuple[str, ...]:
+        """How results are called in the tree that an artifact returns."""
+        paths = [(i,) for i in range(count)] if self.out_paths is None else self.out_paths
+        return tuple("".join(f"[{key!r}]" for key in path) or "result" for path in paths)
 
     def refusal(self, platform: str | None = None) -> str:
         """Why there is no program to rewrite for a platform, or ''."""

@@ -17,14 +17,14 @@ from hire_compiler.errors import ConfigError
 def output_names(program: Program) -> tuple[str, ...]:
     """How the outputs are called: by path, as ``jax.tree_util.keystr`` prints it; ``result`` if there is one only."""
     if program.out_tree is None:
-        return ()
+        return program.out_names
     tree = jax.tree.unflatten(program.out_tree, range(program.out_tree.num_leaves))
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return tuple(jax.tree_util.keystr(path) or "result" for path, _ in paths)
 
 
 def drop_unused(module: Any, program: Program, config: Config) -> tuple[str, ...]:
-    """Let a module return NaN for the outputs that ``config.unused`` names; a note for each.
+    """Let a module return NaN for the outputs that ``config.unused`` names; how they are called.
 
     Raises:
       ConfigError: a name fits no output, or one of whole numbers.
@@ -44,4 +44,4 @@ def drop_unused(module: Any, program: Program, config: Config) -> tuple[str, ...
                 )
             dropped[i] = names[i]
     _mlir.return_nan(module, sorted(dropped))
-    return tuple(f"{name} is not read (Config.unused), so it comes back filled with NaN" for name in dropped.values())
+    return tuple(dropped.values())

@@ -49,9 +49,7 @@ def _without_layout(site: Site, facts: SiteFacts, why: str, config: Config) -> S
     planned = decide(site, alone, chosen)
     if planned.predictor is None:
         return planned
-    return leave_dense(
-        site, f"sharded over {facts.devices} devices: {why}; every device would need rows of others", dense_bytes
-    )
+    return leave_dense(site, f"sharded over {facts.devices} devices: {why}", dense_bytes)
 
 
 def _plan_shard(site: Site, facts: SiteFacts, layout: SiteLayout, config: Config) -> SitePlan:

@@ -148,7 +148,7 @@ def _check_mesh(record: SiteRecord, layout: Layout, named: str) -> None:
     planned = (record.decision.shards, record.axes, record.parts)
     found: tuple[int, tuple[str, ...], int] = (1, (), 1)
     if isinstance(layout, LeftDense):
-        raise ConfigError(f"{named} cannot be carried out: {layout.reason}; every device would need rows of others")
+        raise ConfigError(f"{named} cannot be carried out: {layout.reason}")
     if layout is not None:
         axes = layout.rows if layout.shards > 1 else ()
         found = (layout.shards, axes, layout.mesh.size(layout.batch))

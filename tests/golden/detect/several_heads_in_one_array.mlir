@@ -1,5 +1,5 @@
-// Three heads that lie in one array are one product whose rows have two dimensions. They are not followed to where the
-// program chooses, so this is a miss.
+// Three heads that lie in one array (Medusa, codebooks) are one product and one site, with three winners: the program chooses
+// among the rows of each head alone.
 
 // ===== input
 func.func public @main(%x: tensor<1x8xf32>, %heads: tensor<3x64x8xf32>) -> tensor<1x3x2xi32> {

@@ -22,8 +22,8 @@ hire_compiler: off: 1 site, none rewritten
   why not? ffn/0: relu 8→64 float32 batch 1
              left dense: sharded over 8 devices: its weights are split over the
                model's width (FSDP?), so every device has to gather them, as the
-               program does; every device would need rows of others
+               program does
   note     no site is rewritten, so the function runs unchanged
 
 // ===== plan
-cpu: ffn/0 [mlp/down] 8→64: dense, sharded over 8 devices: its weights are split over the model's width (FSDP?), so every device has to gather them, as the program does; every device would need rows of others
+cpu: ffn/0 [mlp/down] 8→64: dense, sharded over 8 devices: its weights are split over the model's width (FSDP?), so every device has to gather them, as the program does
