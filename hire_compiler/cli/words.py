@@ -18,6 +18,8 @@ _WORDS = [
     (r"use hire\.calibrate\b", f"calibrate (hire-compiler calibrate), and {_LEARNED}"),
     (r"hire\.compare\(step, …\) says it", "hire-compiler compare says it (or verify --time)"),
     (r"\(hire\.calibrate\)", "(hire-compiler calibrate)"),
+    (r"Config\(dense_forms=True\)", "dense_forms = true in a file of rules"),
+    (r"Config\(unused=\((.*?),?\)\) certifies", r"unused = [\1] in a file of rules certifies"),
     (r"\(Rule\(…, dense=True\)\)", "(dense = true)"),
     (r"report\.text\(full=True\) lists", "--full lists"),
     (r"fold the sampler in with hire\.with_sampler", "fold the sampler in (--sampler greedy)"),

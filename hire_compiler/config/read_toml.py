@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hire_compiler.config.predictors import Predictor
-from hire_compiler.config.rules import Config, Rule
+from hire_compiler.config.rules import Config, Kind, Rule
 from hire_compiler.errors import ConfigError
 
 _PREDICTORS = {kind.__name__: kind for kind in typing.get_args(Predictor)}
@@ -86,7 +86,7 @@ def rule_from(table: dict[str, Any], where: str) -> Rule:
     """
     _known_fields(table, Rule, set(), where)
     if "kind" not in table:
-        raise ConfigError(f"{where} lacks kind: 'ffn' or 'head'")
+        raise ConfigError(f"{where} lacks kind: {', '.join(map(repr, typing.get_args(Kind)))}")
     values = {name: _predictor(value, where) if name == "predictor" else value for name, value in table.items()}
     try:
         return Rule(**values)

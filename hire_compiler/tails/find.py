@@ -7,6 +7,7 @@ can be proven.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -314,8 +315,8 @@ class _Finder:
 
 
 def _unlocked_by(*names: str) -> str:
-    """What lets a head be certified all the same."""
-    patterns = "".join(f"{re.escape(name)!r}, " for name in names)
+    """What lets a head be certified all the same, in quotes that Python and TOML read alike."""
+    patterns = "".join(f"{json.dumps(re.escape(name), ensure_ascii=False)}, " for name in names)
     return f" (if nobody reads it: Config(unused=({patterns.rstrip()})) certifies the head)"
 
 

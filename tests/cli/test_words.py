@@ -62,6 +62,10 @@ def test_every_remedy_in_python_has_words_for_the_command_line(room: str) -> Non
     [
         ("rewrite the model with platforms=('tpu', …)", "rewrite the model with --platform tpu"),
         ("give dims={…} (on the command line --dim b=1)", "give --dim b=1"),
+        (
+            r'(if nobody reads it: Config(unused=("\\[0\\]", "b",)) certifies the head)',
+            r'unused = ["\\[0\\]", "b"] in a file of rules certifies',
+        ),
         ("say so (new=True, --new-weights)", "say so (--new-weights)"),
         ("hire.inspect(…) says what was found", "hire-compiler inspect says what was found"),
         ("leave certify out, or fold the sampler in with hire.with_sampler", "fold the sampler in (--sampler greedy)"),

@@ -16,7 +16,7 @@ Config(rules=(Rule(kind="head", predictor=Quantized(bits=8), candidates=8, certi
 
 // ===== report
 ConfigError: rule 0 on head/0 (logits, 8→1024): certify=True is impossible: the program returns values of the
-whole vocabulary as [0] (if nobody reads it: Config(unused=('\\[0\\]',)) certifies the head), and only winners
+whole vocabulary as [0] (if nobody reads it: Config(unused=("\\[0\\]",)) certifies the head), and only winners
 can be proven; leave certify out, or fold the sampler in with hire.with_sampler
 
 // ===== plan

@@ -22,9 +22,9 @@ Config()
 hire_compiler: off: 1 site, none rewritten
   why not? head/0: logsumexp+top_k 8→32 float32 batch 1
              left dense: a number that is only known between bounds (reduce) is
-               returned as [1] (if nobody reads it: Config(unused=('\\[1\\]',))
+               returned as [1] (if nobody reads it: Config(unused=("\\[1\\]",))
                certifies the head), and no rule asks to approximate it
   note     no site is rewritten, so the function runs unchanged
 
 // ===== plan
-cpu: head/0 [logits] 8→32: dense, a number that is only known between bounds (reduce) is returned as [1] (if nobody reads it: Config(unused=('\\[1\\]',)) certifies the head), and no rule asks to approximate it
+cpu: head/0 [logits] 8→32: dense, a number that is only known between bounds (reduce) is returned as [1] (if nobody reads it: Config(unused=("\\[1\\]",)) certifies the head), and no rule asks to approximate it
