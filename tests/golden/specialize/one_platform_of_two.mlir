@@ -1,5 +1,5 @@
-// An export for two platforms asks which of them it runs on, by a hidden number, and holds code for each. The branch of
-// the other platform goes, and the hidden argument with it.
+// An export for two platforms holds code for each, and takes a hidden number that says where it runs: the branch of the
+// other platform goes, and the hidden argument with it.
 
 // ===== input
 func.func public @main(%platform: tensor<i32> {jax.global_constant = "_platform_index"}, %x: tensor<1x8xf32>, %up: tensor<8x32xf32>) -> tensor<1x32xf32> {

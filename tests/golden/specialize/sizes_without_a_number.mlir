@@ -1,5 +1,5 @@
-// A dimension that was exported by name (here the batch, "b") has no size in the module. The types of a call give it
-// one: every shape that follows from it becomes a number, and the code that computed shapes goes.
+// A dimension that was exported by name (here the batch, "b") gets its size from the types of a call: every shape that
+// follows from it becomes a number, and the code that computed shapes goes.
 
 // ===== input
 func.func public @main(%x: tensor<?x8xf32>, %up: tensor<8x32xf32>) -> tensor<?x32xf32> {
