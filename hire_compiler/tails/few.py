@@ -45,8 +45,8 @@ def as_plain(value: Wide) -> Plain:
     return Plain(value.shape, Bounded(mapped(inside.bounds, placed), inside.dtype, inside.rounds))
 
 
-def as_wide(value: Plain, axis: int) -> Wide:
-    """Numbers along a dimension as a vocabulary of which all are candidates.
+def in_order(value: Plain, axis: int) -> Wide:
+    """Numbers along a dimension as a vocabulary, to be put in an order: each is compared with every other.
 
     Raises:
       Unbounded: they are many.
@@ -54,6 +54,12 @@ def as_wide(value: Plain, axis: int) -> Wide:
     count = value.shape[axis]
     if count > _MOST:
         raise Unbounded(f"an order of {count} numbers that follow from the logits")
+    return as_wide(value, axis)
+
+
+def as_wide(value: Plain, axis: int) -> Wide:
+    """Numbers along a dimension as a vocabulary of which all are candidates."""
+    count = value.shape[axis]
     ids = jnp.arange(count, dtype=jnp.int32)[None]
     space = Rows(ids, jnp.ones((1, count), bool), count, count)
     like = Wide(value.shape, axis, space, value.bounded, None)

@@ -228,8 +228,7 @@ class _Finder:
         inside = {id(op) for op in self._interpreter.done}
         made = [value for op in sorted(self._interpreter.done, key=lambda op: op.position) for value in op.results]
         queue = [value for value in made if self._is_number(value) and self._goes_on(value, inside)]
-        if queue:
-            self._blocked = self._read_number(queue[0])
+        first, stopped = queue[:1], ""
         while queue:
             for use, _ in queue.pop().uses:
                 top = use.holder_in(self._block)
@@ -237,9 +236,12 @@ class _Finder:
                     continue
                 try:
                     self._run(top)
-                except Unbounded:
+                except Unbounded as no:
+                    stopped = stopped or f"{no}{_where(top)}"
                     continue
                 queue += [value for value in top.results if self._is_number(value)]
+        if first:
+            self._blocked = self._read_number(first[0], stopped)
 
     def _is_number(self, value: Value) -> bool:
         """Whether it is no token, and has no vocabulary, or the best of it only."""
@@ -305,10 +307,14 @@ class _Finder:
             raise NoTail(self._blocked)
         self._numbers.append(value)
 
-    def _read_number(self, value: Value) -> str:
+    def _read_number(self, value: Value, stopped: str) -> str:
+        """What keeps numbers from being proven: where they go, or what reads them and cannot be followed."""
         assert value.op is not None
         what = f"a number that is only known between bounds ({value.op.name}{_where(value.op)})"
         paths = outputs_of(value, self._outputs)
+        if stopped:
+            goes = f", on the way to {', '.join(paths)}{_unlocked_by(*paths)}" if paths else ""
+            return f"{what} is read by what is not followed: {stopped}{goes}"
         if paths:
             return f"{what} is returned as {', '.join(paths)}{_unlocked_by(*paths)}"
         return f"{what} is read on"

@@ -12,16 +12,18 @@ import jax.numpy as jnp
 
 from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Block, Op, Value
+from hire_compiler.patterns.operations.listed import is_chosen_from, listed
 from hire_compiler.patterns.operations.reducers import keeps_ties, position_of, reducer, sorts_down
 from hire_compiler.patterns.region.region import detail
 from hire_compiler.proofs.enclosure import Unbounded
 from hire_compiler.proofs.interval import Enclosure, point
 from hire_compiler.tails.control import branch, loop
 from hire_compiler.tails.elementwise import ELEMENTWISE, Elementwise
-from hire_compiler.tails.few import as_plain, as_wide, is_few, reduced_plain
+from hire_compiler.tails.few import as_plain, in_order, is_few, reduced_plain
 from hire_compiler.tails.given import captured, constant, counts, iota
 from hire_compiler.tails.joining import joined
 from hire_compiler.tails.layout import LAYOUT, move
+from hire_compiler.tails.listing import chosen_list
 from hire_compiler.tails.order import sort, top_k
 from hire_compiler.tails.picking import gather, scatter
 from hire_compiler.tails.points import Points
@@ -29,7 +31,7 @@ from hire_compiler.tails.ranked import is_compared_with_its_largest
 from hire_compiler.tails.reductions import best, reduce, running_sum
 from hire_compiler.tails.spaces import Rows
 from hire_compiler.tails.unrolled import Trips, sliced, updated
-from hire_compiler.tails.values import Mixed, Plain, Shadow, Unknown, Wide, mapped, plain, positions
+from hire_compiler.tails.values import Mixed, Plain, Shadow, Unknown, Wide, is_known, mapped, plain, positions
 from hire_compiler.tails.windows import is_running_sum
 
 _TYPES = ("float32", "bfloat16", "float16", "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32")
@@ -264,7 +266,7 @@ class Interpreter:
         value, *beside = operands
         down = sorts_down(op)
         if isinstance(value, Plain):
-            value = as_wide(value, op.int("dimension"))
+            value = in_order(value, op.int("dimension"))
         if down is None or not isinstance(value, Wide) or op.int("dimension") != value.axis:
             raise Unbounded("sort in an unusual order")
         turned = not down and id(op.operands[0]) in self._opposite
@@ -308,7 +310,7 @@ class Interpreter:
     def _top_k(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         value = operands[0]
         if isinstance(value, Plain):
-            value = as_wide(value, len(value.shape) - 1)
+            value = in_order(value, len(value.shape) - 1)
         if not isinstance(value, Wide) or value.axis != len(value.shape) - 1:
             raise Unbounded("top_k along another dimension than the vocabulary")
         if value.dtype != "float32":  # jaxlib 0.11 ranks bfloat16 by numbers that it cuts off instead of rounding them
@@ -331,6 +333,9 @@ class Interpreter:
         value, index = operands
         if not isinstance(value, Wide) or not isinstance(index, Plain):
             raise Unbounded("gather at places that follow from the logits")
+        how = listed(op, value.axis) if is_known(index) and isinstance(value.space, Rows) else None
+        if how is not None and is_chosen_from(op.result, how.axis):
+            return [chosen_list(op, how, value, index)]
         return [gather(op, value, index, self._elementwise)]
 
     def _scatter(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +27,17 @@ def first_of(array: Any, count: int) -> Any:
 Filled = frozenset[int]
 
 
+class Step(Protocol):
+    """Something done to the columns or the batch rows since the logits, which can be undone."""
+
+    def undone(self, array: Any, there: Filled) -> list[tuple[Any, Filled]]:
+        """An array by the rows and columns there were, minus infinity where nothing was taken; several if need be.
+
+        Args:
+          there: in which of its batch rows something stands.
+        """
+
+
 @dataclass(frozen=True)
 class _Step:
     """Something done to batch rows: some were taken, or several of them were put one behind the other.
@@ -42,11 +53,7 @@ class _Step:
     beams: int = 1
 
     def undone(self, array: Any, there: Filled) -> list[tuple[Any, Filled]]:
-        """An array by the batch rows there were, minus infinity where nothing was taken; several if a row was often.
-
-        Args:
-          there: in which of its rows something stands.
-        """
+        """By the batch rows there were; several if a row was often."""
         if not self.rows:
             full = jnp.broadcast_to(array, (self.batch // self.beams, array.shape[1])).reshape(self.batch, -1)
             return [(full, frozenset(row for row in range(self.batch) if row // self.beams in there))]
@@ -80,7 +87,7 @@ class Rows:
       pick: from an array ``[batch or 1, total]`` and ``ids`` to the entries of the candidates.
       first: from an array ``[batch or 1, total]`` to its first columns, where the candidates are.
       shared: all batch rows have the same candidates (``ids`` and ``chosen`` have one row), so that they can be mixed.
-      path: what was done to the batch rows since the logits.
+      path: what was done to the batch rows and to the columns since the logits.
       origin: the candidates before that; None where nothing was.
       begin: the first row that the author's array has: a head in one product with others begins behind them.
     """
@@ -93,7 +100,7 @@ class Rows:
     pick: Callable[[Any, Any], Any] = entries_of
     first: Callable[[Any, int], Any] = first_of
     shared: bool = False
-    path: tuple[_Step, ...] = ()
+    path: tuple[Step, ...] = ()
     origin: object = None
     begin: int = 0
 

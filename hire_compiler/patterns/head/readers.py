@@ -15,6 +15,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.graph.expression import OPERATIONS
 from hire_compiler.graph.graph import Op, Value
+from hire_compiler.patterns.operations.listed import is_chosen_from, listed
 from hire_compiler.patterns.operations.reducers import is_argmax, position_of, reducer
 from hire_compiler.patterns.region.dots import WeightDot
 
@@ -126,6 +127,7 @@ class Readers:
             return [] if number is None else [(op.result, (None, number))]
         if name in ("dynamic_slice", "gather"):
             moved = _picked_axis(op, axis) if op.operands[0] is value else None
+            moved = _chosen_list(op, axis) if moved is None and op.operands[0] is value else moved
             return [] if moved is None else [(op.result, (moved, kind))]
         if name in ("scatter", "dynamic_update_slice"):
             # Some entries are changed (a penalty, a forbidden token): still logits.
@@ -261,6 +263,12 @@ def _picked_axis(op: Op, axis: int) -> int | None:
     if op.ints("slice_sizes")[axis] != whole:
         return None
     return _mlir.gather_result_axis(op.ir, axis)
+
+
+def _chosen_list(op: Op, axis: int) -> int | None:
+    """Where a list of rows stands that a gather picks by their numbers, if the program chooses among them."""
+    how = listed(op, axis) if op.name == "gather" else None
+    return how.axis if how is not None and is_chosen_from(op.result, how.axis) else None
 
 
 def _carried(op: Op, value: Value) -> list[Value]:
