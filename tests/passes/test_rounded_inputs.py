@@ -44,6 +44,30 @@ def test_a_head_reads_its_input_as_dense_does(before: str, dtype: str, rng: np.r
     assert sparse.report().certificates[0].proven > CALLS / 8
 
 
+@pytest.mark.diagonal(keep=1)
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("before", BEFORE)
+def test_a_head_with_a_wide_result_reads_its_input_as_dense_does(
+    before: str, rows: int, rng: np.random.Generator
+) -> None:
+    """Four of 1200 tokens were wrong, by default: of one row XLA:CPU drops the rounding in dense, too."""
+
+    def step(w: jax.Array, g: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.argmax(jnp.matmul(BEFORE[before](x, g), w.T, preferred_element_type=jnp.float32), -1)
+
+    w, g = drawn(rng.normal(size=(V, D)), "bfloat16"), drawn(1 + 0.1 * rng.normal(size=D), "bfloat16")
+    w = w.at[1::2].set(jnp.nextafter(w[::2], jnp.asarray(9, w.dtype)))  # a rounding of the input decides
+    dense, sparse = jax.jit(step), hire.transform(jax.jit(step))
+    for _ in range(CALLS):
+        x = drawn(rng.normal(size=(rows, D)), "bfloat16")
+        np.testing.assert_array_equal(sparse(w, g, x), dense(w, g, x))
+    (decision,) = sparse.report().decisions
+    if rows == 1 or before == "widened and back":
+        assert sparse.report().certificates[0].proven > CALLS / 2
+    else:  # of several rows it drops it in some forms only
+        assert "before it was rounded" in decision.reason
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_neurons_at_a_cut_are_those_of_dense(dtype: str, rng: np.random.Generator) -> None:
