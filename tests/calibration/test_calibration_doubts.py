@@ -125,6 +125,7 @@ def test_another_models_layers_are_an_error() -> None:
         step(weights(), rows(1))
 
 
+@pytest.mark.slow
 def test_another_models_names_are_a_line_in_the_report() -> None:
     def renamed(p: Any, x: Any) -> Any:
         return block(p, x)

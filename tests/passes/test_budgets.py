@@ -133,6 +133,7 @@ def test_a_block_that_calibration_saw_busy_is_left_dense_with_the_numbers() -> N
     assert "no skip would pay" in decision.reason
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_that_share_little_are_left_dense() -> None:
     """9 % active a row, and more than half of all neurons between sixteen independent rows."""
     w = weights(-1.34)

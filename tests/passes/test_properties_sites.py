@@ -21,7 +21,7 @@ from tests.support.programs import (
 )
 from tests.support.properties import COMMON, FAST, compiled
 
-INSPECTED = settings(max_examples=15, derandomize=True, **COMMON)  # nothing is compiled
+INSPECTED = settings(max_examples=8, derandomize=True, **COMMON)  # nothing is compiled
 
 WIDTH = 16
 

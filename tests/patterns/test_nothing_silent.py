@@ -212,7 +212,7 @@ def test_every_weight_of_a_product_is_spoken_of(written: str, stands: str) -> No
 
 
 @given(block=ffns())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_every_weight_of_a_generated_block_is_spoken_of(block: Any) -> None:
     params, x = block.arguments()
     widened = jax.tree.map(lambda w: shape(*w.shape, dtype=w.dtype), params)
@@ -220,7 +220,7 @@ def test_every_weight_of_a_generated_block_is_spoken_of(block: Any) -> None:
 
 
 @given(head=heads())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_every_weight_of_a_generated_head_is_spoken_of(head: Any) -> None:
     params, x = head.arguments()
     assert not silent(head.function, params, x)

@@ -164,7 +164,7 @@ def programs(draw: st.DrawFn) -> Expression:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(programs(), st.sampled_from([0.3, 4.0, 90.0, 3e4]), st.integers(0, 2**31))
 def test_whatever_is_proven_zero_is_zero(expression: Expression, limit: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

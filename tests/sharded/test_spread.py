@@ -142,7 +142,7 @@ def stack(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda x, w: (x + ffn(w, x), None), x, params)[0]
 
 
-@pytest.mark.diagonal(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["one", "stack"])
 def test_hot_neurons_are_spread_too_if_a_calibration_counted_them(rng: np.random.Generator, program: str) -> None:
     devices, function = mesh_of("4"), ffn if program == "one" else stack

@@ -103,6 +103,7 @@ def test_what_is_seldom_proven_waits_for_a_rule(name: str, why: str, rng: np.ran
     assert why in decision.reason
 
 
+@pytest.mark.slow
 def test_a_sum_over_what_a_rank_left_is_proven_by_default(rng: np.random.Generator) -> None:
     fast = hire.transform(step_of("top-k by top_k, top-p by a sort"))
     w, x = (drawn(rng.normal(size=size), jnp.float32) for size in ((4096, D), (1, D)))
