@@ -35,7 +35,6 @@ from hire_compiler._mlir.editing import (
     rebuild_while,
     replace_by_dot,
     replace_uses_outside,
-    widened,
     widened_and_back,
 )
 from hire_compiler._mlir.folding import evaluate, module_of
@@ -212,7 +211,6 @@ __all__ = [
     "to_bytecode",
     "to_text",
     "user_context",
-    "widened",
     "widened_and_back",
     "without_compiler_options",
 ]

@@ -70,20 +70,12 @@ def held(value: Any) -> Any:
     return emit("stablehlo.optimization_barrier", value.type, [value])
 
 
-def widened(op: Any, position: int, dtype: str) -> Any:
-    """Let an operation read a wider operand: that one."""
-    value = op.operands[position]
-    with ir.InsertionPoint(op), op.location:
-        wide = emit("stablehlo.convert", make_tensor_type(ir.RankedTensorType(value.type).shape, dtype), [value])
-    op.operands[position] = wide
-    return wide
-
-
 def widened_and_back(op: Any, position: int, dtype: str) -> Any:
     """Let an operation read an operand that was widened and narrowed again: the wide one."""
     value = op.operands[position]
-    wide = widened(op, position, dtype)
+    shape = ir.RankedTensorType(value.type).shape
     with ir.InsertionPoint(op), op.location:
+        wide = emit("stablehlo.convert", make_tensor_type(shape, dtype), [value])
         op.operands[position] = emit("stablehlo.convert", value.type, [wide])
     return wide
 

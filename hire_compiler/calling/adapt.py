@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from hire_compiler.passes.plan.adapted import Adapted, BlockCounts, better_budgets
+from hire_compiler.passes.plan.adapted import Adapted, BlockCounts, better_budgets, written_bytes
 from hire_compiler.reports.findings import THE_DEFAULT, Certificate, Decision, Findings, Site
 from hire_compiler.runtime.costs import Costs
 
@@ -58,8 +58,7 @@ def least_share(site: Site, decision: Decision, costs: Costs) -> float:
 
     Where a proof fails, a head has read what it reads to choose, and others have looked, in vain.
     """
-    slow = site.kind == "head" and site.dtype == "bfloat16" and site.batch > 1  # as the author wrote it
-    dense = decision.dense_bytes * (costs.written_bfloat16 if slow else 1)
+    dense = written_bytes(site, decision, costs)
     saved = max(dense - decision.sparse_bytes, 1)
     lost = decision.sparse_bytes if site.kind == "head" else _LOOKING * dense
     return lost / (lost + saved)

@@ -131,9 +131,9 @@ class PreparedCache:
         check_halves(preparation, arrays, names)
         given = dict(zip(preparation.arguments, arrays, strict=True))
         bits = {name: _alias_bits(given[argument]) for name, argument in preparation.bits}
-        return (
-            bits if preparation.build is nothing_to_build else dict(self._builder(preparation, arrays)(*arrays)) | bits
-        )
+        if preparation.build is nothing_to_build:
+            return bits
+        return dict(self._builder(preparation, arrays)(*arrays)) | bits
 
 
 def check_halves(preparation: Preparation, arrays: Sequence[Any], names: Sequence[str]) -> None:

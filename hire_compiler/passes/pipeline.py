@@ -182,7 +182,7 @@ class _Run:
         """Parse, normalize, and detect."""
         module = self.clock.time("parse", lambda: _mlir.parse(self.program.module))
         unread = () if self.body else drop_unused(module, self.program, self.config)
-        self.clock.time("normalize", lambda: normalize(module, self.target))
+        self.clock.time("normalize", lambda: normalize(module))
         graph = self.clock.time("read", lambda: folded_graph(module))
         outputs = output_names(self.program)
         found = self.clock.time("detect", lambda: detect(graph, self.program.arguments, outputs))

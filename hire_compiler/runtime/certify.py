@@ -170,6 +170,7 @@ def best_candidates(
       ids: the candidates, ``[b, c]``, ascending.
       strict: be sure of the indices and their order in dense. Otherwise values that are closer than the roundings of
         both sides may change places.
+      known: which candidates' bounds mean anything, ``[b, c]``; one that does not leaves a doubt.
     """
     at = lax.top_k(center, k)[1]
     winners = jnp.take_along_axis(ids, at, axis=1)

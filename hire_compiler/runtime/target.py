@@ -51,8 +51,7 @@ class Target:
       sums_in_full: products are computed in full float32 whatever the program asks for, so their rounding is known.
       widens_in_front: takes a weight that is widened in a loop out of the loop, but not out of a branch in it; and how
         a product is summed depends on that.
-      widens_single_rows: widens both bfloat16 operands of a product of one row with a float32 result, and then drops a
-        rounding in front of it.
+      drops_roundings: may multiply the bfloat16 input of a product with a float32 result as it was before its rounding.
       keeps_rounding: where the author reads a bfloat16 value as such, it has been rounded; False: nobody knows.
       costs: what the plan weighs.
     """
@@ -75,7 +74,7 @@ class Target:
     picks_kernels: bool
     sums_in_full: bool
     widens_in_front: bool
-    widens_single_rows: bool
+    drops_roundings: bool
     keeps_rounding: bool
     costs: Costs
 
@@ -100,7 +99,7 @@ _TARGETS = {
         picks_kernels=False,
         sums_in_full=True,
         widens_in_front=True,
-        widens_single_rows=True,
+        drops_roundings=True,
         keeps_rounding=True,
         costs=CPU_COSTS,
     ),
@@ -123,7 +122,7 @@ _TARGETS = {
         picks_kernels=True,
         sums_in_full=False,
         widens_in_front=False,
-        widens_single_rows=False,
+        drops_roundings=False,
         keeps_rounding=False,
         costs=GPU_COSTS,
     ),
@@ -146,7 +145,7 @@ _TARGETS = {
         picks_kernels=False,
         sums_in_full=False,
         widens_in_front=False,
-        widens_single_rows=False,
+        drops_roundings=False,
         keeps_rounding=False,
         costs=TPU_COSTS,
     ),

@@ -74,7 +74,7 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
     unknown = next(filter(None, (why_unbounded(winner.compared) for winner in match.winners)), "")
     if unknown:
         return f"no bounds are known of {unknown}, which stands between the logits and what is compared"
-    if target.widens_single_rows and _may_lose_its_rounding(match.dot):
+    if target.drops_roundings and _may_lose_its_rounding(match.dot):
         return (
             "its input is computed in bfloat16 and its result is float32, so XLA may multiply that input as it was "
             "before it was rounded (round it with astype behind float32 code, or let the result be bfloat16)"
@@ -85,14 +85,11 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
 
 
 def _may_lose_its_rounding(dot: WeightDot) -> bool:
-    """Whether XLA:CPU may drop the rounding of a product's input: it does in some forms of such products.
-
-    Of one row it always does, and these are written so already (``normalize/single_rows.py``).
-    """
+    """Whether XLA:CPU may drop the rounding of a product's input: it does of one row, and of several in some forms."""
     if (dot.x.dtype, dot.result.dtype) != ("bfloat16", "float32"):
         return False
     made = dot.x
-    while made.op is not None and made.op.name in (*LAYOUT, "gather", "dynamic_slice"):
+    while made.op is not None and made.op.name in (*LAYOUT, "gather"):
         made = made.op.operands[0]
     return made.op is not None and made.op.name not in ("convert", "constant", "optimization_barrier")
 

@@ -13,23 +13,15 @@ from typing import Any
 
 from hire_compiler import _mlir
 from hire_compiler.passes.normalize.respell import respell
-from hire_compiler.passes.normalize.single_rows import widen_single_rows
 from hire_compiler.passes.normalize.split_winners import split_winners
-from hire_compiler.runtime.target import Target
 
 
-def normalize(module: Any, target: Target | None = None) -> None:
-    """Normalize a parsed module in place.
-
-    Args:
-      target: for which it is rewritten; None where it is only read.
-    """
+def normalize(module: Any) -> None:
+    """Normalize a parsed module in place."""
     _mlir.inline_calls(module)
     drop_invariant_carries(module)
     respell(module)
     split_winners(module)
-    if target is not None and target.widens_single_rows:
-        widen_single_rows(module)
     _mlir.draw_in_front(_mlir.main_function(module).operation)
     _mlir.run_passes(module, "trivial-dce,cse")
 

@@ -69,6 +69,12 @@ def better_budgets(site: Site, decision: Decision, counts: BlockCounts, costs: C
     return None if now < block.written else ()
 
 
+def written_bytes(site: Site, decision: Decision, costs: Costs) -> float:
+    """What a site costs as the author wrote it, in bytes of a stream."""
+    slow = {"ffn": site.batch == 1, "head": site.batch > 1}.get(site.kind, False)
+    return decision.dense_bytes * (costs.written_bfloat16 if slow and site.dtype == "bfloat16" else 1)
+
+
 @dataclass(frozen=True)
 class _Block:
     """What runs of a block cost, in bytes of a stream."""
@@ -80,8 +86,7 @@ class _Block:
     @property
     def written(self) -> float:
         """As the author wrote it."""
-        slow = self.site.dtype == "bfloat16" and self.site.batch == 1
-        return self.decision.dense_bytes * (self.costs.written_bfloat16 if slow else 1)
+        return written_bytes(self.site, self.decision, self.costs)
 
     @property
     def _neuron(self) -> float:

@@ -81,9 +81,8 @@ class TailRows:
         """Which batch rows are proven, from which rows of logits are."""
         if self.heads == 1:
             return proven
-        return (
-            all_of(proven.reshape(self.heads, -1), 0) if self.heads_first else all_of(proven.reshape(-1, self.heads), 1)
-        )
+        by_head = proven.reshape(self.heads, -1).T if self.heads_first else proven.reshape(-1, self.heads)
+        return all_of(by_head, 1)
 
     def _of_heads(self, array: jax.Array) -> jax.Array:
         """Numbers of all rows of the matrix, for each head by itself."""
@@ -94,6 +93,8 @@ class TailRows:
 
     def _batch_and_head(self, at: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Which batch row, and which head, rows of logits belong to."""
+        if self.heads == 1:
+            return at, jnp.zeros_like(at)
         return (at % len(self.x), at // len(self.x)) if self.heads_first else (at // self.heads, at % self.heads)
 
     def predicted(self) -> tuple[jax.Array, jax.Array]:
