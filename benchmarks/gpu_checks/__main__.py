@@ -3,10 +3,10 @@
 python -m benchmarks.gpu_checks --seconds 90 --out checks.json     # on a machine with a GPU
 python -m benchmarks.gpu_checks --quick                            # a few cases of each, anywhere
 
-Four parts, in processes that share the card, each as long as it is given: heads and blocks (the fuzzer's programs
+Five parts, in processes that share the card, each as long as it is given: heads and blocks (the fuzzer's programs
 against the author's own on the same card, and against float64), functions (errors of elementwise operations over all
 float32 numbers, in the units of hire_compiler/proofs/enclosure.py), products (errors of matrix products, random and
-hostile, against n·u·Σ|a||b|).
+hostile, against n·u·Σ|a||b|), roundings (whether dense rounds the input of a product, and which NaN an argmax names).
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import Any
 
 # Part: how many processes it is spread over, and whether it needs float64 on the card.
-PARTS = {"heads": (3, False), "blocks": (2, False), "functions": (2, True), "products": (2, True)}
+PARTS = {
+    "heads": (3, False),
+    "blocks": (2, False),
+    "functions": (2, True),
+    "products": (2, True),
+    "roundings": (3, False),
+}
 LIMIT = 11_000  # characters printed at the end
 
 

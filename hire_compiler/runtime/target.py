@@ -51,7 +51,8 @@ class Target:
       sums_in_full: products are computed in full float32 whatever the program asks for, so their rounding is known.
       widens_in_front: takes a weight that is widened in a loop out of the loop, but not out of a branch in it; and how
         a product is summed depends on that.
-      drops_roundings: may multiply the bfloat16 input of a product with a float32 result as it was before its rounding.
+      drops_roundings: of products with these types of results, the bfloat16 input may be multiplied as it was before it was
+        rounded.
       keeps_rounding: where the author reads a bfloat16 value as such, it has been rounded; False: nobody knows.
       costs: what the plan weighs.
     """
@@ -74,7 +75,7 @@ class Target:
     picks_kernels: bool
     sums_in_full: bool
     widens_in_front: bool
-    drops_roundings: bool
+    drops_roundings: tuple[str, ...]
     keeps_rounding: bool
     costs: Costs
 
@@ -99,7 +100,7 @@ _TARGETS = {
         picks_kernels=False,
         sums_in_full=True,
         widens_in_front=True,
-        drops_roundings=True,
+        drops_roundings=("float32",),
         keeps_rounding=True,
         costs=CPU_COSTS,
     ),
@@ -122,7 +123,7 @@ _TARGETS = {
         picks_kernels=True,
         sums_in_full=False,
         widens_in_front=False,
-        drops_roundings=False,
+        drops_roundings=("bfloat16", "float32"),
         keeps_rounding=False,
         costs=GPU_COSTS,
     ),
@@ -145,7 +146,7 @@ _TARGETS = {
         picks_kernels=False,
         sums_in_full=False,
         widens_in_front=False,
-        drops_roundings=False,
+        drops_roundings=(),
         keeps_rounding=False,
         costs=TPU_COSTS,
     ),

@@ -74,24 +74,32 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
     unknown = next(filter(None, (why_unbounded(winner.compared) for winner in match.winners)), "")
     if unknown:
         return f"no bounds are known of {unknown}, which stands between the logits and what is compared"
-    if target.drops_roundings and _may_lose_its_rounding(match.dot):
-        return (
-            "its input is computed in bfloat16 and its result is float32, so XLA may multiply that input as it was "
-            "before it was rounded (round it with astype behind float32 code, or let the result be bfloat16)"
-        )
+    unrounded = _may_lose_its_rounding(match.dot, target)
+    if unrounded:
+        return unrounded
     # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
     narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
     return why_sums_are_unbounded(match.dot, len(match.rows), target, exact_terms=narrow)
 
 
-def _may_lose_its_rounding(dot: WeightDot) -> bool:
-    """Whether XLA:CPU may drop the rounding of a product's input: it does of one row, and of several in some forms."""
-    if (dot.x.dtype, dot.result.dtype) != ("bfloat16", "float32"):
-        return False
+def _may_lose_its_rounding(dot: WeightDot, target: Target) -> str:
+    """Why dense may multiply the input as it was before it was rounded; or ''.
+
+    XLA:CPU does of one row, and of several in some forms, where the result is float32; XLA:GPU whatever the result is.
+    """
+    if dot.x.dtype != "bfloat16" or dot.result.dtype not in target.drops_roundings:
+        return ""
     made = dot.x
     while made.op is not None and made.op.name in (*LAYOUT, "gather"):
         made = made.op.operands[0]
-    return made.op is not None and made.op.name not in ("convert", "constant", "optimization_barrier")
+    if made.op is None or made.op.name in ("convert", "constant", "optimization_barrier"):
+        return ""
+    narrow = "bfloat16" not in target.drops_roundings
+    way_out = ", or let the result be bfloat16" if narrow else ""
+    return (
+        f"its input is computed in bfloat16{' and its result is float32' if narrow else ''}, so XLA may multiply that "
+        f"input as it was before it was rounded (round it with astype behind float32 code{way_out})"
+    )
 
 
 def _read_on(match: HeadMatch) -> str:
