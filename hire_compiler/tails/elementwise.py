@@ -189,8 +189,9 @@ class Elementwise:
         op = instruction.op
         frames = [arg.frame for arg in args]  # type: ignore[union-attr]
         origins = {frame.origin for frame in frames if frame is not None}
-        if op in ("divide", "multiply", "subtract", "add") and len(args) == 2 and not (frames[1]):
-            begun = self._begin(instruction, args, shape)
+        turned = op == "subtract" and isinstance(args[0], Plain)  # a number, from which logits are taken
+        if op in ("divide", "multiply", "subtract", "add") and len(args) == 2 and (turned or not frames[1]):
+            begun = self._begin(instruction, args, shape, turned=turned)
             if begun is not None:
                 return begun
         if len(origins) != 1:
@@ -203,14 +204,22 @@ class Elementwise:
         if op == "compare":
             return replace(first, value=self(instruction, inner, shape))
         value = self._framed(instruction, inner, shape)
+        if first.kind == "shift" and (op == "negate" or (frames[0] is None and op == "subtract")):
+            first = replace(first, origin=("negate", first.origin))
         if op == "log":
             reach = jnp.log(first.reach) * (1 + 2.0**-18) + 2.0**-18
             return Frame("shift", ("log", first.origin), reach, self.loosened(value, reach))
         return replace(first, value=self.loosened(value, first.reach) if first.kind == "shift" else value)
 
-    def _begin(self, instruction: Instruction, args: Sequence[Shadow], shape: tuple[int, ...]) -> Frame | None:
-        """A frame that begins, or grows, with a number of each batch row that is only known between bounds."""
-        op, (value, number) = instruction.op, args
+    def _begin(
+        self, instruction: Instruction, args: Sequence[Shadow], shape: tuple[int, ...], *, turned: bool
+    ) -> Frame | None:
+        """A frame that begins, or grows, with a number of each batch row that is only known between bounds.
+
+        Args:
+          turned: the number stands in front of the value.
+        """
+        op, (value, number) = instruction.op, reversed(args) if turned else args
         if not isinstance(value, Wide) or not isinstance(number, Plain) or not is_row_number(number, value.axis):
             return None
         bounds = self.rounded(number.bounded)
@@ -232,13 +241,16 @@ class Elementwise:
             return None
         width = canonical((bounds.high - bounds.low) * (1 + 2.0**-20), value)
         reach = width if known_frame is None else width + known_frame.reach
-        origin = (op, number.origin, known_frame.origin if known_frame else None)
-        made = self._with(instruction, inner, number, bounds.high, shape)
+        origin = (op, (turned, number.origin), known_frame.origin if known_frame else None)
+        made = self._with(instruction, inner, number, bounds.high, shape, turned=turned)
         return Frame("shift", origin, reach, self.loosened(made, reach))
 
-    def _with(self, instruction: Instruction, inner: Shadow, number: Plain, end: Any, shape: tuple[int, ...]) -> Any:
+    def _with(
+        self, instruction: Instruction, inner: Shadow, number: Plain, end: Any, shape: tuple[int, ...],
+        *, turned: bool = False,
+    ) -> Any:  # fmt: skip
         exact = replace(number, bounded=Bounded(point(end), number.dtype, False), frame=None)
-        return self._framed(instruction, [inner, exact], shape)
+        return self._framed(instruction, [exact, inner] if turned else [inner, exact], shape)
 
     def _framed(self, instruction: Instruction, args: Sequence[Shadow], shape: tuple[int, ...]) -> Any:
         """An operation on framed values: the grid of narrow numbers is not framed, so their roundings only widen."""
@@ -293,7 +305,7 @@ class Elementwise:
                 or (op == "divide" and framed == [True, False])
                 or op in ("negate", "abs", "log")
             )
-        return (op == "add" and sum(framed) == 1) or (op == "subtract" and framed == [True, False])
+        return op == "negate" or (op in ("add", "subtract") and sum(framed) == 1)
 
 
 def _both(one: Any, other: Any) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Block, Op, Value
+from hire_compiler.patterns.operations.direction import falls
 from hire_compiler.patterns.operations.listed import is_chosen_from, listed
 from hire_compiler.patterns.operations.reducers import keeps_ties, position_of, reducer, sorts_down
 from hire_compiler.patterns.region.region import detail
@@ -269,7 +270,7 @@ class Interpreter:
             value = in_order(value, op.int("dimension"))
         if down is None or not isinstance(value, Wide) or op.int("dimension") != value.axis:
             raise Unbounded("sort in an unusual order")
-        turned = not down and id(op.operands[0]) in self._opposite
+        turned = not down and self._falls(op.operands[0])
         if turned:  # of what was negated the smallest are the best: sorted as it was before
             value, down = self._turned(op.operands[0], value), True
         if self._point(op.operands[0], value):
@@ -284,6 +285,10 @@ class Interpreter:
             return [first, *rest]
         self._opposite[id(op.results[0])] = first
         return [self._negated(first), *rest]
+
+    def _falls(self, value: Value) -> bool:
+        """Whether the smallest of some numbers are the best: of what was negated, or taken from something."""
+        return falls(value, lambda inner: isinstance(self.known.get(id(inner)), Wide))
 
     def _turned(self, value: Value, shadow: Wide) -> Wide:
         """Numbers of the opposite sign: as they were before they were negated, where they were."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.scipy.special import logsumexp
 
 from tests.support.drawn import drawn
 
@@ -288,6 +289,12 @@ TAILS: dict[str, Callable[[jax.Array, Request], Any]] = {
     "what was said is scaled": lambda z, q: greedy(z.at[rows_of(z), q["row_ids"][:, :1]].multiply(0.5)),
     "the first of the largest": lambda z, q: first_of_the_largest(z),
     "the smallest of what was negated": lambda z, q: jnp.argmin(-z, axis=-1),
+    "the smallest of a cost": lambda z, q: jnp.argmin(3.0 - z, axis=-1),
+    "the smallest behind a temperature": lambda z, q: jnp.argmin(-z / q["heat"][:, None], axis=-1),
+    "the smallest surprise": lambda z, q: jnp.argmin(logsumexp(z, axis=-1, keepdims=True) - z, axis=-1),
+    "the smallest of those that are allowed": lambda z, q: jnp.argmin(jnp.where(q["seen"], jnp.inf, -z), axis=-1),
+    "the first of a race": lambda z, q: jnp.argmin(jax.random.exponential(q["key"], z.shape) * jnp.exp(-z), axis=-1),
+    "the cheapest four": lambda z, q: jnp.argsort(3.0 - z / q["heat"][:, None], axis=-1)[:, :4],
     "sorted from the best": lambda z, q: jnp.argsort(-z, axis=-1)[:, :4],
     "sorted downwards": lambda z, q: jnp.argsort(z, axis=-1, descending=True)[:, :4],
     "two groups of beams": lambda z, q: two_groups(z),

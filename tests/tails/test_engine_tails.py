@@ -13,11 +13,8 @@ import pytest
 import hire_compiler as hire
 from tests.support.drawn import drawn
 from tests.support.engine_tails import TAILS, Request, greedy, request, sampled
+from tests.support.hard_rows import STRICT, D, V, gaussian, inputs, near_ties, ties
 
-V, D = 1024, 24
-STRICT = hire.Config(
-    rules=(hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=192, certify="strict"),)
-)
 FAST = ("a bias added at some places",)
 SELDOM_PROVEN = (
     "top-k by halving", "top-k and top-p by halving",  # the value at the cut is not told from itself
@@ -25,30 +22,8 @@ SELDOM_PROVEN = (
 )  # fmt: skip
 
 
-def gaussian(rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(size=(V, D))
-
-
-def near_ties(rng: np.random.Generator) -> np.ndarray:
-    rows = gaussian(rng)[rng.integers(0, V // 4, V)].astype(np.float32)
-    return np.where(rng.random(rows.shape) < 0.3, np.nextafter(rows, np.float32(np.inf)), rows)
-
-
-def ties(rng: np.random.Generator) -> np.ndarray:
-    return np.round(gaussian(rng)[rng.integers(0, V // 4, V)])
-
-
 def step_of(name: str) -> Callable[..., Any]:
     return jax.jit(lambda w, x, q: TAILS[name]((x @ w.T).astype(jnp.float32), q))
-
-
-def inputs(rng: np.random.Generator, batch: int, call: int, dtype: str) -> jax.Array:
-    x = rng.normal(size=(batch, D)) * rng.choice([0.3, 1.0, 4.0])
-    if call % 4 == 1:
-        x[0] = (0.0, np.nan, 1e4)[call % 3]
-    if call % 4 == 2:
-        x[0] = np.round(x[0])
-    return jnp.asarray(x, dtype)
 
 
 @pytest.mark.slow

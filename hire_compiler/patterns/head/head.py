@@ -31,6 +31,7 @@ from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.operations.leaving import goes_on
 from hire_compiler.patterns.operations.loop_counters import LoopCounters
 from hire_compiler.patterns.operations.match import NoMatch
+from hire_compiler.patterns.operations.reducers import position_of
 from hire_compiler.patterns.region.adapters import is_adapter
 from hire_compiler.patterns.region.canonical import Region
 from hire_compiler.patterns.region.dots import WeightDot, read_weight_dot
@@ -345,12 +346,17 @@ def _compared(readers: Readers, reader: RegionReader, dot: WeightDot) -> tuple[R
             region = reader.read(value, (axis,))
         except NoMatch:
             continue
-        if is_decreasing(region.expression) and {op.name for op, _ in value.uses} <= {"sort"}:
-            continue  # sorted from the best to the worst: the best are still the largest logits
+        if is_decreasing(region.expression) and all(_looks_for_the_smallest(op) for op, _ in value.uses):
+            continue  # the best are still the largest logits
         whole = len(region.streams) == 1 and np.array_equal(region.streams[0][1], np.arange(dot.rows))
         if whole and not region.expression.rowwise and not any(same_values(region, other) for other in found):
             found.append(region)
     return tuple(found)
+
+
+def _looks_for_the_smallest(op: Op) -> bool:
+    """Whether an operation takes the smallest for the best; a sort of what was negated does."""
+    return op.name == "sort" or (op.name == "reduce" and position_of(op) == "minimum")
 
 
 def _names(kinds: set[str]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from hire_compiler import _mlir
 from hire_compiler.graph.expression import OPERATIONS
 from hire_compiler.graph.graph import Op, Value
+from hire_compiler.patterns.operations.direction import falls
 from hire_compiler.patterns.operations.listed import is_chosen_from, listed
 from hire_compiler.patterns.operations.reducers import is_argmax, position_of, reducer
 from hire_compiler.patterns.region.dots import WeightDot
@@ -28,7 +29,8 @@ class Readers:
     Attributes:
       kinds: names of the readers: ``argmax``, ``top_k``, ``softmax``, ``log_softmax``, ``sort``, ``sampling``,
         ``returned``, a number of the row (``max``, ``sum``, ``logsumexp``), ``part`` for a few of the logits, or the
-        name of another operation; ``position`` for where in the vocabulary something stands.
+        name of another operation; ``position`` for where in the vocabulary something stands; ``argmin`` where that is
+        the worst of the logits (they are distances, no logits).
       winners: ``(kind, operation, vocabulary axis)`` of every argmax and top_k, and of a max beside them; the kinds are
         those of ``winners.py``.
       best: names of the readers that keep only the best.
@@ -72,6 +74,9 @@ class Readers:
     def is_noisy(self, value: Value) -> bool:
         """Whether a value is logits with something added that is no bias."""
         return self._known.get(id(value), (None, ""))[1] == "noisy"
+
+    def _has_vocabulary(self, value: Value) -> bool:
+        return self._known.get(id(value), (None, ""))[0] is not None
 
     def _follow(self, logits: Value, axis: int) -> list[Value]:
         """Find the kind of every value on the way; a kind may change while more of its operands become known."""
@@ -212,7 +217,8 @@ class Readers:
         if op.ints("dimensions") == (axis,) and is_argmax(op):
             self._keeps_best("sampling" if kind == "noisy" else "argmax", "argmax", op, axis)
         elif op.ints("dimensions") == (axis,) and _is_position(op):
-            self.kinds.add("position")
+            smallest = position_of(op) == "minimum" and not falls(op.operands[0], self._has_vocabulary)
+            self.kinds.add("argmin" if smallest else "position")
         elif axis not in op.ints("dimensions") and is_argmax(op):
             self.kinds.add("an argmax over another dimension")
         elif _row_number(op, axis) is None:
@@ -231,11 +237,8 @@ def _row_number(op: Op, axis: int) -> str | None:
 
 
 def _is_position(op: Op) -> bool:
-    """Whether a reduction says where the largest stands: of numbers that were negated, or of what is made of them."""
-    extreme, made = position_of(op), op.operands[0].op
-    if extreme == "minimum":  # of logits as they are it would be the worst: distances, no vocabulary
-        return made is not None and made.name == "negate"
-    if extreme is not None:
+    """Whether a reduction says where the largest or the smallest stands, or the largest of what is made of that."""
+    if position_of(op) is not None:
         return True
     return op.results[0].dtype.startswith(("int", "uint")) and reducer(op) in ("maximum", "minimum")
 
