@@ -145,7 +145,8 @@ class Certificate:
       ran: of an exact block: how many runs each of its budgets held for, the smaller ones first; behind them, how many
         computed every neuron.
       slack: the largest τ of any row: how far the float32 sums (and the storage of the logits) may be from the real
-        numbers; values that differ by less may change places unless the certificate is strict.
+        numbers; values that differ by less may change places unless the certificate is strict. Rows with norms above
+        2⁶⁰ are not counted: they are never proven.
     """
 
     site: str

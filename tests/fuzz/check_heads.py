@@ -78,7 +78,7 @@ def run(program: Head, rows: int = 600, stop_after: int = 3, place: Place = on_o
     outcome = Outcome(mode="true" if program.rule == "true" else "strict")
     dense, step = build(program)
     last, placed = None, None
-    worst = 0.0
+    worst, worst_call = 0.0, None
     for kind, p, x, q, kinds in calls(program, rows):
         if p is not last:
             last, placed = p, {name: place(name, array) for name, array in p.items()}
@@ -100,7 +100,8 @@ def run(program: Head, rows: int = 600, stop_after: int = 3, place: Place = on_o
         if outcome.rows == 0 and not _settle(outcome, program, step):
             return outcome
         what, off = compare(program, outcome.mode, p, x, q, got, wanted)
-        worst = max(worst, off)
+        if off > worst:
+            worst, worst_call = off, (p, x, q)
         outcome.rows += program.rows_a_call
         hard = kind != "gaussian"
         outcome.hard += program.rows_a_call if hard else sum(k != "gaussian" for k in kinds)
@@ -115,9 +116,9 @@ def run(program: Head, rows: int = 600, stop_after: int = 3, place: Place = on_o
                 break
     for certificate in step.report().certificates:
         outcome.fell_back += certificate.rows - certificate.proven
-        if worst > certificate.slack * (1 + 1e-5) and not outcome.faults:
+        if worst_call and worst > certificate.slack * (1 + 1e-5) and not outcome.faults:
             what = f"differs from float64 by {worst:.3g}, more than the printed slack {certificate.slack:.3g}"
-            outcome.faults.append(Fault(what, program, p, x, q))
+            outcome.faults.append(Fault(what, program, *worst_call))
     return outcome
 
 

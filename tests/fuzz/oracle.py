@@ -14,6 +14,7 @@ Array = np.ndarray
 EPS = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 TINY = 2.0**-126
 TOP = 3.0e38
+UNPROVEN = 2.0**60  # of weights and inputs with a larger norm no bound is known
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Answer:
       slack: τ of the product, ``[rows]``, in units of what is compared: what two sums of d products, the storage of the
         result and flushed subnormals can move two values apart.
       rounding: of everything behind (and before) the product, ``[rows]``.
-      wild: rows that hold NaN or infinities, or where a result or its bound overflows: dense says what comes out,
-        ``[rows]``.
+      wild: rows that hold NaN or infinities, or numbers so large that a result overflows or nothing is proven of it:
+        dense says what comes out, ``[rows]``.
       open: rows where a float32 sum may overflow on the way, so that its order (or what is flushed) decides,
         ``[rows]``.
       factor: what the code behind the product multiplies a difference of logits by, at most.
@@ -98,7 +99,7 @@ def _answer(program: Head, p: dict[str, Array], x: Array, q: dict[str, Array], s
     if store and program.dtype == "float16":
         slack = slack + 2.0**-24  # what is smaller is stored as zero
     limit = values.largest("float16") if program.dtype == "float16" and not wide_result else TOP
-    wild = ~(sums < limit / 2) | ~(norms * length < TOP / 2)
+    wild = ~(sums < limit / 2) | ~(np.maximum(norms, length) < UNPROVEN)
     state = _State(z, before * norms * length, np.ones(len(z)), store, limit)
     for name, constant in program.after:
         _after(program, name, constant, state, p, q, steps)
