@@ -64,7 +64,8 @@ class Replanner:
         types = [type_of(leaf) for leaf in leaves]
         known = step.types_of(prepared)
         work = (step, tree, types, known, changed, _mlir.caller_settings())
-        self._at_work = threading.Thread(target=self._replan, args=work, name="hire_compiler replans", daemon=True)
+        # No daemon: Python would end it inside XLA's compiler, and that aborts the process.
+        self._at_work = threading.Thread(target=self._replan, args=work, name="hire_compiler replans")
         self._at_work.start()
 
     def wait(self) -> None:
@@ -86,17 +87,22 @@ class Replanner:
                 said = "; ".join(each.said for each in changed.values())
                 step.say(f"{said}: not done, JAX has other settings in the calling thread alone")
                 return
-            self.put(step, self._made(step, tree, types, known, changed))
+            made = self._made(step, tree, types, known, changed)
+            if made is not None:
+                self.put(step, made)
         except Exception as error:  # the old step is right, only slow
             step.say(f"planning anew failed, nothing is changed: {type(error).__name__}: {error}")
 
     def _made(
         self, step: CompiledStep, tree: Any, types: list[Any], known: dict[Any, Any], changed: dict[str, Adapted]
-    ) -> CompiledStep:
+    ) -> CompiledStep | None:
+        """The new step, compiled; None where the program ends meanwhile, which waits for this thread."""
         platform = jax.default_backend()
         outcome = rewrite_program(
             step.program, self._config, self._calibration, platform, adapted=changed, fits=step.halved.__contains__
         )
+        if not threading.main_thread().is_alive():
+            return None
         seconds = {**step.report.seconds, "planning anew": sum(outcome.report.seconds.values())}
         report = Report(**{**outcome.report.__dict__, "seconds": seconds})
         made = CompiledStep(step.avals, step.program, outcome.spliced, report, types)

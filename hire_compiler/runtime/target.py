@@ -51,7 +51,7 @@ class Target:
       sums_in_full: products are computed in full float32 whatever the program asks for, so their rounding is known.
       widens_in_front: takes a weight that is widened in a loop out of the loop, but not out of a branch in it; and how
         a product is summed depends on that.
-      drops_roundings: of products with these types of results, the bfloat16 input may be multiplied as it was before it was
+      drops_roundings: types of results of products that may read a bfloat16 input as it was before it was
         rounded.
       keeps_rounding: where the author reads a bfloat16 value as such, it has been rounded; False: nobody knows.
       costs: what the plan weighs.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -183,6 +186,27 @@ def test_a_failure_in_the_background_is_said_and_changes_nothing(
     run(made, w, rng, block)
     assert "planning anew failed, nothing is changed: RuntimeError: no memory" in " ".join(str(made.report()).split())
     assert actions(made) == {"ffn/0": "rewritten"}
+
+
+ENDS_AT_ONCE = f"""
+import jax, numpy as np
+import hire_compiler as hire
+from tests.calling.test_adapt import block, weights
+rng = np.random.default_rng(0)
+w, step = weights(rng, bias=0.0), hire.transform(jax.jit(block))
+for _ in range({FIRST_CALLS + 6}):
+    jax.block_until_ready(step(w, rng.standard_normal((1, {D})).astype(np.float32)))
+assert step._replanner._at_work.is_alive()
+"""
+
+
+def test_a_process_that_ends_meanwhile_ends_well() -> None:
+    """XLA compiles in the background: a thread that Python ends there aborts the process."""
+    environment = {k: v for k, v in os.environ.items() if "CACHE" not in k}
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_AT_ONCE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_share_that_has_to_hold_follows_from_the_bytes() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hire_compiler.graph.graph import Op
 from hire_compiler.passes.kinds.probes import ROWS_A_CALL, Look, Probe, count_neurons, moment_look, some_rows
-from hire_compiler.passes.kinds.sums import why_sums_are_unbounded
+from hire_compiler.passes.kinds.sums import may_lose_its_rounding, why_sums_are_unbounded
 from hire_compiler.passes.plan.site_plan import Choice, SiteFacts
 from hire_compiler.patterns.ffn.activations import sample
 from hire_compiler.patterns.ffn.ffn import FfnMatch
@@ -33,6 +33,8 @@ def ffn_facts(matches: Sequence[FfnMatch], target: Target) -> list[SiteFacts]:
             exact_zeros=skips_exactly(match),
             seldom_zeros=zero_far_below(match.region.expression, len(match.products)),
             unproven_zeros=gives_zeros(match) and not skips_exactly(match),
+            unsure_cut=match.region.expression.jumps
+            and any(may_lose_its_rounding(dot, target) for dot in match.products),
             choice=_choice(match),
             # Narrow rows are converted on the way to a matrix-vector product, and to no other.
             halvable=all(dot.batch == 1 and dot.d < target.fused_vector for dot in match.products),

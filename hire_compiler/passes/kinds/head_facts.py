@@ -10,15 +10,13 @@ import numpy as np
 
 from hire_compiler.graph.graph import Op, Value
 from hire_compiler.passes.kinds.probes import Look, Probe, count_winners, moment_look, some_rows
-from hire_compiler.passes.kinds.sums import why_sums_are_unbounded
+from hire_compiler.passes.kinds.sums import may_lose_its_rounding, why_sums_are_unbounded
 from hire_compiler.passes.plan.site_plan import SiteFacts
 from hire_compiler.passes.replace.preparing import lies_by_columns
 from hire_compiler.patterns.head.head import HeadMatch
 from hire_compiler.patterns.head.winners import Winner
-from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.operations.leaving import goes_on
 from hire_compiler.patterns.region.canonical import Region
-from hire_compiler.patterns.region.dots import WeightDot
 from hire_compiler.patterns.site_match import moment_key
 from hire_compiler.proofs.enclosure import why_unbounded
 from hire_compiler.runtime.target import Target
@@ -74,32 +72,16 @@ def _uncertifiable(match: HeadMatch, target: Target) -> str:
     unknown = next(filter(None, (why_unbounded(winner.compared) for winner in match.winners)), "")
     if unknown:
         return f"no bounds are known of {unknown}, which stands between the logits and what is compared"
-    unrounded = _may_lose_its_rounding(match.dot, target)
-    if unrounded:
-        return unrounded
+    if may_lose_its_rounding(match.dot, target):
+        narrow = "bfloat16" in target.drops_roundings
+        return (
+            f"its input is computed in bfloat16{'' if narrow else ' and its result is float32'}, so XLA may multiply "
+            "that input as it was before it was rounded (round it with astype behind float32 code"
+            f"{'' if narrow else ', or let the result be bfloat16'})"
+        )
     # Products of two bfloat16 numbers are exact in float32, so one pass of a matrix unit is enough.
     narrow = match.dot.weight.dtype == match.dot.x.dtype == "bfloat16"
     return why_sums_are_unbounded(match.dot, len(match.rows), target, exact_terms=narrow)
-
-
-def _may_lose_its_rounding(dot: WeightDot, target: Target) -> str:
-    """Why dense may multiply the input as it was before it was rounded; or ''.
-
-    XLA:CPU does of one row, and of several in some forms, where the result is float32; XLA:GPU whatever the result is.
-    """
-    if dot.x.dtype != "bfloat16" or dot.result.dtype not in target.drops_roundings:
-        return ""
-    made = dot.x
-    while made.op is not None and made.op.name in (*LAYOUT, "gather"):
-        made = made.op.operands[0]
-    if made.op is None or made.op.name in ("convert", "constant", "optimization_barrier"):
-        return ""
-    narrow = "bfloat16" not in target.drops_roundings
-    way_out = ", or let the result be bfloat16" if narrow else ""
-    return (
-        f"its input is computed in bfloat16{' and its result is float32' if narrow else ''}, so XLA may multiply that "
-        f"input as it was before it was rounded (round it with astype behind float32 code{way_out})"
-    )
 
 
 def _read_on(match: HeadMatch) -> str:

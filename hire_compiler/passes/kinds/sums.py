@@ -1,7 +1,8 @@
-"""Whether it is known how far a platform's product may be from the real numbers."""
+"""How far a platform's product may be from the real numbers, and whether it reads what the author rounded."""
 
 from __future__ import annotations
 
+from hire_compiler.patterns.operations.layout import LAYOUT
 from hire_compiler.patterns.region.dots import WeightDot
 from hire_compiler.runtime.certify import rounded_terms
 from hire_compiler.runtime.target import Target
@@ -24,3 +25,16 @@ def why_sums_are_unbounded(dot: WeightDot, rows: int, target: Target, *, exact_t
             "vanish; ask for a float32 result (preferred_element_type=jnp.float32)"
         )
     return ""
+
+
+def may_lose_its_rounding(dot: WeightDot, target: Target) -> bool:
+    """Whether dense may multiply the input as it was before it was rounded to bfloat16.
+
+    XLA:CPU does of one row, and of several in some forms, where the result is float32.
+    """
+    if dot.x.dtype != "bfloat16" or dot.result.dtype not in target.drops_roundings:
+        return False
+    made = dot.x
+    while made.op is not None and made.op.name in (*LAYOUT, "gather"):
+        made = made.op.operands[0]
+    return made.op is not None and made.op.name not in ("convert", "constant", "optimization_barrier")

@@ -55,7 +55,7 @@ def _wanted(facts: SiteFacts) -> int:
 
 def _skips_exactly(facts: SiteFacts) -> bool:
     """Whether what the gate zeroes can be skipped, and is more than stays in the cache anyway."""
-    if facts.devices > 1:
+    if facts.devices > 1 or facts.unsure_cut:
         return False
     if facts.choice is not None:
         return facts.choice.by_gate
@@ -134,6 +134,12 @@ def _no_neurons(site: Site, facts: SiteFacts) -> str:
         return f"its {site.selection} reads both products, so none can be skipped exactly, and no rule predicts it"
     if facts.unproven_zeros:
         return f"{UNPROVEN}, and no rule asks to approximate it"
+    if facts.unsure_cut:
+        return (
+            f"a rounding may decide which of its neurons count ({site.selection or site.activation}), and XLA may "
+            "multiply its bfloat16 input as it was before it was rounded, so other neurons might count "
+            '(Rule(kind="ffn", predictor=Exact()) takes that risk)'
+        )
     if not facts.exact_zeros and facts.seldom_zeros:
         return (
             f"{site.activation} is exactly zero far below zero only, which may be seldom, and no rule asks to skip it "
