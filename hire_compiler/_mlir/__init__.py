@@ -8,6 +8,7 @@ modules cross this border as bytecode and are parsed into a context of our own.
 
 from jaxlib.mlir import ir
 
+from hire_compiler._mlir.approximate import approximate_top_k
 from hire_compiler._mlir.attributes import (
     composite_integer,
     constant,
@@ -118,6 +119,7 @@ __all__ = [
     "PointwiseWindow",
     "add_argument",
     "append_result",
+    "approximate_top_k",
     "argument_attribute",
     "argument_names",
     "argument_number",

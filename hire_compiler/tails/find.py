@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from hire_compiler.graph.graph import Block, Op, Value
+from hire_compiler.patterns.operations.approximate import APPROXIMATE, sorted_instead
 from hire_compiler.patterns.operations.reducers import reducer
 from hire_compiler.proofs.enclosure import Unbounded, arithmetic_for
 from hire_compiler.proofs.interval import Enclosure
@@ -154,8 +155,9 @@ class _Finder:
                     f"{no}{_where(op)} stands between the logits and the token, and no bounds are known of it"
                 )
                 return
-            if op.name == "chlo.top_k":
-                self._most = max(self._most, op.results[0].shape[-1])
+            if op.name in ("chlo.top_k", APPROXIMATE):
+                how = sorted_instead(op) if op.name == APPROXIMATE else None
+                self._most = max(self._most, op.results[0].shape[-1 if how is None else how.axis])
 
     def _returned(self, op: Op, known: dict[int, Any]) -> str:
         shadows = [known.get(id(value)) for value in op.operands]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Block, Op, Value
+from hire_compiler.patterns.operations.approximate import APPROXIMATE, sorted_instead
 from hire_compiler.patterns.operations.direction import falls
 from hire_compiler.patterns.operations.listed import is_chosen_from, listed
 from hire_compiler.patterns.operations.reducers import keeps_ties, position_of, reducer, sorts_down
@@ -326,6 +327,25 @@ class Interpreter:
         numbers = positions(value, op.results[1].dtype)
         return top_k(value, numbers, op.results[0].shape[-1], self._elementwise)
 
+    def _approximate(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
+        """An approximate top-k that is a sort: of equal numbers any may be first, so winners have to be apart."""
+        how, value = sorted_instead(op), operands[0]
+        if how is None:
+            raise Unbounded("an approximate top-k, which its platform computes in its own way,")
+        if isinstance(value, Plain):
+            value = in_order(value, how.axis)
+        if not isinstance(value, Wide) or value.axis != how.axis or not counts(op.operands[1], how.axis):
+            raise Unbounded("an approximate top-k along another dimension than the vocabulary")
+        if value.dtype != "float32":  # as of a top-k
+            raise Unbounded(f"an approximate top-k of {value.dtype}")
+        wanted = value if how.down else self._turned(op.operands[0], value)
+        if self._point(op.operands[0], wanted):
+            return [Unknown(result.shape, result.dtype) for result in op.results]
+        self.orders = True
+        numbers, k = positions(wanted, op.results[1].dtype), op.results[0].shape[how.axis]
+        best_few, places = top_k(wanted, numbers, k, self._elementwise, stable=False)
+        return [best_few if how.down else self._negated(best_few), places]
+
     def _window(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         value = operands[0]
         if not isinstance(value, Wide) or not is_running_sum(op, value.axis):
@@ -385,6 +405,7 @@ _RULES: dict[str, Callable[[Interpreter, Op, list[Shadow]], Sequence[Shadow]]] =
     "reduce": Interpreter._reduce,
     "sort": Interpreter._sort,
     "chlo.top_k": Interpreter._top_k,
+    APPROXIMATE: Interpreter._approximate,
     "reduce_window": Interpreter._window,
     "gather": Interpreter._gather,
     "scatter": Interpreter._scatter,

@@ -145,9 +145,9 @@ def look_up(value: Wide, index: Enclosure, elementwise: Elementwise) -> Enclosur
     return Enclosure(jnp.where(all_of_them, least.low, bounds.low), jnp.where(all_of_them, least.high, bounds.high))
 
 
-def top_k(values: Wide, positions: Wide, k: int, elementwise: Elementwise) -> list[Wide]:
+def top_k(values: Wide, positions: Wide, k: int, elementwise: Elementwise, *, stable: bool = True) -> list[Wide]:
     """The best k and their positions."""
-    return [_first(wide, k) for wide in sort(values, [positions], elementwise, down=True)]
+    return [_first(wide, k) for wide in sort(values, [positions], elementwise, down=True, stable=stable)]
 
 
 def _first(value: Wide, k: int) -> Wide:

@@ -9,6 +9,7 @@ from math import prod
 from hire_compiler import _mlir
 from hire_compiler.graph.expression import OPERATIONS
 from hire_compiler.graph.graph import Op, Value
+from hire_compiler.patterns.operations.approximate import APPROXIMATE
 from hire_compiler.patterns.operations.reducers import position_of, reducer
 
 _STEPS = 200
@@ -84,7 +85,7 @@ def _looks_for_the_best(op: Op, axis: int) -> bool:
         return extreme and op.ints("dimensions") == (axis,)
     if op.name == "sort":
         return op.int("dimension") == axis
-    return op.name in ("chlo.top_k", "custom_call@ApproxTopK") and axis == len(op.operands[0].shape) - 1
+    return op.name in ("chlo.top_k", APPROXIMATE) and axis == len(op.operands[0].shape) - 1
 
 
 def _onwards(op: Op, position: int, axis: int) -> Iterator[tuple[Value, int]]:

@@ -83,13 +83,17 @@ def _is_float(dtype: str) -> bool:
 
 def sorts_down(op: Op) -> bool | None:
     """Whether a sort puts the largest of its first operand first; None if it orders by anything else."""
-    others = len(op.operands) - 1
+    return orders_down(op.blocks[0], len(op.operands) - 1)
+
+
+def orders_down(body: Block, others: int) -> bool | None:
+    """The same of a body that compares two numbers, with so many others beside each."""
     found = set()
     for (a, b), *rest in product(_PAIRS, repeat=1 + others):
         if a == b:
             continue  # equal values may stand in any order
         more = [(f"operand {i}", value) for i, pair in enumerate(rest) for value in pair]
-        first = _run(op.blocks[0], (("value", a), ("value", b), *more))
+        first = _run(body, (("value", a), ("value", b), *more))
         found.add(None if first is None else first == (int(a > b),))
     return found.pop() if len(found) == 1 else None
 
