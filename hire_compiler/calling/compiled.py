@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hire_compiler import _mlir
 from hire_compiler.calling.adapt import type_of
+from hire_compiler.calling.anew import PreparedAnew
 from hire_compiler.calling.measured import Measurements
 from hire_compiler.calling.prepared import Arrays
 from hire_compiler.capture.placement import abstract, aval_of, mesh_of, on_automatic_axes, placement_of
@@ -53,6 +54,7 @@ class CompiledStep:
         self.as_written: Any = None  # compiled by the caller of this, where it is needed
         self.watched = False  # whether a default may still be changed
         self.unranked = ""
+        self.anew = PreparedAnew()
         self._said: tuple[str, ...] = ()
         self.speed: Speed | None = None  # what a comparison found
         self.spent: dict[str, float] = {}  # seconds of the first preparing and of compiling
@@ -86,6 +88,7 @@ class CompiledStep:
 
     def run(self, leaves: list[Any], prepared: Flat, executable: Any = None) -> list[Any]:
         """Run the step program on the caller's leaves (compiled ahead of time, if it is given)."""
+        self.anew.calls += 1
         kept = [leaves[i] for i in self._kept_leaves]
         program = executable or (self.compiled if "compile" in self.spent else self._compile_and_run)
         results: list[Any] = program(*self._kept_constants, *kept, *prepared)
@@ -149,6 +152,7 @@ class CompiledStep:
         """The report, with what the certificates have shown so far."""
         seen: dict[str, Any] = {"certificates": self.measured.certificates(), "tails": self.measured.tails()}
         notes = (*self.report.notes, *self._said)
+        notes = (*notes, anew) if (anew := self.anew.note()) else notes
         notes = (*notes, f"runs as written: {self.unranked}") if self.unranked else notes
         seen |= {"speed": self.speed, "seconds": {**self.report.seconds, **self.spent}}
         return Report(**{**self.report.__dict__, **seen, "notes": notes})

@@ -6,7 +6,7 @@ import hashlib
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from hire_compiler import _mlir
 from hire_compiler.calling.halves import NotHalvesError, holds_halves
+from hire_compiler.calling.writable import nobody_can_write
 from hire_compiler.capture.placement import on_automatic_axes, traced_on_automatic_axes
 from hire_compiler.errors import WeightError, warn
 from hire_compiler.graph.weight import Weight
@@ -39,15 +40,18 @@ class PreparedCache:
 
     Attributes:
       limit: entries kept per preparation; the oldest is dropped first.
+      built: how often something was prepared.
     """
 
     def __init__(self, limit: int = 4) -> None:
         self.limit = limit
+        self.built = 0
         self._lock = threading.Lock()
         self._entries: dict[PreparedKey, OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], Arrays]]] = {}
         self._builders: dict[Any, Any] = {}  # by what is prepared, and the types of its arrays
         self._programs: dict[str, Any] = {}  # by their code: layers that lie alike share one
         self._changes: dict[PreparedKey, int] = {}
+        self._last: dict[PreparedKey, tuple[weakref.ref[Any], ...]] = {}
 
     def get(self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], check: bool) -> Arrays:
         """The prepared arrays for these weights, built if they are not known.
@@ -76,7 +80,8 @@ class PreparedCache:
             known = entries.get(address)
             if known is not None and all(ref() is a for ref, a in zip(known[0], arrays, strict=True)):
                 return known[1]
-            self._warn_of_changes(preparation, names, cacheable)
+            self._warn_of_changes(preparation, arrays, names, cacheable)
+            self.built += 1
             built = self._build(preparation, arrays, names, check)
             if cacheable:
                 forget = lambda _ref, e=entries, a=address: e.pop(a, None)  # noqa: E731
@@ -91,9 +96,15 @@ class PreparedCache:
             for key in self._entries.keys() - set(keys):
                 del self._entries[key]
 
-    def _warn_of_changes(self, preparation: Preparation, names: Sequence[str], cacheable: bool) -> None:
-        count = self._changes[preparation.key] = self._changes.get(preparation.key, 0) + 1
-        what = ", ".join(dict.fromkeys(names))
+    def _warn_of_changes(
+        self, preparation: Preparation, arrays: Sequence[Any], names: Sequence[str], cacheable: bool
+    ) -> None:
+        key = preparation.key
+        count = self._changes[key] = self._changes.get(key, 0) + 1
+        last: Sequence[Callable[[], Any]] = self._last.get(key) or (lambda: None,) * len(arrays)
+        self._last[key] = tuple(weakref.ref(array) for array in arrays)
+        changed = [name for name, array, ref in zip(names, arrays, last, strict=True) if ref() is not array]
+        what = ", ".join(dict.fromkeys(changed or names))
         if count == 3 and not cacheable:
             warn(
                 f"{what}: writable NumPy arrays are prepared anew on every call (locked ones too: a view made "
@@ -102,7 +113,7 @@ class PreparedCache:
             )
         elif count == self.limit + 2 and cacheable:
             warn(
-                f"{what}: the weights were different arrays in each of {count} calls, and every change prepares "
+                f"{what}: different arrays in each of {count} calls, and every change prepares "
                 "again; keep the same arrays, or call step.prepare once and pass prepared=…"
             )
 
@@ -148,21 +159,6 @@ def check_halves(preparation: Preparation, arrays: Sequence[Any], names: Sequenc
             raise NotHalvesError(f"{named[weight.argument]} is not known here")
         if not holds_halves(weight, given):
             raise NotHalvesError(f"{named[weight.argument]} holds numbers that bfloat16 lacks")
-
-
-def nobody_can_write(array: Any) -> bool:
-    """Whether the numbers of an array cannot change while it lives.
-
-    A NumPy array that is merely locked does not promise that: its base, a view made before, or the file behind a
-    memory map may be written. Only memory that jax or a ``bytes`` object owns is safe.
-    """
-    while isinstance(array, np.ndarray):
-        if array.flags.writeable:
-            return False
-        array = array.base
-    if isinstance(array, memoryview):
-        array = array.obj
-    return isinstance(array, (jax.Array, bytes))
 
 
 def _alias_bits(array: Any) -> jax.Array:

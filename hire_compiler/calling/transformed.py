@@ -321,7 +321,7 @@ class HireFunction:
                 f"{self._function.name} is called inside another jit with traced weights, so it prepares its "
                 "predictors on every step: call step.prepare(…) outside and pass prepared=… in"
             )
-        start = time.perf_counter()
+        start, known = time.perf_counter(), self._cache.built
         built: dict[PreparedKey, Any] = {}
         for key, preparation in step.spliced.preparations.items():
             taken = [step.program.arguments[i] for i in preparation.arguments]
@@ -330,6 +330,8 @@ class HireFunction:
             built[key] = self._cache.get(preparation, arrays, names, self._config.check_weights)
         flat = tuple(built[entry.preparation][entry.name] for entry in step.spliced.prepared)
         step.unranked = ""
+        sources = {step.program.arguments[i].name: values[i] for i in step.weights}
+        step.anew.look(sources, built=self._cache.built > known)
         step.remember(leaves, flat)
         step.spent.setdefault("prepare", time.perf_counter() - start)
         return flat

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import hire_compiler as hire
-from hire_compiler.calling.prepared import nobody_can_write
+from hire_compiler.calling.writable import nobody_can_write
 from tests.support.drawn import drawn
 from tests.support.models import said
 

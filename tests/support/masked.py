@@ -29,14 +29,14 @@ from hire_compiler.passes.pipeline import rewrite_program
 from hire_compiler.passes.plan.neurons import common_order
 from hire_compiler.passes.replace.head import comparison
 from hire_compiler.passes.replace.preparing import predictor_arrays
+from hire_compiler.passes.replace.read_vectors import entries, vectors_of
 from hire_compiler.passes.replace.replacement import Replacement
 from hire_compiler.passes.replace.shapes import canonical_input
-from hire_compiler.passes.replace.winners import entries
 from hire_compiler.passes.splice.splice import splice
 from hire_compiler.patterns.ffn.ffn import FfnMatch
 from hire_compiler.patterns.head.head import HeadMatch
 from hire_compiler.patterns.site_match import SiteMatch
-from hire_compiler.runtime.ffn import select_groups
+from hire_compiler.runtime.ffn import PerRow, select_groups
 from hire_compiler.runtime.logits import select_candidates
 from hire_compiler.runtime.target import target_for
 
@@ -90,15 +90,20 @@ def _mask(match: SiteMatch, plan: Any, replacement: Replacement, order: np.ndarr
 def _mask_ffn(match: FfnMatch, plan: Any, replacement: Replacement, places: np.ndarray) -> Replacement:
     down, up = match.down, match.products[0]
 
-    def step(prepared: Any, _views: Any, x: jax.Array, h: jax.Array, *layers: jax.Array) -> list[jax.Array]:
-        def beside(i: int, layer: Any) -> jax.Array:
-            vector = prepared[f"vector{i}"][..., plan.common :]
-            return vector if layer is None else vector[layer]
+    vectors = vectors_of([(o.weight, i) for o, i in match.biases], lie_as_written=not plan.common)
 
+    def step(prepared: Any, views: Any, x: jax.Array, h: jax.Array, *layers: jax.Array) -> list[jax.Array]:
         bias, layer = match.activation.gate_bias, layers[0].reshape(()) if layers else None
+        own = vectors.values(prepared, views, layer, x.size // up.d)
+
+        def beside(i: int, layer: Any) -> jax.Array:
+            if isinstance(own[i], PerRow):
+                return own[i].values
+            return own[i][..., plan.common :] if layer is None else own[i][layer, plan.common :]
+
         groups = select_groups(
             canonical_input(x, up), predictor_arrays(prepared),
-            None if bias is None else prepared[f"vector{bias}"][..., plan.common :],
+            None if bias is None else own[bias] if isinstance(own[bias], PerRow) else own[bias][..., plan.common :],
             lambda z: match.relevance(z, [beside(i, layer) for i in match.relevance.reads]),
             plan.group, (plan.candidates - plan.common) // plan.group, CPU, layer,
         )  # fmt: skip
@@ -114,8 +119,9 @@ def _mask_ffn(match: FfnMatch, plan: Any, replacement: Replacement, places: np.n
     operand = _Operand(down.op, next(i for i, value in enumerate(down.op.operands) if value is down.x))
     values = (match.x, down.x) if match.layer is None else (match.x, down.x, match.layer)
     return replace(
-        replacement, values=values, views=(), step=step, results=(operand,), measure="", signature=repr(id(match))
-    )
+        replacement, values=values, views=vectors.arguments, step=step, results=(operand,), measure="",
+        signature=repr(id(match)),
+    )  # fmt: skip
 
 
 def _mask_head(match: HeadMatch, plan: Any, replacement: Replacement) -> Replacement:

@@ -12,6 +12,7 @@ import numpy as np
 
 from hire_compiler.config.predictors import Exact
 from hire_compiler.graph.graph import Op, Value
+from hire_compiler.graph.weight import Weight
 from hire_compiler.passes.plan.neurons import common_order
 from hire_compiler.passes.plan.site_plan import SitePlan
 from hire_compiler.passes.replace.prepared_key import digest
@@ -24,6 +25,7 @@ from hire_compiler.passes.replace.preparing import (
     make_preparation,
     predictor_arrays,
 )
+from hire_compiler.passes.replace.read_vectors import vectors_of
 from hire_compiler.passes.replace.replacement import AuthorsCode, Replacement
 from hire_compiler.passes.replace.shapes import canonical_input, canonical_result, restore_result
 from hire_compiler.patterns.ffn.ffn import FfnMatch
@@ -54,10 +56,12 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
     """
     up = match.products[0]
     weights = kept_weights(match, plan)
-    vectors = [(origin.weight, index) for origin, index in match.biases]
     order = _order(plan)
+    vectors = vectors_of([(o.weight, i) for o, i in match.biases], lie_as_written=order is None and not local)
     proof = _proof(match, plan, target) if plan.certify or isinstance(plan.predictor, Exact) else None
-    preparation = make_preparation(match, plan, match.predicted, vectors, target, order, proof=proof)
+    preparation = make_preparation(
+        match, plan, _predicted_rows(match, plan), vectors.prepared, target, order, proof=proof
+    )
     stacked = match.layer is not None
     # Where the model chooses among its neurons, it chooses among the candidates now.
     code = match.region.expression.on_part(match.down.d, plan.candidates)
@@ -80,7 +84,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             PerRow(_given(value, index, order, layer))
             for value, (_, index) in zip(more[stacked:][: len(match.givens)], match.givens, strict=True)
         ]
-        biases += [prepared[f"vector{i}"] for i in range(len(vectors))]
+        biases += vectors.values(prepared, views[len(views) - len(vectors.arguments) :], layer, len(rows))
         inputs, down = _first_and_last(
             held_matrices(weights, prepared, views, target)
             if order is None
@@ -116,7 +120,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
             *(value for value, _ in match.givens),
             *(() if deciding is None else (deciding.result,)),
         ),
-        views=argument_views(weights, target) if order is None else (),
+        views=(*(argument_views(weights, target) if order is None else ()), *vectors.arguments),
         step=step,
         results=tuple(dot.result for dot in match.last) if added is None else (added.op.result,),
         behind=behind,
@@ -124,7 +128,7 @@ def replace_ffn(match: FfnMatch, plan: SitePlan, target: Target, *, local: bool 
         signature=repr((
             plan.predictor, plan.certify, plan.candidates, plan.budgets, plan.group, plan.score, plan.common,
             match.activation, match.region.expression, up.x_free, up.x_contracting, match.down.row_shape,
-            match.down.rows_first, len(vectors), up.precise, match.down.precise,
+            match.down.rows_first, vectors.code, up.precise, match.down.precise,
             how_held(weights), [(dot.row_shape, dot.rows_first) for dot in match.beside],
             [(value.shape, value.dtype, digest(index)) for value, index in match.givens], match.row_scales,
             deciding is None, added and (added.other.shape, added.other.dtype),
@@ -296,6 +300,11 @@ def _row_scale(match: FfnMatch, biases: Sequence[jax.Array | PerRow]) -> jax.Arr
         factor = wide if op == "multiply" else 1 / wide
         scale = factor if scale is None else scale * factor
     return scale
+
+
+def _predicted_rows(match: FfnMatch, plan: SitePlan) -> Weight:
+    """The rows that a predictor copies. An exact block copies none, so that no scale of them is prepared."""
+    return match.matrices[match.activation.gate] if isinstance(plan.predictor, Exact) else match.predicted
 
 
 def _order(plan: SitePlan) -> np.ndarray | None:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from hire_compiler.graph.weight import Weight
 from hire_compiler.passes.plan.site_plan import SitePlan
 from hire_compiler.passes.replace.preparing import (
     argument_views,
@@ -18,13 +16,14 @@ from hire_compiler.passes.replace.preparing import (
     make_preparation,
 )
 from hire_compiler.passes.replace.prove_winners import HeadAtWork, prove
+from hire_compiler.passes.replace.read_vectors import entries
 from hire_compiler.passes.replace.replacement import AuthorsCode, Replacement, in_place
 from hire_compiler.passes.replace.shapes import canonical_input
 from hire_compiler.patterns.head.head import HeadMatch
 from hire_compiler.patterns.head.winners import grouped, replaced_before
 from hire_compiler.runtime.certify import prepare_bound
 from hire_compiler.runtime.collectives import NUMBERS, Numbering
-from hire_compiler.runtime.materialize import materialize, view
+from hire_compiler.runtime.materialize import view
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.stored_rows import StoredRows
 from hire_compiler.runtime.target import Target
@@ -119,9 +118,3 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
 def row_bounds(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
     """Bounds of the copy of every row."""
     return prepare_bound(rows, prepared)
-
-
-def entries(vector: Weight, index: np.ndarray, argument: jax.Array) -> jax.Array:
-    """The entry of every row, from the argument that holds a vector."""
-    flat = materialize(vector, {vector.argument: argument}).reshape(-1)
-    return flat if np.array_equal(index, np.arange(vector.size)) else flat[index]

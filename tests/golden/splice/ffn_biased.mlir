@@ -26,21 +26,20 @@ hire_compiler: on, 1 of 1 site rewritten, 2.0 kB → 0.7 kB read a call
   note     ffn/0: not calibrated, so the factors are a plain SVD, which finds
              few of the right rows on real models: calibrate with
              hire.calibrate(…)
-arguments of the step: arg0, arg3, arg4, and prepared:
-  %arg3 is a_rows, from arg1, arg2, arg3
-  %arg4 is b, from arg1, arg2, arg3
-  %arg5 is rows0, from arg1, arg2, arg3
-  %arg6 is vector0, from arg1, arg2, arg3
+arguments of the step: arg0, arg2, arg3, arg4, and prepared:
+  %arg4 is a_rows, from arg1, arg3
+  %arg5 is b, from arg1, arg3
+  %arg6 is rows0, from arg1, arg3
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<32x8xf32>, %arg2: tensor<8xf32>, %arg3: tensor<2x8xf32>, %arg4: tensor<32x2xui16>, %arg5: tensor<32x8xf32>, %arg6: tensor<32xf32>) -> tensor<1x8xf32> {
-    %0 = call @hire_site(%arg3, %arg4, %arg5, %arg6, %arg1, %arg0) : (tensor<2x8xf32>, tensor<32x2xui16>, tensor<32x8xf32>, tensor<32xf32>, tensor<32x8xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
-    %1 = stablehlo.broadcast_in_dim %arg2, dims = [1] : (tensor<8xf32>) -> tensor<1x8xf32>
+  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<32xf32>, %arg2: tensor<32x8xf32>, %arg3: tensor<8xf32>, %arg4: tensor<2x8xf32>, %arg5: tensor<32x2xui16>, %arg6: tensor<32x8xf32>) -> tensor<1x8xf32> {
+    %0 = call @hire_site(%arg4, %arg5, %arg6, %arg2, %arg1, %arg0) : (tensor<2x8xf32>, tensor<32x2xui16>, tensor<32x8xf32>, tensor<32x8xf32>, tensor<32xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
+    %1 = stablehlo.broadcast_in_dim %arg3, dims = [1] : (tensor<8xf32>) -> tensor<1x8xf32>
     %2 = stablehlo.add %0, %1 : tensor<1x8xf32>
     return %2 : tensor<1x8xf32>
   }
-  func.func private @hire_site(%arg0: tensor<2x8xf32>, %arg1: tensor<32x2xui16>, %arg2: tensor<32x8xf32>, %arg3: tensor<32xf32>, %arg4: tensor<32x8xf32>, %arg5: tensor<1x8xf32>) -> (tensor<1x8xf32>) {
+  func.func private @hire_site(%arg0: tensor<2x8xf32>, %arg1: tensor<32x2xui16>, %arg2: tensor<32x8xf32>, %arg3: tensor<32x8xf32>, %arg4: tensor<32xf32>, %arg5: tensor<1x8xf32>) -> (tensor<1x8xf32>) {
     … dot_general 1x8xf32, 8x2xf32 → 1x2xf32
     … dot_general 1x2xf32, 2x32xf32 → 1x32xf32
     … top_k 16xf32 → 4xf32, 4xi32

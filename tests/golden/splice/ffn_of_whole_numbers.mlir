@@ -41,21 +41,20 @@ hire_compiler: on, 1 of 1 site rewritten, 0.5 kB → 0.4 kB read a call
   right?   ffn/0: exact: only zeros are skipped, and where more neurons are
              active the dense block runs
 arguments of the step: arg0, arg1, arg2, arg3, arg4, and prepared:
-  %arg5 is largest, from arg2, arg3, arg4
-  %arg6 is limit0, from arg2, arg3, arg4
-  %arg7 is rows0_0, from arg2, arg3, arg4
-  %arg8 is vector0, from arg2, arg3, arg4
+  %arg5 is largest, from arg2, arg4
+  %arg6 is limit0, from arg2, arg4
+  %arg7 is rows0_0, from arg2, arg4
 results of the step: the author's, and proof of ffn/0
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<2x8xi8>, %arg1: tensor<2xf32>, %arg2: tensor<8x32xi8>, %arg3: tensor<32xf32>, %arg4: tensor<32x8xi8>, %arg5: tensor<1xf32>, %arg6: tensor<32xf32>, %arg7: tensor<32x8xi8>, %arg8: tensor<32xf32>) -> (tensor<2x8xf32>, tensor<68xi32>) {
-    %0:3 = call @hire_site(%arg5, %arg6, %arg7, %arg8, %arg4, %arg0, %arg1, %arg0, %arg2, %arg1, %arg3, %arg4) : (tensor<1xf32>, tensor<32xf32>, tensor<32x8xi8>, tensor<32xf32>, tensor<32x8xi8>, tensor<2x8xi8>, tensor<2xf32>, tensor<2x8xi8>, tensor<8x32xi8>, tensor<2xf32>, tensor<32xf32>, tensor<32x8xi8>) -> (tensor<2x8xi32>, tensor<2xf32>, tensor<68xi32>)
+  func.func public @main(%arg0: tensor<2x8xi8>, %arg1: tensor<2xf32>, %arg2: tensor<8x32xi8>, %arg3: tensor<32xf32>, %arg4: tensor<32x8xi8>, %arg5: tensor<1xf32>, %arg6: tensor<32xf32>, %arg7: tensor<32x8xi8>) -> (tensor<2x8xf32>, tensor<68xi32>) {
+    %0:3 = call @hire_site(%arg5, %arg6, %arg7, %arg4, %arg3, %arg0, %arg1, %arg0, %arg2, %arg1, %arg3, %arg4) : (tensor<1xf32>, tensor<32xf32>, tensor<32x8xi8>, tensor<32x8xi8>, tensor<32xf32>, tensor<2x8xi8>, tensor<2xf32>, tensor<2x8xi8>, tensor<8x32xi8>, tensor<2xf32>, tensor<32xf32>, tensor<32x8xi8>) -> (tensor<2x8xi32>, tensor<2xf32>, tensor<68xi32>)
     %1 = stablehlo.convert %0#0 : (tensor<2x8xi32>) -> tensor<2x8xf32>
     %2 = stablehlo.broadcast_in_dim %0#1, dims = [0] : (tensor<2xf32>) -> tensor<2x8xf32>
     %3 = stablehlo.multiply %1, %2 : tensor<2x8xf32>
     return %3, %0#2 : tensor<2x8xf32>, tensor<68xi32>
   }
   func.func private @hire_author_0(%arg0: tensor<2x8xi8>, %arg1: tensor<8x32xi8>, %arg2: tensor<2xf32>, %arg3: tensor<32xf32>, %arg4: tensor<32x8xi8>) -> (tensor<2x8xi32>, tensor<2xf32>) { … }
-  func.func private @hire_site(%arg0: tensor<1xf32>, %arg1: tensor<32xf32>, %arg2: tensor<32x8xi8>, %arg3: tensor<32xf32>, %arg4: tensor<32x8xi8>, %arg5: tensor<2x8xi8>, %arg6: tensor<2xf32>, %arg7: tensor<2x8xi8>, %arg8: tensor<8x32xi8>, %arg9: tensor<2xf32>, %arg10: tensor<32xf32>, %arg11: tensor<32x8xi8>) -> (tensor<2x8xi32>, tensor<2xf32>, tensor<68xi32>) { … }
+  func.func private @hire_site(%arg0: tensor<1xf32>, %arg1: tensor<32xf32>, %arg2: tensor<32x8xi8>, %arg3: tensor<32x8xi8>, %arg4: tensor<32xf32>, %arg5: tensor<2x8xi8>, %arg6: tensor<2xf32>, %arg7: tensor<2x8xi8>, %arg8: tensor<8x32xi8>, %arg9: tensor<2xf32>, %arg10: tensor<32xf32>, %arg11: tensor<32x8xi8>) -> (tensor<2x8xi32>, tensor<2xf32>, tensor<68xi32>) { … }
 }

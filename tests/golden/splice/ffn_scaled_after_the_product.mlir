@@ -28,20 +28,19 @@ hire_compiler: on, 1 of 1 site rewritten, 0.5 kB → 0.2 kB read a call
   note     ffn/0: not calibrated, so the factors are a plain SVD, which finds
              few of the right rows on real models: calibrate with
              hire.calibrate(…)
-arguments of the step: arg0, arg1, arg3, arg4, and prepared:
-  %arg4 is a_rows, from arg1, arg2, arg3
-  %arg5 is b, from arg1, arg2, arg3
-  %arg6 is vector0, from arg1, arg2, arg3
+arguments of the step: arg0, arg1, arg2, arg3, arg4, and prepared:
+  %arg5 is a_rows, from arg1, arg2, arg3
+  %arg6 is b, from arg1, arg2, arg3
 
 // ===== output
 module {
-  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<32x8xi8>, %arg2: tensor<32x8xi8>, %arg3: tensor<8xf32>, %arg4: tensor<1x8xf32>, %arg5: tensor<32x1xui16>, %arg6: tensor<32xf32>) -> tensor<1x8xf32> {
-    %0 = call @hire_site(%arg4, %arg5, %arg6, %arg1, %arg2, %arg0) : (tensor<1x8xf32>, tensor<32x1xui16>, tensor<32xf32>, tensor<32x8xi8>, tensor<32x8xi8>, tensor<1x8xf32>) -> tensor<1x8xf32>
-    %1 = stablehlo.broadcast_in_dim %arg3, dims = [1] : (tensor<8xf32>) -> tensor<1x8xf32>
+  func.func public @main(%arg0: tensor<1x8xf32>, %arg1: tensor<32x8xi8>, %arg2: tensor<32xf32>, %arg3: tensor<32x8xi8>, %arg4: tensor<8xf32>, %arg5: tensor<1x8xf32>, %arg6: tensor<32x1xui16>) -> tensor<1x8xf32> {
+    %0 = call @hire_site(%arg5, %arg6, %arg1, %arg3, %arg2, %arg0) : (tensor<1x8xf32>, tensor<32x1xui16>, tensor<32x8xi8>, tensor<32x8xi8>, tensor<32xf32>, tensor<1x8xf32>) -> tensor<1x8xf32>
+    %1 = stablehlo.broadcast_in_dim %arg4, dims = [1] : (tensor<8xf32>) -> tensor<1x8xf32>
     %2 = stablehlo.multiply %0, %1 : tensor<1x8xf32>
     return %2 : tensor<1x8xf32>
   }
-  func.func private @hire_site(%arg0: tensor<1x8xf32>, %arg1: tensor<32x1xui16>, %arg2: tensor<32xf32>, %arg3: tensor<32x8xi8>, %arg4: tensor<32x8xi8>, %arg5: tensor<1x8xf32>) -> (tensor<1x8xf32>) {
+  func.func private @hire_site(%arg0: tensor<1x8xf32>, %arg1: tensor<32x1xui16>, %arg2: tensor<32x8xi8>, %arg3: tensor<32x8xi8>, %arg4: tensor<32xf32>, %arg5: tensor<1x8xf32>) -> (tensor<1x8xf32>) {
     … dot_general 1x8xf32, 8x1xf32 → 1x1xf32
     … dot_general 1x1xf32, 1x32xf32 → 1x32xf32
     … top_k 8xf32 → 2xf32, 2xi32
