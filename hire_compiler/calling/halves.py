@@ -15,8 +15,9 @@ from jax import lax
 from hire_compiler import _mlir
 from hire_compiler.errors import WeightError
 from hire_compiler.graph.weight import Weight
-from hire_compiler.runtime.checks import all_of
 from hire_compiler.runtime.materialize import materialize
+from hire_compiler.runtime.pieces import all_in_pieces
+from hire_compiler.runtime.target import Target, target_for
 
 
 class NotHalvesError(WeightError):
@@ -32,12 +33,22 @@ def holds_halves(weight: Weight, values: Sequence[Any] | Mapping[int, Any]) -> b
         return False
     alike = replace(weight, name="", argument=0)  # layers that lie alike share a program
     with jax.core.eval_context():  # the numbers are known even while an outer jit is being traced
-        return bool(_only_halves(alike, {0: array}))
+        return bool(_only_halves(alike, pieces_of(array), {0: array}))
 
 
-@partial(jax.jit, static_argnums=0)
-def _only_halves(weight: Weight, given: dict[int, jax.Array]) -> jax.Array:
-    bits = lax.bitcast_convert_type(materialize(weight, given), jnp.uint32)
+@partial(jax.jit, static_argnums=(0, 1))
+def _only_halves(weight: Weight, target: Target | None, given: dict[int, jax.Array]) -> jax.Array:
+    return all_in_pieces(_is_half, materialize(weight, given), target if weight.is_view else None)
+
+
+def _is_half(numbers: jax.Array) -> jax.Array:
+    bits = lax.bitcast_convert_type(numbers, jnp.uint32)
     # Some processors flush a subnormal number when they convert it.
     subnormal = (bits & 0x7F800000 == 0) & (bits & 0x7FFFFFFF != 0)
-    return all_of((bits & 0xFFFF == 0) & ~subnormal)
+    return (bits & 0xFFFF == 0) & ~subnormal
+
+
+def pieces_of(array: Any) -> Target | None:
+    """The target that says in how large pieces an array is looked at; None for all at once, on several devices."""
+    spread = isinstance(array, jax.Array) and array.sharding.num_devices > 1
+    return None if spread else target_for(jax.default_backend())

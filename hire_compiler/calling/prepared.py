@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hire_compiler import _mlir
-from hire_compiler.calling.halves import NotHalvesError, holds_halves
+from hire_compiler.calling.halves import NotHalvesError, holds_halves, pieces_of
 from hire_compiler.calling.writable import nobody_can_write
 from hire_compiler.capture.placement import on_automatic_axes, traced_on_automatic_axes
 from hire_compiler.errors import WeightError, warn
@@ -24,6 +24,8 @@ from hire_compiler.passes.replace.prepared_key import PreparedKey
 from hire_compiler.passes.replace.replacement import Preparation, nothing_to_build
 from hire_compiler.runtime.checks import all_of
 from hire_compiler.runtime.materialize import materialize
+from hire_compiler.runtime.pieces import all_in_pieces
+from hire_compiler.runtime.target import Target
 
 Arrays = dict[str, jax.Array]
 
@@ -173,9 +175,9 @@ def _alias_bits(array: Any) -> jax.Array:
     return jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts, dtype=bits)
 
 
-@jax.jit
-def _all_finite(array: jax.Array) -> jax.Array:
-    return all_of(jnp.isfinite(array))
+@partial(jax.jit, static_argnums=1)
+def _all_finite(array: jax.Array, target: Target | None) -> jax.Array:
+    return all_in_pieces(jnp.isfinite, array, target)
 
 
 def check_finite(array: Any, name: str) -> None:
@@ -184,7 +186,7 @@ def check_finite(array: Any, name: str) -> None:
     Raises:
       UnrankedError: names it, and says how to go on.
     """
-    if not jnp.issubdtype(array.dtype, np.floating) or bool(_all_finite(array)):
+    if not jnp.issubdtype(array.dtype, np.floating) or bool(_all_finite(array, pieces_of(array))):
         return
     raise _unranked(f"{name} holds NaN or Inf")
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from hire_compiler.runtime import low_rank, quantized
+from hire_compiler.runtime.pieces import in_pieces
 from hire_compiler.runtime.record import Arrays, Copy, Record
 from hire_compiler.runtime.target import Target
 
@@ -23,15 +24,26 @@ PREDICTOR_ARRAYS = tuple(name for record in RECORDS.values() for name in record.
 
 
 def prepare_copies(
-    rows: jax.Array, copies: Sequence[Copy], moment: np.ndarray | jax.Array | None, *, stacked: bool
+    rows: jax.Array,
+    copies: Sequence[Copy],
+    moment: np.ndarray | jax.Array | None,
+    *,
+    stacked: bool,
+    target: Target | None = None,
 ) -> Arrays:
-    """The copies of a predictor of rows ``[n, d]``, or stacked; ``moment`` is E[xxᵀ] of their input, if known."""
+    """The copies of a predictor of rows ``[n, d]``, or stacked; ``moment`` is E[xxᵀ] of their input, if known.
+
+    Args:
+      target: prepare in pieces as large as this platform wants them; None for all at once.
+    """
     made: Arrays = {}
     for name, options in copies:
         record = RECORDS[name]
         make = partial(_prepare_one, record, options)
         given = (rows,) if moment is None or not record.learns else (rows, jnp.asarray(moment))
-        if not stacked:
+        if not stacked and record.by_rows and target is not None:
+            made |= in_pieces(lambda part, make=make: make((part,)), (rows,), target)
+        elif not stacked:
             made |= make(given)
         else:
             made |= lax.map(make, given) if record.one_by_one else jax.vmap(make)(given)

@@ -195,6 +195,7 @@ RECORDS = {
         matrices=lambda arrays, d: (arrays["q"].astype(jnp.float32) * arrays["scale"][:, None],),
         stored_bytes=lambda n, d, source: n * (d + 4),
         refine=refine,
+        by_rows=True,
     ),
     "int4": Record(
         arrays=("q4", "scale4"),
@@ -213,5 +214,6 @@ RECORDS = {
         matrices=lambda arrays, d: (unpack_int6(arrays["q6"])[:, :d] * arrays["scale6"][:, None],),
         stored_bytes=lambda n, d, source: n * (3 * -(-d // 4) + 4),
         passes=2,
+        by_rows=True,
     ),
 }

@@ -41,6 +41,7 @@ class Record:
       learns: it uses the moment.
       unpacks: stored numbers are unpacked again for every row of a batch, where the platform has no such type.
       one_by_one: layers of a stack are prepared one after the other: together they would multiply its memory.
+      by_rows: what is made of a row is bit for bit the same beside any others: a large matrix is prepared in pieces.
     """
 
     arrays: tuple[str, ...]
@@ -55,3 +56,4 @@ class Record:
     learns: bool = False
     unpacks: bool = False
     one_by_one: bool = False
+    by_rows: bool = False

@@ -36,6 +36,7 @@ class Target:
       has_int4: keeps and reads arrays of four-bit numbers; elsewhere two share a byte and are unpacked.
       chunk_bytes: of a larger batch: bytes of a chunk of a narrow copy, converted to float32 and multiplied while it
         is in the cache.
+      piece_bytes: of a larger matrix so much is prepared at a time, counted in float32; 0: all at once.
       two_stage_top_k: find the best of a vocabulary by blocks first; plain sorts are slow there.
       top_k_recall: share of the best k candidates that a fused, approximate form is asked to find; 1 for an exact one.
         It keeps the best of each of n bins, n ≈ k / (1 − recall), so of the K ≪ k best, which a program reads, it
@@ -65,6 +66,7 @@ class Target:
     rounds_operands: bool
     has_int4: bool
     chunk_bytes: int
+    piece_bytes: int
     two_stage_top_k: bool
     top_k_recall: float
     sorts_approximately: bool
@@ -90,6 +92,7 @@ _TARGETS = {
         rounds_operands=False,
         has_int4=False,
         chunk_bytes=4 << 20,
+        piece_bytes=16 << 20,
         two_stage_top_k=True,
         top_k_recall=1.0,
         sorts_approximately=True,
@@ -113,6 +116,7 @@ _TARGETS = {
         rounds_operands=False,
         has_int4=False,
         chunk_bytes=1 << 62,
+        piece_bytes=0,
         two_stage_top_k=False,
         top_k_recall=0.95,
         sorts_approximately=True,
@@ -136,6 +140,7 @@ _TARGETS = {
         rounds_operands=True,
         has_int4=True,
         chunk_bytes=1 << 62,
+        piece_bytes=0,
         two_stage_top_k=False,
         top_k_recall=0.95,
         sorts_approximately=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hire_compiler.passes.kinds.kinds import kind_of
 from hire_compiler.passes.mesh.replace_sharded import replace_sharded
 from hire_compiler.passes.mesh.site_layouts import Placement
@@ -25,6 +27,9 @@ def replace_site(
       placement: on several devices, where the arguments of the program lie.
       layout: how the site lies on them, or why its shards cannot work by themselves.
     """
-    if placement is None or not isinstance(layout, SiteLayout):
+    if placement is None:
         return kind_of(match).replace(match, plan, target)
+    if not isinstance(layout, SiteLayout):
+        # Every device would gather each piece of what is split over all of them.
+        return kind_of(match).replace(match, plan, replace(target, piece_bytes=0))
     return replace_sharded(match, plan, layout, placement, target)

@@ -39,6 +39,14 @@ def lies_by_columns(dot: WeightDot) -> bool:
     return not moved and not dot.weight.is_view and dot.columns.is_view and dot.columns.layers is None
 
 
+def pieces_for(rows: Weight, target: Target) -> Target | None:
+    """The target that says how large the pieces are in which something is made of rows; None for all at once.
+
+    Rows that lie otherwise are laid out as a whole first, and pieces would save nothing.
+    """
+    return target if rows.is_view and not rows.is_computed else None
+
+
 def _as_bits(weight: Weight, target: Target, looped: bool) -> bool:
     """Whether the step takes a weight's argument as bits.
 
@@ -98,7 +106,8 @@ def make_preparation(
     def build(*arrays: jax.Array) -> Arrays:
         given = dict(zip(used, arrays, strict=True))
         rows = in_order(materialize(predicted, given), order)[..., common:, :]
-        made = prepare_copies(rows, predictor.copies, mean, stacked=predicted.layers is not None)
+        stacked = predicted.layers is not None
+        made = prepare_copies(rows, predictor.copies, mean, stacked=stacked, target=pieces_for(predicted, target))
         prepared = kept_for(made, predicted.shape[1], target)
         if proof is not None:
             prepared |= proof(rows, prepared, lambda i: materialize(matrices[i], given))

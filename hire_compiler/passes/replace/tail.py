@@ -40,7 +40,9 @@ def replace_tail(
     local = match if shard is None else shard
     by_columns = lies_by_columns(local.dot)
     weights = () if by_columns else (local.dot.weight,)
-    preparation = make_preparation(local, plan, local.dot.weight, [], target, matrices=weights, proof=row_bounds)
+    preparation = make_preparation(
+        local, plan, local.dot.weight, [], target, matrices=weights, proof=row_bounds(local.dot.weight, target)
+    )
     views = (local.dot.columns.argument,) if by_columns else argument_views(weights, target)
     parts = None
     if layout is not None:

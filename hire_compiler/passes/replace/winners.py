@@ -7,13 +7,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from hire_compiler.graph.weight import Weight
 from hire_compiler.passes.plan.site_plan import SitePlan
 from hire_compiler.passes.replace.preparing import (
+    Proof,
     argument_views,
     held_matrices,
     kept_weights,
     lies_by_columns,
     make_preparation,
+    pieces_for,
 )
 from hire_compiler.passes.replace.prove_winners import HeadAtWork, prove
 from hire_compiler.passes.replace.read_vectors import entries
@@ -24,6 +27,7 @@ from hire_compiler.patterns.head.winners import grouped, replaced_before
 from hire_compiler.runtime.certify import prepare_bound
 from hire_compiler.runtime.collectives import NUMBERS, Numbering
 from hire_compiler.runtime.materialize import view
+from hire_compiler.runtime.pieces import in_pieces
 from hire_compiler.runtime.predictors import Arrays
 from hire_compiler.runtime.stored_rows import StoredRows
 from hire_compiler.runtime.target import Target
@@ -50,7 +54,7 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
         held_vectors,
         target,
         matrices=weights,
-        proof=row_bounds if plan.certify else None,
+        proof=row_bounds(dot.weight, target) if plan.certify else None,
     )
     views = (dot.columns.argument,) if by_columns else argument_views(weights, target)
     noises = [first.noise for first in firsts if first.noise is not None]
@@ -115,6 +119,15 @@ def replace_winners(match: HeadMatch, plan: SitePlan, target: Target, *, local: 
     )
 
 
-def row_bounds(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
-    """Bounds of the copy of every row."""
-    return prepare_bound(rows, prepared)
+def row_bounds(weight: Weight, target: Target) -> Proof:
+    """Bounds of the copy of every row of a weight."""
+    pieces = pieces_for(weight, target)
+
+    def bounds(rows: jax.Array, q: jax.Array, scale: jax.Array) -> Arrays:
+        return prepare_bound(rows, {"q": q, "scale": scale})
+
+    def proof(rows: jax.Array, prepared: Arrays, matrix: Callable[[int], jax.Array]) -> Arrays:
+        given = rows, prepared["q"], prepared["scale"]
+        return bounds(*given) if pieces is None else in_pieces(bounds, given, pieces)
+
+    return proof
