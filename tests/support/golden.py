@@ -11,6 +11,8 @@
     // ===== config                 (plan, splice) a hire.Config as Python
     // ===== setting                (plan, splice; may be left out) lines "name: value", see ``Setting``
     // ===== calibration            (plan, splice; may be left out) a hire.Calibration as Python
+    // ===== counted                (plan, splice; may be left out) by exact block of the default, as Python: in how
+                                    many calls which percentage of its neurons was active; it is planned anew then
     // ===== report                 what the pass says
     // ===== plan                   (plan) the decisions as a plan that is kept, a line a site
     // ===== output                 (specialize, normalize, splice) the module afterwards, see ``golden_text.py``
@@ -35,6 +37,7 @@ import numpy as np
 
 import hire_compiler as hire
 from hire_compiler import _mlir
+from hire_compiler.calling.adapt import adapted
 from hire_compiler.capture.program import Program
 from hire_compiler.errors import TransformError
 from hire_compiler.learned.activity import Activity
@@ -44,9 +47,13 @@ from hire_compiler.offline.source.source import source_from_bytes
 from hire_compiler.passes.normalize.normalize import normalize
 from hire_compiler.passes.normalize.specialize_export import specialize
 from hire_compiler.passes.pipeline import Rewritten, inspect_program, rewrite_program
+from hire_compiler.passes.plan.adapted import Adapted, BlockCounts
 from hire_compiler.passes.splice.splice import Spliced
 from hire_compiler.passes.verify.verify import verify
+from hire_compiler.reports.findings import Certificate
 from hire_compiler.runtime.count_active import TOGETHER, count_active
+from hire_compiler.runtime.skip_zeros import SHARES
+from hire_compiler.runtime.target import target_for
 from tests.support.golden_text import print_module, print_spliced
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -247,7 +254,30 @@ def _rewrite(given: dict[str, str]) -> tuple[Setting, Rewritten]:
     if setting.plan == "kept":
         kept = hire.Config(plan=hire.Plan({setting.platform: done.records}))
         done = rewrite_program(program, kept, calibration, setting.platform, setting.devices, fits=fits)
+    if counted := _python(given.get("counted"), {}):
+        said = _adapted(done, counted, setting.platform)
+        done = rewrite_program(program, config, calibration, setting.platform, setting.devices, adapted=said, fits=fits)
     return setting, done
+
+
+def _adapted(done: Rewritten, counted: dict[str, dict[int, int]], platform: str) -> dict[str, Adapted]:
+    """What is done from now on with blocks that counted so much in their calls."""
+    sites = {site.id: site for site in done.report.sites}
+    decisions = {decision.site: decision for decision in done.report.decisions}
+    counts, proofs = {}, []
+    for site, times in counted.items():
+        width, decision = sites[site].width, decisions[site]
+        tried = [*(neurons for neurons, _ in decision.budgets), decision.candidates]
+        shares, ran = [0] * (SHARES + 1), [0] * (len(tried) + 1)
+        for percent, calls in times.items():
+            neurons = percent * width // 100
+            shares[-(-neurons * SHARES // width)] += calls
+            ran[sum(neurons > budget for budget in tried)] += calls
+        counts[site] = BlockCounts(sites[site].batch * sum(ran[:-1]), tuple(ran), tuple(shares))
+        proofs.append(Certificate(site=site, rows=sum(ran), proven=sum(ran[:-1]), ran=tuple(ran)))
+    calls = max(sum(times.values()) for times in counted.values())
+    found = replace(done.report, certificates=tuple(proofs))
+    return adapted(found, calls, {}, counts, target_for(platform).costs)
 
 
 def _python(text: str | None, names: dict[str, Any]) -> Any:
@@ -316,7 +346,7 @@ def _run_verify(given: dict[str, str]) -> dict[str, str]:
         return {"report": textwrap.fill(f"{type(error).__name__}: {error}", 110)}
 
 
-_SETTING = ("setting", "calibration")
+_SETTING = ("setting", "calibration", "counted")
 
 PASSES = {
     "specialize": Pass(("input", "types"), ("report", "output"), _run_specialize),

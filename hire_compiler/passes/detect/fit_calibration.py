@@ -134,8 +134,9 @@ def _doubts(plan: SitePlan) -> list[str]:
 
 
 def _knows(calibration: Calibration, match: SiteMatch) -> bool:
-    keys = moment_key(match), match.neuron_key
-    return calibration.moment(keys[0]) is not None or calibration.activity(keys[1]) is not None
+    key = moment_key(match)
+    seen = calibration.moment(key) is not None or calibration.activity(match.neuron_key) is not None
+    return seen or key in calibration.skipped
 
 
 def _rows(count: int) -> str:

@@ -40,7 +40,9 @@ def beside_rows(op: Op, before: Sequence[Term | NoMatch]) -> tuple[Term, ...] | 
         if isinstance(made, (NoMatch, Joined)) or not _is_factor(before[other], products_of(made)):
             continue
         batch = next((part.batch for part in topological(made) if isinstance(part, Stream)), None)
-        given = None if batch is None else _row_factor(value, np.broadcast_to(batch, op.operands[i].shape))
+        if batch is None or (batch.max() == 0 and isinstance(before[other], Parameter)):
+            continue  # of one row, a number that is given is read as a parameter is
+        given = _row_factor(value, np.broadcast_to(batch, op.operands[i].shape))
         if given is not None and _follows(given.value, {dot.op for dot in products_of(made)}):
             given = None  # a norm of the neurons themselves
         rest = {at: term for at, term in enumerate(before) if at not in (i, other) and _is_constant(term)}
@@ -63,8 +65,8 @@ def _is_factor(term: Term | NoMatch, products: Collection[WeightDot]) -> bool:
 
 
 def _row_factor(value: Value, batch: np.ndarray) -> Given | None:
-    """A value as given, if its elements are numbers of the batch rows to which they belong; there are several rows."""
-    if value.shape not in (batch.shape, ()) or batch.max() == 0:
+    """A value as given, if its elements are numbers of the batch rows to which they belong."""
+    if value.shape not in (batch.shape, ()):
         return None
     source = _before_layout(value)
     if source.size != batch.max() + 1:
