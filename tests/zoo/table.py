@@ -1,4 +1,4 @@
-"""Write the table of supported models in docs/models.md from what tests/zoo expects: ``python tests/zoo/table.py``."""
+"""Write the tables of supported models in docs/models.md from what tests/zoo expects: ``python tests/zoo/table.py``."""
 
 from __future__ import annotations
 
@@ -19,28 +19,34 @@ BEGIN, END = "<!-- table: tests/zoo/table.py -->", "<!-- end of table -->"
 
 
 def table() -> str:
-    """One row a model: what has to be found in it, and what was when it was last measured (``measure.py``)."""
+    """One row a model: what has to be found in it; and what was found in those that ``measure.py`` has run."""
     known = json.loads(RESULTS.read_text())
-    head = (
-        "code base | model | feed-forward blocks | heads | found | by default | by rule | full width | what is special"
-    )
-    rows = [f"| {head} |", "|---|---|---|---|---|---|---|---|---|"]
-    rows += [_row(model, known.get(model.id)) for family in FAMILIES for model in family.MODELS]
+    models = [model for family in FAMILIES for model in family.MODELS]
+    rows = ["| code base | model | feed-forward blocks | heads | what is special |", "|---|---|---|---|---|"]
+    rows += [_row(model) for model in models]
+    rows += [
+        "",
+        "Measured:",
+        "",
+        "| code base | model | found | by default | by rule | full width |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [_measured(model, known[model.id]) for model in models if model.id in known]
     return "\n".join(rows)
 
 
-def _row(model: Model, seen: dict[str, Any] | None) -> str:
+def _row(model: Model) -> str:
     expected = model.expected
     blocks = f"{expected.blocks} × {'gated ' * expected.gated}{expected.activation}" if expected.blocks else "none"
-    return f"| {model.family} | {model.name} | {blocks} | {expected.heads} | {_seen(seen)} | {model.note} |"
+    return f"| {model.family} | {model.name} | {blocks} | {expected.heads} | {model.note} |"
 
 
-def _seen(seen: dict[str, Any] | None) -> str:
-    if seen is None:
-        return " | | | "
-    found = [f"{seen[kind]} {kind}" for kind in ("blocks", "heads", "experts") if seen[kind] or kind == "blocks"]
+def _measured(model: Model, seen: dict[str, Any]) -> str:
+    kinds = {"blocks": "block", "heads": "head", "experts": "layer of experts"}
+    found = [f"{seen[kind]} {name}{'s' * (seen[kind] != 1)}" for kind, name in kinds.items() if seen[kind]]
     difference = "equal" if seen["full width"] == 0 else f"{seen['full width']:.0e}"
-    return f"{' + '.join(found)} | {seen['by default']} | {seen['by rule']} | {difference}"
+    sites = " + ".join(found) or "none"
+    return f"| {model.family} | {model.name} | {sites} | {seen['by default']} | {seen['by rule']} | {difference} |"
 
 
 def updated(page: str) -> str:
