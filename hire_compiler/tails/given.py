@@ -43,6 +43,11 @@ def counts(value: Value, axis: int) -> bool:
     return value.op is not None and value.op.name == "iota" and value.op.int("iota_dimension") == axis
 
 
+def counts_back(value: Value, axis: int) -> bool:
+    """Whether an array counts them from the end."""
+    return value.op is not None and value.op.name == "reverse" and counts(value.op.operands[0], axis)
+
+
 def _repeated(value: Value) -> Any | None:
     """The value of a constant, also of one that is only repeated."""
     op, dtype = value.op, value.dtype

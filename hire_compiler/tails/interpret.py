@@ -22,18 +22,19 @@ from hire_compiler.proofs.interval import Enclosure, point
 from hire_compiler.tails.control import branch, loop
 from hire_compiler.tails.elementwise import ELEMENTWISE, Elementwise
 from hire_compiler.tails.few import as_plain, in_order, is_few, reduced_plain
-from hire_compiler.tails.given import captured, constant, counts, iota
+from hire_compiler.tails.given import captured, constant, counts, counts_back, iota
 from hire_compiler.tails.joining import joined
 from hire_compiler.tails.layout import LAYOUT, move
 from hire_compiler.tails.listing import chosen_list
 from hire_compiler.tails.order import sort, top_k
+from hire_compiler.tails.permuted import permutation, positions_of, put_back, ranks
 from hire_compiler.tails.picking import gather, scatter
 from hire_compiler.tails.points import Points
 from hire_compiler.tails.ranked import is_compared_with_its_largest
 from hire_compiler.tails.reductions import best, reduce, running_sum
 from hire_compiler.tails.spaces import Rows
 from hire_compiler.tails.unrolled import Trips, sliced, updated
-from hire_compiler.tails.values import Mixed, Plain, Shadow, Unknown, Wide, is_known, mapped, plain, positions
+from hire_compiler.tails.values import Mixed, Plain, Shadow, Sorting, Unknown, Wide, is_known, mapped, plain, positions
 from hire_compiler.tails.windows import is_running_sum
 
 _TYPES = ("float32", "bfloat16", "float16", "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32")
@@ -246,6 +247,8 @@ class Interpreter:
         if not isinstance(value, Wide):
             return reduced_plain(op, value, self._elementwise)
         dims = [dim for dim in op.ints("dimensions") if value.shape[dim] > 1]
+        if not dims and value.axis not in op.ints("dimensions") and reducer(op) is not None:
+            return [_without(value, op.ints("dimensions"))]  # of one number each
         if dims != [value.axis]:
             raise Unbounded("a reduction that is not one over the vocabulary")
         extreme, shape = position_of(op), op.results[0].shape
@@ -267,6 +270,9 @@ class Interpreter:
     def _sort(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         value, *beside = operands
         down = sorts_down(op)
+        again = permutation(value)
+        if isinstance(value, Wide) and again is not None and down is False and value.axis == op.int("dimension"):
+            return self._inverse(op, value, again)
         if isinstance(value, Plain):
             value = in_order(value, op.int("dimension"))
         if down is None or not isinstance(value, Wide) or op.int("dimension") != value.axis:
@@ -281,11 +287,23 @@ class Interpreter:
             positions(value, read.dtype) if counts(read, value.axis) else other
             for read, other in zip(op.operands[1:], beside, strict=True)
         ]
-        first, *rest = sort(value, others, self._elementwise, down=down, stable=keeps_ties(op))  # type: ignore[arg-type]
+        stable = keeps_ties(op)
+        first, *rest = sort(value, others, self._elementwise, down=down, stable=stable)  # type: ignore[arg-type]
+        for number, read in enumerate(op.operands[1:]):
+            backwards = counts_back(read, value.axis)
+            if backwards or counts(read, value.axis):
+                rest[number] = replace(rest[number], sorting=Sorting(value, down, stable, backwards))
         if not turned:
             return [first, *rest]
         self._opposite[id(op.results[0])] = first
         return [self._negated(first), *rest]
+
+    def _inverse(self, op: Op, order: Wide, sorting: Sorting) -> Sequence[Shadow]:
+        """The permutation of a sort, sorted itself: positions, and beside them the ranks of all rows."""
+        if not all(counts(read, order.axis) for read in op.operands[1:]):
+            raise Unbounded("a sort of logits that are sorted already")
+        found = [ranks(order, sorting, self._elementwise, read.dtype) for read in op.operands[1:]]
+        return [positions_of(order, sorting), *found]
 
     def _falls(self, value: Value) -> bool:
         """Whether the smallest of some numbers are the best: of what was negated, or taken from something."""
@@ -356,6 +374,8 @@ class Interpreter:
 
     def _gather(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         value, index = operands
+        if isinstance(value, Wide) and isinstance(index, Wide):
+            return [put_back(op, value, index, self._elementwise)]
         if not isinstance(value, Wide) or not isinstance(index, Plain):
             raise Unbounded("gather at places that follow from the logits")
         how = listed(op, value.axis) if is_known(index) and isinstance(value.space, Rows) else None
@@ -378,6 +398,12 @@ class Interpreter:
         exact = all(b.low is b.high for b in full)
         bounds = point(low) if exact else Enclosure(low, jnp.concatenate([b.high for b in full], axis=dim))
         return [plain(op.result.shape, bounds, op.result.dtype)]
+
+
+def _without(value: Wide, dims: tuple[int, ...]) -> Wide:
+    """A value without some dimensions of length 1."""
+    shape = tuple(size for dim, size in enumerate(value.shape) if dim not in dims)
+    return replace(value, shape=shape, axis=value.axis - sum(dim < value.axis for dim in dims), frame=None)
 
 
 def _mixes(before: Shadow, after: Shadow) -> bool:

@@ -69,24 +69,29 @@ def _any_nan(*found: Part) -> Any:
     return jnp.stack(checks).any(axis=0)
 
 
-def _order(values: Wide, elementwise: Elementwise, *, down: bool, stable: bool) -> tuple[Any, Any]:
-    """Which candidate stands at each rank, int32 ``[batch, c]``, and whether that is sure."""
+def above(values: Wide, elementwise: Elementwise, *, down: bool, stable: bool) -> tuple[Any, Part, list[Part]]:
+    """Which candidates surely stand before which, bool ``[batch, c, c]``; their bounds, and those of the others."""
     inner, *rest = parts(values, elementwise)
     low, high = (jnp.where(inner.counts, end, -jnp.inf) for end in (inner.low, inner.high))
     at = jnp.broadcast_to(inner.at, low.shape)
-    above = low[:, :, None] > high[:, None, :]  # i is surely better than j
+    before = low[:, :, None] > high[:, None, :]  # i is surely better than j
     if stable:
         equal = (low[:, :, None] == high[:, None, :]) & (high[:, :, None] == low[:, None, :]) & (low[:, :, None] != 0)
         first = at[:, :, None] < at[:, None, :]
-        above |= equal & (first if down else ~first & (at[:, :, None] != at[:, None, :]))
-    above &= inner.counts[:, :, None] & inner.counts[:, None, :]
-    better, worse = how_many(above, 1), how_many(above, 2)  # of each candidate
+        before |= equal & (first if down else ~first & (at[:, :, None] != at[:, None, :]))
+    return before & inner.counts[:, :, None] & inner.counts[:, None, :], replace(inner, low=low, high=high), rest
+
+
+def _order(values: Wide, elementwise: Elementwise, *, down: bool, stable: bool) -> tuple[Any, Any]:
+    """Which candidate stands at each rank, int32 ``[batch, c]``, and whether that is sure."""
+    before, inner, rest = above(values, elementwise, down=down, stable=stable)
+    better, worse = how_many(before, 1), how_many(before, 2)  # of each candidate
     members = how_many(inner.counts, 1, keepdims=True)
     sure = inner.counts & (better + worse == members - 1)
     for part in rest:
         most = jnp.max(jnp.where(part.counts, part.high, -jnp.inf), axis=1, keepdims=True)
-        sure &= low > most
-    ranks = jnp.arange(low.shape[1], dtype=jnp.int32)
+        sure &= inner.low > most
+    ranks = jnp.arange(inner.low.shape[1], dtype=jnp.int32)
     placed = (better[:, :, None] == ranks) & sure[:, :, None]
     return jnp.argmax(placed, axis=1).astype(jnp.int32), any_of(placed, 1)
 

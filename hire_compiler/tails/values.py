@@ -102,6 +102,23 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
+class Sorting:
+    """A sort that carried positions along.
+
+    Attributes:
+      values: which were sorted.
+      down: the largest first.
+      stable: equal ones stay as they stood.
+      backwards: the positions count from the end.
+    """
+
+    values: Wide
+    down: bool
+    stable: bool
+    backwards: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Wide:
     """Bounds of a value with a vocabulary.
 
@@ -114,6 +131,7 @@ class Wide:
       made: the arithmetic behind it since the product.
       bag: of sorted values the same ones as they stood before, where operations since did not depend on the order.
       source: of sorted values, which ones were sorted.
+      sorting: of the positions that a sort carried along, which sort; all of them are the permutation that it is.
       cut: it follows from a comparison with the value at some rank, which usually leaves few columns that count.
     """
 
@@ -126,6 +144,7 @@ class Wide:
     made: frozenset[str] = frozenset()
     bag: Wide | None = None
     source: Source | None = None
+    sorting: Sorting | None = None
     cut: bool = False
 
     @property

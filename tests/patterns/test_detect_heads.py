@@ -287,6 +287,16 @@ def test_heads_and_a_vocabulary_in_one_array_of_three_dimensions_are_one_site(st
     assert "(4×1024), and what is made of their logits cannot be proven: a number that" in why(returned, "w", X, w)
 
 
+@pytest.mark.parametrize(("stored", "read"), [("hvd", "bhv"), ("vhd", "bvh")])
+def test_small_heads_in_one_array_have_too_few_rows(stored: str, read: str) -> None:
+    w = jax.ShapeDtypeStruct([{"h": 4, "v": 512, "d": X.shape[1]}[axis] for axis in stored], "float32")
+
+    def each(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.argmax(jnp.einsum(f"bd,{stored}->{read}", x, w), read.index("v"))
+
+    assert "512 in each are too few rows to choose some of" in why(each, "w", X, w)
+
+
 def test_padding_behind_logits_and_an_argmax_over_the_batch() -> None:
     def padded(x: jax.Array, w: jax.Array) -> jax.Array:
         return jnp.argmax(jnp.pad(LOGITS(x, w), ((0, 0), (2, 3)), constant_values=-jnp.inf), -1)

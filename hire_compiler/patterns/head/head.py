@@ -242,6 +242,8 @@ def _in_one_array(dot: WeightDot, provenance: Provenance) -> HeadMatch:
     """
     shape, rows = "×".join(map(str, dot.row_shape)), dot.row_shape[-1]
     said = f"its {dot.rows} rows lie in several dimensions ({shape})"
+    if max(dot.row_shape) < MINIMUM_ROWS:
+        raise NoMatch(f"{said}: {max(dot.row_shape)} in each are too few rows to choose some of", depth=2)
     if len(dot.row_shape) != 2 or rows < MINIMUM_ROWS:
         raise NoMatch(f"{said}, which are not followed to where the program chooses among them", depth=2)
     tail, blocked = _tail_of(dot.result, 1 if dot.rows_first else len(dot.result.shape) - 1, provenance)
