@@ -5,13 +5,14 @@ So a replacement can run exactly what the author wrote, in a branch, where its o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func
 
+from hire_compiler._mlir.editing import held
 from hire_compiler._mlir.functions import call, every_operation, filled
 
 # Copied although they do not follow from the start: cheap operations, which the author's compiler would fuse.
@@ -24,7 +25,7 @@ _CHEAP = frozenset(
         "reduce_precision", "bitcast_convert", "broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice",
         "concatenate", "pad", "reverse", "optimization_barrier",
     )
-)  # fmt: skip
+) | {"sdy.sharding_constraint", "sdy.reshard"}  # fmt: skip
 
 
 @dataclass
@@ -67,9 +68,25 @@ def outline(module: Any, name: str, results: Sequence[Any], following: Sequence[
         copies = dict(zip(found.inputs, block.arguments, strict=True))
         with ir.InsertionPoint(block):
             for op in found.operations:
-                copy_operation(op, copies)
+                copy_operation(op, copies, _as_it_came_in(op, copies, found.inputs))
             func.ReturnOp([copies[value] for value in results])
     return Outlined(name, tuple(found.inputs), function_type, function)
+
+
+def _as_it_came_in(op: Any, copies: dict[Any, Any], inputs: Sequence[Any]) -> dict[Any, Any]:
+    """Copies that an operation reads instead: narrow ones that were made outside of its branch or loop are held.
+
+    They were rounded on the way in; side by side XLA would drop that.
+    """
+    return {
+        value: held(copies[value])
+        for value in op.operands
+        if not isinstance(value.owner, ir.Block)
+        and value.owner.operation.block != op.operation.block
+        and value in copies
+        and value not in inputs
+        and str(ir.RankedTensorType(value.type).element_type) in ("bf16", "f16")
+    }
 
 
 def scatter_into(op: Any, base: float, before: Any) -> Any:
@@ -130,12 +147,17 @@ def read_by(op: Any) -> Iterator[Any]:
         yield from (operand for operand in other.operands if operand not in own)
 
 
-def copy_operation(op: Any, copies: dict[Any, Any]) -> None:
-    """Emit an operation once more, of the copies of what it reads; its own results are noted among them."""
+def copy_operation(op: Any, copies: dict[Any, Any], instead: Mapping[Any, Any] | None = None) -> None:
+    """Emit an operation once more, of the copies of what it reads; its own results are noted among them.
+
+    Args:
+      instead: what this operation alone reads instead of copies.
+    """
+    read = {**copies, **instead} if instead else copies
     new = op.clone()
     for other in (new, *every_operation(new)):
         for position, operand in enumerate(other.operands):
-            if operand in copies:
-                other.operands[position] = copies[operand]
+            if operand in read:
+                other.operands[position] = read[operand]
     for old, made in zip(op.results, new.results, strict=True):
         copies[old] = made

@@ -36,7 +36,7 @@ from hire_compiler.passes.plan.saved_plan import SiteRecord, plan_of
 from hire_compiler.passes.plan.site_plan import LeftDense, SitePlan
 from hire_compiler.passes.splice.splice import Spliced, splice
 from hire_compiler.passes.verify.verify import verify
-from hire_compiler.proofs.fast_math import fast_math_reason
+from hire_compiler.proofs.fast_math import fast_math_reason, rounds_as_written
 from hire_compiler.reports.findings import Respelled, counted, megabytes
 from hire_compiler.reports.report import Report, Site
 from hire_compiler.runtime.target import Target, target_for
@@ -113,7 +113,11 @@ def rewrite_program(
     if program.refusal:
         return Rewritten(Report(notes=(f"{program.name} is not rewritten: {program.refusal}",)), None)
     target = target_for(platform)
-    run = _Run(program, config, replace(target, has_int4=False) if storable else target, platform, devices, body)
+    if storable:
+        target = replace(target, has_int4=False)
+    if rounds_as_written(dict(program.compiler_options)):  # then nothing was measured of where it does
+        target = replace(target, keeps_rounding=False, drops_roundings=())
+    run = _Run(program, config, target, platform, devices, body)
     with _mlir.own_settings(), _mlir.fresh_context(), collection_paused():
         read = run.read()
         decided = run.decide(read, calibration, adapted, fits)

@@ -66,8 +66,8 @@ class Arithmetic:
 
     Attributes:
       units: by operation, how far its float32 result is from the real number, in units of 2⁻²³ of it.
-      keeps_rounding: a bfloat16 value that is read as such is rounded to bfloat16, and one that the author widens at
-        once is not (``xla_allow_excess_precision``); False: either may happen anywhere.
+      keeps_rounding: a bfloat16 value that is read as such is rounded to bfloat16, one that the author widens at once
+        is not (``xla_allow_excess_precision``), and of others nobody knows; False: either may happen anywhere.
     """
 
     units: Mapping[str, float]
@@ -209,8 +209,9 @@ class Steps:
             if arg.dtype == "bool":
                 return Bounded(wide, dtype, False)
             return Bounded(widened(wide, _UNIT), dtype, dtype in NARROW)
-        if arg.rounds and instruction.value == "adjacent":
-            if self.arithmetic.keeps_rounding and arg.dtype == "bfloat16":
+        if arg.rounds and instruction.value in ("at once", "elsewhere"):
+            sure = self.arithmetic.keeps_rounding and instruction.value == "at once"
+            if sure and arg.dtype == "bfloat16":
                 return Bounded(arg.bounds, dtype, dtype in NARROW)  # XLA drops the rounding in between
             return Bounded(union(arg.bounds, _round(arg.bounds, arg.dtype)), dtype, dtype in NARROW)
         return Bounded(self.rounded(arg), dtype, dtype in NARROW)

@@ -18,10 +18,19 @@ def fast_math_reason(compiler_options: Mapping[str, Any], flags: str | None = No
       compiler_options: those of a ``jax.jit``; they outdo flags.
       flags: as in the environment variable ``XLA_FLAGS``, which is read if None.
     """
-    given = _parse(os.environ.get("XLA_FLAGS", "") if flags is None else flags)
-    given |= {name: _is_on(value) for name, value in compiler_options.items()}
+    given = _given(compiler_options, flags)
     on = [name for name in _OPTIONS if given.get(name)]
     return f"{on[0]} is set, and under it no bound of XLA's arithmetic holds" if on else ""
+
+
+def rounds_as_written(compiler_options: Mapping[str, Any], flags: str | None = None) -> bool:
+    """Whether XLA is told to keep every rounding to a narrower type; arguments as above."""
+    return not _given(compiler_options, flags).get("xla_allow_excess_precision", True)
+
+
+def _given(compiler_options: Mapping[str, Any], flags: str | None) -> dict[str, bool]:
+    given = _parse(os.environ.get("XLA_FLAGS", "") if flags is None else flags)
+    return given | {name: _is_on(value) for name, value in compiler_options.items()}
 
 
 def _parse(flags: str) -> dict[str, bool]:

@@ -29,6 +29,8 @@ FORMS = {
     ("dv", "wide_result"): "jax.lax.dot_general({x}, w, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)",
     ("vd", "wide_operands"): "{x}.astype(jnp.float32) @ w.astype(jnp.float32).T",
     ("dv", "wide_operands"): "{x}.astype(jnp.float32) @ w.astype(jnp.float32)",
+    ("vd", "third_axis"): "({x}[:, None] @ w.T)[:, 0]",
+    ("dv", "third_axis"): "({x}[:, None] @ w)[:, 0]",
     ("vd", "in_one_array"): 'jnp.einsum("bd,hvd->bhv", {x}, w.reshape(2, -1, w.shape[1])).reshape(len({x}), -1)',
     ("dv", "in_one_array"): 'jnp.einsum("bd,dhv->bhv", {x}, w.reshape(w.shape[0], 2, -1)).reshape(len({x}), -1)',
 }
@@ -54,6 +56,9 @@ AFTER = {
     "tanh": "z = jnp.tanh(z)",
     "clip": "z = jnp.clip(z, -{v}, {v})",
     "widen": "z = z.astype(jnp.float32)",
+    "barrier": "z = jax.lax.optimization_barrier(z)",
+    "in_and_out": "z = z[:, None][:, 0]",
+    "carried": "z = jax.lax.fori_loop(0, 1, lambda i, s: (s[0], s[0].astype(jnp.float32)), (z, jnp.zeros(z.shape)))[1]",
     "mask": 'z = jnp.where(q["mask"], z, -jnp.inf)',
     "finite_mask": 'z = jnp.where(p["keep"], z, jnp.asarray(-1e9 if z.dtype != jnp.float16 else -6e4, z.dtype))',
     "softmax": "z = jax.nn.softmax(z, axis=-1)",
@@ -79,7 +84,7 @@ SAMPLERS = {
 }
 AFTER |= SAMPLERS
 CONSTANTS = {"scale": (0.125, 3.0), "softcap": (1.0, 5.0, 30.0), "clip": (2.0, 50.0)}
-WIDE = ("wide_bias", "widen")
+WIDE = ("wide_bias", "widen", "carried")
 
 
 @dataclass(frozen=True)
@@ -260,7 +265,10 @@ class Head:
         return asdict(self)
 
 
-_ORDINARY = ("matmul", "matmul", "einsum", "dot_general", "rows_first", "wide_result", "wide_operands", "in_one_array")
+_ORDINARY = (
+    "matmul", "matmul", "einsum", "dot_general", "rows_first", "third_axis", "wide_result", "wide_operands",
+    "in_one_array",
+)  # fmt: skip
 _HALVES = 2048  # rows of a head that lies in two parts, at least
 _SIZES = ((1024, 16), (1024, 33), (2048, 64), (3001, 32), (1537, 257), (4096, 48))
 _LARGE = {"float32": ((24576, 64),), "bfloat16": ((32768, 128), (65536, 64)), "float16": ((32768, 128), (65536, 64))}
@@ -320,5 +328,5 @@ def _samplers(draw: Any) -> tuple[tuple[str, float], ...]:
 
 
 # What certificates are made for, and what is refused or left dense today (one program in two has at most these).
-_RISING = ("bias", "wide_bias", "scale", "softcap", "tanh", "clip", "widen", "widen")
+_RISING = ("bias", "wide_bias", "scale", "softcap", "tanh", "clip", "widen", "widen", "barrier", "in_and_out")
 _RARE = (*(name for name in AFTER if name not in _RISING and name not in SAMPLERS), "gumbel", "gumbel")

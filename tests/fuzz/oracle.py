@@ -149,7 +149,7 @@ def _after(program: Head, name: str, c: float, s: _State, p: dict[str, Array], q
         s.z = s.z + p[name].astype(np.float64)
         if name == "wide_bias":
             s.store, s.limit = 0.0, TOP
-    elif name == "widen":
+    elif name in ("widen", "carried"):
         s.store, s.limit = 0.0, TOP
     elif name == "scale":
         s.z = s.z * c

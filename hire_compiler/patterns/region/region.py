@@ -283,19 +283,27 @@ def _scalar(op: Op) -> Scalar:
 
 
 def detail(op: Op) -> str | None:
-    """What else there is to know: a comparison's direction, a rounding's bits; whether a conversion comes at once.
+    """What else there is to know: a comparison's direction, a rounding's bits; where what is converted was made.
 
-    XLA drops the rounding of a value that is widened at once, but not where a change of layout stands between; one
-    follows every product of more than two dimensions.
+    XLA:CPU drops the rounding of a value that is widened ``"at once"``. Nobody knows of one that is made
+    ``"elsewhere"``: outside of a branch or a loop, or behind a change of layout (which XLA may undo, or may have added:
+    it does to every product of other than two dimensions), a barrier or a sharding.
     """
     if op.name == "compare":
         return op.text("comparison_direction")
     if op.name == "reduce_precision":
         return f"{op.int('exponent_bits')}/{op.int('mantissa_bits')}"
-    made = op.operands[0].op
-    if op.name != "convert" or made is None or made.name in LAYOUT:
+    if op.name != "convert":
         return None
-    return None if made.name == "dot_general" and len(made.result.shape) != 2 else "adjacent"
+    made = op.operands[0].op
+    if made is None or made.block is not op.block or made.name in LAYOUT or not _reads_directly(op, made):
+        return "elsewhere"
+    return "elsewhere" if made.name == "dot_general" and len(made.result.shape) != 2 else "at once"
+
+
+def _reads_directly(op: Op, made: Op) -> bool:
+    """Whether nothing that hands values on unchanged stands between two operations."""
+    return any(op.ir.operands[0] == result for result in made.ir.results)
 
 
 def _describe(op: Op) -> str:
