@@ -61,11 +61,12 @@ def prepare_int4(rows: jax.Array, columns: int) -> Arrays:
     blocks = d // columns
     wide = rows.astype(jnp.float32).reshape(n, blocks, columns).transpose(1, 0, 2)
     wide = jnp.pad(wide, ((0, blocks % 2), (0, 0), (0, 0)))
-    # The copy is made for the scale as it is stored, so that rounding the scale costs nothing but range.
-    scale = (jnp.max(jnp.abs(wide), axis=2) / 7).astype(jnp.bfloat16)
-    q = jnp.clip(jnp.round(wide * _inverse(scale.astype(jnp.float32))[..., None]), -7, 7) + _ZERO
+    # The copy is made for the scale as it is stored, so that rounding the scale costs nothing but range. XLA may drop a
+    # conversion to bfloat16 and back, and keeps this.
+    scale = lax.reduce_precision(jnp.max(jnp.abs(wide), axis=2) / 7, exponent_bits=8, mantissa_bits=7)
+    q = jnp.clip(jnp.round(wide * _inverse(scale)[..., None]), -7, 7) + _ZERO
     low, high = jnp.split(q.astype(jnp.uint8), 2)
-    return {"q4": low | (high << 4), "scale4": scale}
+    return {"q4": low | (high << 4), "scale4": scale.astype(jnp.bfloat16)}
 
 
 def native_int4(prepared: Arrays, d: int) -> Arrays:
