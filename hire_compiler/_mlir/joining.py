@@ -10,6 +10,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
 from hire_compiler._mlir.attributes import make_tensor_type, tensor_type
+from hire_compiler._mlir.editing import held
 from hire_compiler._mlir.functions import emit, splat_again
 from hire_compiler._mlir.shardings import DimensionAxes, dimension_axes, tensor_sharding
 
@@ -73,25 +74,53 @@ def join_manual(
         )
     types = _local_types([*firsts, second], [*places, own], entering, entered)
     body = new.regions[0].blocks.append(*types, arg_locs=[second.location] * len(types))
-    known: dict[Any, Any] = {}
+    known = _Known()
     for op, at in zip(firsts, places, strict=True):
         returned = _move_body(op, body, [body.arguments[i] for i in at])
-        known |= dict(zip(op.results, returned, strict=True))
-    known |= {e.value: body.arguments[i] for e, i in zip(entering, entered, strict=True)}
+        known.values |= dict(zip(op.results, returned, strict=True))
+    known.values |= {e.value: body.arguments[i] for e, i in zip(entering, entered, strict=True)}
     with ir.InsertionPoint(body):
         for each in moved:
-            known[each.op.results[0]] = _local(each, known)
-    arguments = [known[second.operands[i]] if at is None else body.arguments[at] for i, at in enumerate(own)]
+            known.values[each.op.results[0]] = _local(each, known)
+        arguments = [known.of(second.operands[i]) if at is None else body.arguments[at] for i, at in enumerate(own)]
     _move_body(second, body, arguments, closing=True)
     for old, made in zip(second.results, new.results, strict=True):
         old.replace_all_uses_with(made)
     second.erase()
-    for each in reversed(moved):
-        if not any(True for _ in each.op.results[0].uses):
-            each.op.erase()
+    _erase_unread([each.op for each in moved] + known.handed_on)
     for op in firsts:
         op.erase()
     return new
+
+
+@dataclass
+class _Known:
+    """What stands in the joined body for values outside.
+
+    Attributes:
+      handed_on: operations that hand a value on unchanged, seen through.
+    """
+
+    values: dict[Any, Any] = field(default_factory=dict)
+    handed_on: list[Any] = field(default_factory=list)
+
+    def of(self, value: Any) -> Any:
+        """The value in the body; a barrier is put there again, at the current insertion point."""
+        if value not in self.values:
+            op = value.owner
+            self.handed_on.append(op)
+            inner = self.of(op.operands[0])
+            self.values[value] = held(inner) if op.name == "stablehlo.optimization_barrier" else inner
+        return self.values[value]
+
+
+def _erase_unread(ops: Sequence[Any]) -> None:
+    """Erase what nothing reads, and what then nothing reads any more."""
+    left = list(ops)
+    while unread := [op for op in left if not any(True for result in op.results for _ in result.uses)]:
+        for op in unread:
+            op.erase()
+        left = [op for op in left if all(op is not other for other in unread)]
 
 
 @dataclass
@@ -149,14 +178,14 @@ def _move_body(op: Any, body: Any, arguments: Sequence[Any], *, closing: bool = 
     return returned
 
 
-def _local(moved: Moved, known: dict[Any, Any]) -> Any:
+def _local(moved: Moved, known: _Known) -> Any:
     """The operation of one device's part, at the current insertion point."""
     op = moved.op
     type_ = make_tensor_type(moved.shape, tensor_type(op.results[0].type)[1])
     with op.location:
         if op.name == "stablehlo.constant" and type_ != op.results[0].type:
             return splat_again(op, type_)
-        return emit(op.name, type_, [known[operand] for operand in op.operands], **dict(op.attributes.items()))
+        return emit(op.name, type_, [known.of(operand) for operand in op.operands], **dict(op.attributes.items()))
 
 
 __all__ = ["Entering", "Moved", "join_manual", "result_axes"]

@@ -61,6 +61,12 @@ def activation_in_the_second(apart: Apart, p: Params, x: jax.Array) -> jax.Array
     return apart.rows(lambda h, w: jax.nn.relu(h) @ w)(jax.lax.with_sharding_constraint(h, _like(apart)), p["down"])
 
 
+def handed_on_between(apart: Apart, p: Params, x: jax.Array) -> jax.Array:
+    """What hands values on unchanged stands in front of the code between, and behind it."""
+    h = jax.lax.with_sharding_constraint(apart.columns(product)(x, p["up"]), _like(apart))
+    return apart.rows(product)(jax.lax.optimization_barrier(jax.nn.relu(h)), p["down"])
+
+
 def gated(apart: Apart, p: Params, x: jax.Array) -> jax.Array:
     gate, up = (apart.columns(product)(x, p[name]) for name in ("gate", "up"))
     return apart.rows(product)(jax.nn.relu(gate) * up, p["down"])
@@ -75,7 +81,10 @@ def _like(apart: Apart) -> Any:
     return jax.sharding.NamedSharding(apart._mesh, P(apart.batch, "model"))
 
 
-WRITTEN = (activation_between, activation_in_the_first, activation_in_the_second, gated, gate_and_up_together)
+WRITTEN = (
+    handed_on_between, activation_between, activation_in_the_first, activation_in_the_second, gated,
+    gate_and_up_together,
+)  # fmt: skip
 
 
 def arguments(rng: np.random.Generator, mesh: Any) -> tuple[Params, jax.Array]:
