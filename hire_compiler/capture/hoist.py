@@ -22,6 +22,8 @@ from hire_compiler import _mlir
 WEIGHT_BYTES = 64 * 1024  # so many bytes are a weight, whatever their type: quantized ones are integers
 BIAS_ELEMENTS = 64  # so many floats or booleans are a bias, a scale or a mask, not a number of the program's own
 
+_LIST_BYTES = 1024 * 1024
+
 
 def hoistable(shape: Sequence[int], dtype: Any) -> bool:
     """Whether a constant is worth an argument: a weight of any type, or a vector that goes with one."""
@@ -42,13 +44,24 @@ def hoist_constants(closed: Any) -> tuple[Callable[..., Any], list[Any]]:
       the jaxpr computes on ``arguments``. With nothing to hoist, ``constants`` is empty.
     """
     found = {id(value): value for value in _weights(closed)}
-    position = {key: index for index, key in enumerate(found)}
+    places: dict[Any, int] = {}
+    position = {key: places.setdefault(_contents(value), len(places)) for key, value in found.items()}
+    first = {place: found[key] for key, place in reversed(position.items())}
 
     def function(*args: Any) -> list[Any]:
         hoisted = {key: args[index] for key, index in position.items()}
-        return _replay(closed, args[len(position) :], hoisted)
+        return _replay(closed, args[len(places) :], hoisted)
 
-    return function, [_snapshot(value) for value in found.values()]
+    return function, [_snapshot(first[place]) for place in places.values()]
+
+
+def _contents(value: Any) -> Any:
+    """By what a constant is recognised: short lists and masks, which JAX makes anew at each use, by their numbers."""
+    kind = jnp.dtype(value.dtype)
+    if jnp.issubdtype(kind, np.floating) or value.size * kind.itemsize > _LIST_BYTES:
+        return id(value)
+    with jax.core.eval_context():
+        return kind, value.shape, np.asarray(value).tobytes()
 
 
 def _snapshot(value: Any) -> Any:
@@ -61,11 +74,21 @@ def _snapshot(value: Any) -> Any:
 
 def _weights(closed: Any) -> Iterator[Any]:
     for value in closed.consts:
-        if hasattr(value, "dtype") and not _mlir.is_tracer(value) and hoistable(value.shape, value.dtype):
+        is_array = hasattr(value, "dtype") and not _mlir.is_tracer(value)
+        if is_array and hoistable(value.shape, value.dtype) and not _is_one_truth(value):
             yield value
     for eqn in closed.jaxpr.eqns:
         for inner in _closed_jaxprs(eqn):
             yield from _weights(inner)
+
+
+def _is_one_truth(value: Any) -> bool:
+    """Whether a mask holds one truth value only, as those by which JAX checks a list of positions: left as it is."""
+    if jnp.dtype(value.dtype) != np.bool_ or value.size > _LIST_BYTES:
+        return False
+    with jax.core.eval_context():
+        mask = np.asarray(value)
+    return bool(mask.all()) or not bool(mask.any())
 
 
 def _closed_jaxprs(eqn: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from hire_compiler.graph.expression import COMPARE, OPERATIONS, Instruction
 from hire_compiler.proofs.enclosure import NARROW, Arithmetic, Bounded, Steps, Unbounded
@@ -95,7 +96,7 @@ class Elementwise:
             if isinstance(arg, Wide):
                 if arg.axis != wide.axis or arg.shape != wide.shape or not arg.space.same(wide.space):
                     if isinstance(arg.space, Rows) and isinstance(wide.space, Rows):
-                        raise Mixed(f"{instruction.op} of logits of different batch rows")
+                        raise _apart(instruction.op, arg, arg.space, wide, wide.space)
                     raise Unbounded(f"{instruction.op} of values in different orders of the vocabulary")
                 parts.append((arg.inside, arg.outside))
             else:
@@ -157,6 +158,8 @@ class Elementwise:
             return _bitcast(bounds[0], args[0].dtype, dtype)
         if op == "compare" and known(*bounds):
             return Bounded(point(COMPARE[str(instruction.value)](bounds[0].low, bounds[1].low)), dtype, False)
+        if op == "select" and known(*bounds):
+            return Bounded(point(jnp.where(*(bound.low for bound in bounds))), dtype, False)
         if op in KNOWN and known(*bounds):
             return Bounded(point(KNOWN[op](*jnp.broadcast_arrays(*(b.low for b in bounds)))), dtype, False)
         if not known(*bounds):
@@ -308,6 +311,17 @@ class Elementwise:
         return op == "negate" or (op in ("add", "subtract") and sum(framed) == 1)
 
 
+def _apart(op: str, one: Wide, space: Rows, other: Wide, beside: Rows) -> Unbounded:
+    """Why two values cannot be combined: their columns are others, or their batch rows are."""
+    if one.axis != other.axis or one.shape != other.shape:
+        return Unbounded(f"{op} of logits whose vocabularies lie in different dimensions")
+    if space.lists != beside.lists:
+        return Unbounded(f"{op} of logits of different lists of tokens")
+    if (space.begin, space.width, space.flipped) != (beside.begin, beside.width, beside.flipped):
+        return Unbounded(f"{op} of logits of different parts of the vocabulary")
+    return Mixed(f"{op} of logits of different batch rows")
+
+
 def _both(one: Any, other: Any) -> Any:
     """What two true enclosures of the same booleans say together."""
 
@@ -360,4 +374,6 @@ def _narrowed(bounds: Enclosure, dtype: str) -> Enclosure:
 def _bitcast(bounds: Enclosure, source: str, dtype: str) -> Bounded:
     if (source, dtype) == ("int32", "float32"):
         return Bounded(as_float(bounds), dtype, False)
+    if (source, dtype) == ("uint32", "float32") and known(bounds):
+        return Bounded(point(lax.bitcast_convert_type(bounds.low, jnp.float32)), dtype, False)
     raise Unbounded(f"bitcast_convert of {source} to {dtype}")

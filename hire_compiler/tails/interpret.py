@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from operator import is_
 from typing import Any
 
@@ -14,8 +15,9 @@ from hire_compiler.graph.expression import Instruction
 from hire_compiler.graph.graph import Block, Op, Value
 from hire_compiler.patterns.operations.approximate import APPROXIMATE, sorted_instead
 from hire_compiler.patterns.operations.direction import falls
-from hire_compiler.patterns.operations.listed import is_chosen_from, listed
+from hire_compiler.patterns.operations.listed import Listed, is_chosen_from, listed, picks
 from hire_compiler.patterns.operations.reducers import keeps_ties, position_of, reducer, sorts_down
+from hire_compiler.patterns.operations.row_order import counts_rows
 from hire_compiler.patterns.region.region import detail
 from hire_compiler.proofs.enclosure import Unbounded
 from hire_compiler.proofs.interval import Enclosure, point
@@ -26,18 +28,20 @@ from hire_compiler.tails.given import captured, constant, counts, counts_back, i
 from hire_compiler.tails.joining import joined
 from hire_compiler.tails.layout import LAYOUT, move
 from hire_compiler.tails.listing import chosen_list
+from hire_compiler.tails.long_numbers import LONG, is_counted, shortened
 from hire_compiler.tails.order import sort, top_k
 from hire_compiler.tails.permuted import permutation, positions_of, put_back, ranks
 from hire_compiler.tails.picking import gather, scatter
 from hire_compiler.tails.points import Points
-from hire_compiler.tails.ranked import is_compared_with_its_largest
+from hire_compiler.tails.ranked import SWAPPED, is_compared_with_its_largest
 from hire_compiler.tails.reductions import best, reduce, running_sum
-from hire_compiler.tails.spaces import Rows
+from hire_compiler.tails.spaces import Rows, Space
 from hire_compiler.tails.unrolled import Trips, sliced, updated
 from hire_compiler.tails.values import Mixed, Plain, Shadow, Sorting, Unknown, Wide, is_known, mapped, plain, positions
 from hire_compiler.tails.windows import is_running_sum
 
 _TYPES = ("float32", "bfloat16", "float16", "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32")
+_FLOATS = ("float32", "bfloat16", "float16")
 
 
 class Interpreter:
@@ -71,6 +75,7 @@ class Interpreter:
         self.known: dict[int, Shadow] = {}
         self._opposite: dict[int, Shadow] = {}  # values before they were negated
         self._points = Points()
+        self._lists: list[tuple[Space, Plain, object, Rows]] = []  # columns, places among them, how; and what they are
         self._trips = Trips()
         self.done: list[Op] = []
         self.doubts: list[str] = []
@@ -125,7 +130,7 @@ class Interpreter:
     def _results(self, op: Op, *, stop: bool) -> Sequence[Shadow]:
         name = op.name
         if name in ("case", "if", "while"):
-            for value in outer_values(op):  # before a body is traced, where it would belong to that trace
+            for value in _read_from_outside(op):  # before a body is traced, where it would belong to that trace
                 self.read(value)
         if name == "while" and self._choosing(op) and not self._trips_of(op):
             return [Unknown(value.shape, value.dtype) for value in op.results]
@@ -134,6 +139,8 @@ class Interpreter:
             if not isinstance(which, Plain):
                 raise Unbounded(f"{name} that the logits decide")
             return branch(op, which, self._body, self._elementwise)
+        if name == "convert" and op.operands[0].dtype in LONG:
+            return [shortened(op)]
         operands = [self.read(value) for value in op.operands]
         try:
             return self._followed(op, operands)
@@ -151,11 +158,11 @@ class Interpreter:
             count = self._trips_of(op)
             if count:
                 return self._unrolled(op, operands, count)
-            if any(isinstance(self.known[id(value)], Wide) for value in outer_values(op)):
+            if any(isinstance(self.known[id(value)], Wide) for value in _read_from_outside(op)):
                 self.doubts.append("a threshold that a loop over the vocabulary finds")
             return loop(op, operands, self._body)
         if name == "compare":
-            self._thresholds(op, operands)
+            return [self._compared(op, operands)]
         known_before = self._note_opposite(op, operands) if op.operands else None
         if known_before is not None:
             return known_before
@@ -180,9 +187,19 @@ class Interpreter:
             raise Unbounded(name)
         return rule(self, op, operands)
 
+    def _compared(self, op: Op, operands: list[Shadow]) -> Shadow:
+        """A comparison; of two numbers that were negated as it was before, because ranks are known of the largest."""
+        direction, opposites = str(detail(op)), [self._opposite.get(id(value)) for value in op.operands]
+        turned = [shadow for shadow in opposites if shadow is not None]
+        if len(turned) == len(operands) and op.operands[0].dtype in _FLOATS:
+            operands, direction = turned, SWAPPED[direction]
+        self._thresholds(op, operands, direction)
+        args = (0, 0) if op.operands[0] is op.operands[1] else (0, 1)
+        return self._elementwise(Instruction(op.name, args, op.result.dtype, direction), operands, op.result.shape)
+
     def _trips_of(self, op: Op) -> int:
         """How many trips of a loop that reads logits are followed one by one; 0 if none are."""
-        wide = [value for value in outer_values(op) if isinstance(self.known[id(value)], Wide)]
+        wide = [value for value in _read_from_outside(op) if isinstance(self.known[id(value)], Wide)]
         return self._trips.count(op, wide) if wide else 0
 
     def _unrolled(self, op: Op, operands: list[Shadow], count: int) -> list[Shadow]:
@@ -201,15 +218,17 @@ class Interpreter:
     def _body(self, block: Block, arguments: Sequence[Shadow]) -> list[Shadow]:
         for value, shadow in zip(block.args, arguments, strict=True):
             self.known[id(value)] = shadow
-        inner = block.ops[:-1]
+        inner, lists, opposite = block.ops[:-1], list(self._lists), dict(self._opposite)
         for op in inner:
             for result in op.results:
                 self.known.pop(id(result), None)
                 self._opposite.pop(id(result), None)
         for op in inner:
-            if op.name != "constant":
+            if op.name != "constant" and not any(map(is_counted, op.results)):
                 self.run(op)
-        return [self.read(value) for value in block.returned]
+        made = [self.read(value) for value in block.returned]
+        self._lists, self._opposite = lists, opposite  # what is found in a body belongs to its trace
+        return made
 
     def bounds_of(self, value: Value) -> tuple[Any, Any]:
         """Between what a value of the tail lies, in the author's shape."""
@@ -231,15 +250,15 @@ class Interpreter:
 
     def _choosing(self, op: Op) -> bool:
         """Whether an operation reads logits while there are no candidates yet."""
-        read = [self.known[id(value)] for value in outer_values(op)]
+        read = [self.known[id(value)] for value in _read_from_outside(op)]
         return any(isinstance(v, Unknown) or (isinstance(v, Wide) and v.inside is None) for v in read)
 
-    def _thresholds(self, op: Op, operands: list[Shadow]) -> None:
+    def _thresholds(self, op: Op, operands: list[Shadow], direction: str) -> None:
         """What is compared with a number that only candidates can give decides too which rows matter."""
-        largest = is_compared_with_its_largest(str(detail(op)), operands)
+        largest = is_compared_with_its_largest(direction, operands)
         if largest or any(isinstance(operand, Unknown) for operand in operands):
             for value, operand in zip(op.operands, operands, strict=True):
-                if isinstance(operand, Wide) and operand.dtype in ("float32", "bfloat16", "float16"):
+                if isinstance(operand, Wide) and operand.dtype in _FLOATS:
                     self._point(value, operand)
 
     def _reduce(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
@@ -257,7 +276,17 @@ class Interpreter:
         kind = reducer(op)
         if kind is None:
             raise Unbounded("a reduction of an unusual kind")
+        if kind == "minimum" and value.dtype in _FLOATS and self._falls(op.operands[0]):
+            return [self._least(op, value)]
         return [reduce(kind, value, self._elementwise, shape)]
+
+    def _least(self, op: Op, value: Wide) -> Shadow:
+        """The smallest of what was negated: what was the largest before, remembered so that both can be compared."""
+        turned = self._turned(op.operands[0], value)
+        largest = reduce("maximum", turned, self._elementwise, op.results[0].shape)
+        self._opposite[id(op.operands[0])] = turned
+        self._opposite[id(op.results[0])] = largest
+        return self._negated(largest)
 
     def _position(self, op: Op, value: Wide, extreme: str) -> Sequence[Shadow]:
         """Where the largest or the smallest stands, and itself."""
@@ -379,9 +408,22 @@ class Interpreter:
         if not isinstance(value, Wide) or not isinstance(index, Plain):
             raise Unbounded("gather at places that follow from the logits")
         how = listed(op, value.axis) if is_known(index) and isinstance(value.space, Rows) else None
-        if how is not None and is_chosen_from(op.result, how.axis):
-            return [chosen_list(op, how, value, index)]
+        chosen = how is not None and is_chosen_from(op.result, how.axis)
+        if (chosen or op.result.size == prod(value.lead)) and not counts_rows(op, value.axis):
+            self.doubts.append("a gather of batch rows in another order, or in one that only the run knows,")
+        if how is not None and chosen:
+            return [self._list(op, how, value, index)]
         return [gather(op, value, index, self._elementwise)]
+
+    def _list(self, op: Op, how: Listed, value: Wide, index: Plain) -> Wide:
+        """What a gather picks as a vocabulary of its own; the same columns of other values are the same vocabulary."""
+        way = value.axis, value.shape, op.result.shape, *picks(op)
+        before = ((space, own) for space, places, by, own in self._lists if places is index and by == way)
+        found = next((own for space, own in before if space.same(value.space)), None)
+        made = chosen_list(op, how, value, index, found)
+        if found is None and isinstance(made.space, Rows):
+            self._lists.append((value.space, index, way, made.space))
+        return made
 
     def _scatter(self, op: Op, operands: list[Shadow]) -> Sequence[Shadow]:
         return [scatter(op, operands, self._elementwise)]
@@ -412,6 +454,11 @@ def _mixes(before: Shadow, after: Shadow) -> bool:
         return False
     apart = isinstance(before.space, Rows) and before.space.shared and after.lead != before.lead
     return after.frame is None or apart
+
+
+def _read_from_outside(op: Op) -> list[Value]:
+    """What an operation and its bodies read from outside, but for numbers that are read when they are converted."""
+    return [value for value in outer_values(op) if not is_counted(value)]
 
 
 def outer_values(op: Op) -> list[Value]:

@@ -16,7 +16,7 @@ from hire_compiler.proofs.enclosure import Bounded
 from hire_compiler.proofs.interval import Enclosure, known, point
 from hire_compiler.runtime.checks import all_of
 from hire_compiler.tails.entries import parts_last
-from hire_compiler.tails.spaces import Filled, Rows, entries_of, first_of
+from hire_compiler.tails.spaces import Filled, Rows, Space, entries_of, first_of
 from hire_compiler.tails.values import Plain, Wide, unless_sure
 
 
@@ -41,16 +41,29 @@ class _Named:
         return [(full.at[jnp.arange(batch)[:, None], rows].max(own), there)]
 
 
-def chosen_list(op: Op, how: Listed, value: Wide, index: Plain) -> Wide:
+def chosen_list(op: Op, how: Listed, value: Wide, index: Plain, known_as: Rows | None = None) -> Wide:
     """What a gather picks of each batch row, as a vocabulary of its own.
 
     A candidate stands where the list names it first. If it is named again, it is no candidate there, but its bounds
     are those of the candidate.
+
+    Args:
+      known_as: the same list, where it was picked before: then both are one vocabulary.
     """
-    space = value.space
-    assert isinstance(space, Rows)
-    count = op.result.shape[how.axis]
     rows, straight = _rows(op, how, value, index)
+    own = _columns(value.space, rows) if known_as is None else known_as
+    made = _picked(value, op.result.shape, how.axis, own, rows)
+    if value.frame is not None:
+        assert isinstance(value.frame.value, Wide)
+        inner = _picked(value.frame.value, op.result.shape, how.axis, own, rows)
+        made = replace(made, frame=replace(value.frame, value=inner))
+    return made if straight is None else unless_sure(made, straight)
+
+
+def _columns(space: Space, rows: Any) -> Rows:
+    """The columns ``rows [b or 1, n]`` as a vocabulary of their own."""
+    assert isinstance(space, Rows)
+    count = rows.shape[1]
     step = _Named(rows, space.total)
     numbers = jnp.arange(count, dtype=jnp.int32)[None]
     ids = chosen = None
@@ -60,16 +73,10 @@ def chosen_list(op: Op, how: Listed, value: Wide, index: Plain) -> Wide:
         ids = entries_of(first, space.ids)
         taken = entries_of(space.chosen, rows) & (entries_of(first, rows) == numbers)
         chosen = jnp.pad(taken, ((0, 0), (0, 1)))
-    own = Rows(
+    return Rows(
         ids, chosen, count, count + 1, pick=entries_of, first=first_of, path=(*space.path, step),
         shared=space.shared and rows.shape[0] == 1,
     )  # fmt: skip
-    made = _picked(value, op.result.shape, how.axis, own, rows)
-    if value.frame is not None:
-        assert isinstance(value.frame.value, Wide)
-        inner = _picked(value.frame.value, op.result.shape, how.axis, own, rows)
-        made = replace(made, frame=replace(value.frame, value=inner))
-    return made if straight is None else unless_sure(made, straight)
 
 
 def _rows(op: Op, how: Listed, value: Wide, index: Plain) -> tuple[Any, Any]:

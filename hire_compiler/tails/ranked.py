@@ -20,14 +20,14 @@ from hire_compiler.tails.values import Kth, Plain, Shadow, Wide
 # Chains of these come out the same bit for bit wherever the compiler repeats them; a product in front of a sum may be
 # contracted with it in one place and not in another; and XLA may round narrow numbers in one place only.
 _REPEATABLE = (frozenset({"multiply", "divide"}), frozenset({"add", "subtract"}))
-_SWAPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "EQ": "EQ", "NE": "NE"}
+SWAPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "EQ": "EQ", "NE": "NE"}
 
 
 def with_ranks(made: Wide, direction: str, args: Sequence[Shadow], rounded: Callable[[Bounded], Enclosure]) -> Wide:
     """The result of a comparison, with what ranks say of candidates."""
     left, right = args
     if isinstance(left, Plain):
-        left, right, direction = right, left, _SWAPPED[direction]
+        left, right, direction = right, left, SWAPPED[direction]
     if not isinstance(left, Wide) or not isinstance(right, Plain) or right.kth is None or left.inside is None:
         return made
     repeats = any(left.made <= chain for chain in _REPEATABLE)

@@ -116,6 +116,11 @@ class Rows:
         """The candidates by which all that are made of them are recognised."""
         return self.ids if self.origin is None else self.origin
 
+    @property
+    def lists(self) -> tuple[Step, ...]:
+        """What was done to the columns since the logits."""
+        return tuple(step for step in self.path if not isinstance(step, _Step))
+
     def of_rows(self, rows: tuple[int, ...], batch: int) -> Rows:
         """The candidates of some of ``batch`` rows, in their order, some of them more than once."""
         moved = replace(self, path=(*self.path, _Step(batch, rows)), origin=self.root)

@@ -43,7 +43,7 @@ class Trips:
             found = (
                 self._counters.values(value) if not value.shape and value.dtype.startswith(("int", "uint")) else None
             )
-            if found is not None and 1 < len(found) <= _MOST:
+            if found is not None and len(found) <= _MOST:
                 return len(found)
         return 0
 
@@ -65,6 +65,13 @@ class Trips:
             return None
         trip, count = self._now[id(block)]
         return int(found[trip]) if len(found) == count else None
+
+    def why_unknown(self, value: Value) -> str:
+        """Which batch row it is that cannot be told."""
+        found = self._counters.values(value)
+        if found is None:
+            return "a batch row that only the run knows"
+        return f"one batch row after the other, in a loop of {len(found)} trips that are not followed one by one,"
 
 
 def _only_sliced(value: Value, body: Block) -> bool:
@@ -96,7 +103,7 @@ def sliced(op: Op, operands: Sequence[Shadow], trips: Trips) -> Shadow:
             continue
         first = trips.number(op.operands[1 + dim])
         if first is None:
-            raise Unbounded("dynamic_slice of a batch row that only the run knows")
+            raise Unbounded(f"dynamic_slice of {trips.why_unknown(op.operands[1 + dim])}")
         first = min(max(first, 0), value.shape[dim] - shape[dim])
         rows = rows.take(range(first, first + shape[dim]), axis=axis)
     kept = [size for dim, size in enumerate(shape) if dim != value.axis]

@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 import hire_compiler as hire
+from hire_compiler.capture.hoist import hoist_constants
 from tests.support.models import (
     CONFIG,
     HEAD,
@@ -185,6 +186,14 @@ def test_a_closed_over_weight_is_hoisted_once_however_often_it_is_read(rng: np.r
     for got, wanted in zip(step(x), (head(x, w), head(-x, w)), strict=True):
         np.testing.assert_array_equal(got, wanted)
     assert [site.weights for site in step.report().sites] == [("closure[0]",)] * 2
+
+
+def test_equal_lists_are_hoisted_once_and_masks_of_one_truth_value_not_at_all(rng: np.random.Generator) -> None:
+    ids, x = rng.integers(0, 4096, 20_000), array(rng, 4096)
+    dense = jax.jit(lambda x: x[ids] - x[ids.copy()] + jnp.where(np.zeros(20_000, bool), x[ids + 1 - 1], 1))
+    replay, constants = hoist_constants(dense.trace(x).jaxpr)
+    assert [(c.shape, str(c.dtype)) for c in constants] == [((20_000,), "int32")]
+    np.testing.assert_array_equal(replay(*constants, x)[0], np.ones(20_000))
 
 
 def test_a_small_constant_stays_in_the_program(rng: np.random.Generator) -> None:

@@ -289,6 +289,14 @@ TAILS: dict[str, Callable[[jax.Array, Request], Any]] = {
     "what was said is scaled": lambda z, q: greedy(z.at[rows_of(z), q["row_ids"][:, :1]].multiply(0.5)),
     "the first of the largest": lambda z, q: first_of_the_largest(z),
     "the smallest of what was negated": lambda z, q: jnp.argmin(-z, axis=-1),
+    "the first of the smallest": lambda z, q: jnp.argmax(-z == jnp.min(-z, axis=-1, keepdims=True), axis=-1),
+    "the first of the least costs": lambda z, q: jnp.argmax(3.0 - z <= jnp.min(3.0 - z, axis=-1)[:, None], axis=-1),
+    "batch rows one after the other": lambda z, q: lax.fori_loop(
+        0, len(z), lambda i, out: out.at[i].set(greedy(z[i]).astype(jnp.int32)), jnp.zeros(len(z), jnp.int32)
+    ),
+    "a batch row with each key": lambda z, q: lax.map(
+        lambda one: jax.random.categorical(*one), (jax.random.split(q["key"], len(z)), z)
+    ),
     "the smallest of a cost": lambda z, q: jnp.argmin(3.0 - z, axis=-1),
     "the smallest behind a temperature": lambda z, q: jnp.argmin(-z / q["heat"][:, None], axis=-1),
     "the smallest surprise": lambda z, q: jnp.argmin(logsumexp(z, axis=-1, keepdims=True) - z, axis=-1),

@@ -15,6 +15,7 @@ from tests.support.drawn import drawn
 from tests.support.engine_tails import best_of, guided, min_p_of_shares, penalised_at, request, rows_of, sampled
 
 V, D, N = 2048, 24, 300
+IDS = np.arange(0, 7 * N, 7) % V
 STRICT = hire.Config(
     rules=(hire.Rule(kind="head", predictor=hire.Quantized(bits=8), candidates=192, certify="strict"),)
 )
@@ -44,6 +45,12 @@ FORMS: dict[str, Callable[[jax.Array, dict[str, Any]], Any]] = {
     "min-p among them": lambda z, q: sampled(min_p_of_shares(z[:, q["list"]], q), q),
     "behind a penalty": lambda z, q: jnp.argmax(penalised_at(z, q)[:, q["list"]], -1),
     "behind guidance": lambda z, q: jnp.argmax(guided(z)[:, q["list"]], -1),
+    "written twice": lambda z, q: jnp.argmax(
+        jnp.where(z[:, IDS] < jnp.max(z[:, IDS], -1, keepdims=True) - 1, -jnp.inf, z[:, IDS]) + q["noise"], -1
+    ),
+    "of two values": lambda z, q: jnp.argmax(
+        jnp.where(jax.nn.log_softmax(z)[:, q["list"]] < -9, -jnp.inf, (z / 0.7)[:, q["list"]]) + q["noise"], -1
+    ),
     "beside all": lambda z, q: (jnp.argmax(z[:, q["list"]], -1), jnp.argmax(z, -1)),
     "of each row by itself": lambda z, q: jax.vmap(lambda row, own: own[jnp.argmax(row[own])])(z, q["own"]),
 }
@@ -52,7 +59,12 @@ FAST = ("one of each row, some tokens twice",)
 
 def asked(rng: np.random.Generator, batch: int) -> dict[str, Any]:
     lists = {"list": rng.choice(V, N, replace=False), "own": rng.integers(0, V, (batch, N))}
-    return {**request(rng, batch, V), **{name: jnp.asarray(ids, jnp.int32) for name, ids in lists.items()}}
+    noise = drawn(rng.gumbel(size=(batch, N)))
+    return {
+        **request(rng, batch, V),
+        "noise": noise,
+        **{name: jnp.asarray(ids, jnp.int32) for name, ids in lists.items()},
+    }
 
 
 def weights(rng: np.random.Generator) -> list[np.ndarray]:
@@ -84,6 +96,38 @@ def test_tokens_that_are_far_apart_are_proven(rng: np.random.Generator) -> None:
     for _ in range(10):
         fast(w, drawn(rng.normal(size=(3, D))), asked(rng, 3))
     assert fast.report().certificates[0].proven == fast.report().certificates[0].rows == 30
+
+
+def reason_of(form: Callable[[jax.Array, jax.Array, jax.Array], Any], config: hire.Config | None = None) -> str:
+    shapes = jnp.ones((2 * V, D)), jnp.ones((4, D)), jnp.zeros((4, N), jnp.int32), jnp.zeros(4, jnp.int32)
+    step = hire.transform(lambda w, x, ids, rows: jnp.argmax(form(x @ w.T, ids, rows), -1), config)
+    (decision,) = step.report(*shapes).decisions
+    return decision.reason
+
+
+@pytest.mark.parametrize(
+    ("form", "in_order"),
+    [
+        (lambda z, ids, rows: z[jnp.arange(4)[:, None], ids], True),
+        (lambda z, ids, rows: z[np.arange(4)[:, None], ids], True),
+        (lambda z, ids, rows: z[3 - jnp.arange(3, -1, -1)[:, None], ids], True),
+        (lambda z, ids, rows: z[rows[:, None], ids], False),
+        (lambda z, ids, rows: z[np.array([2, 0, 1, 3])[:, None], ids], False),
+    ],
+)
+def test_rows_in_another_order_wait_for_a_rule(form: Callable[..., Any], in_order: bool) -> None:
+    assert ("batch rows in another order" in reason_of(form)) != in_order
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        (lambda z, ids, rows: z[:, ids[0]] + z[:, ids[1]], "add of logits of different lists of tokens"),
+        (lambda z, ids, rows: z[:, 9:3000] + z[:, 10:3001], "add of logits of different parts of the vocabulary"),
+    ],
+)
+def test_different_columns_are_said_to_be_different(form: Callable[..., Any], why: str) -> None:
+    assert why in reason_of(form)
 
 
 def test_entries_that_are_only_read_are_no_list(rng: np.random.Generator) -> None:

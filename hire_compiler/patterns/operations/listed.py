@@ -64,6 +64,11 @@ def listed(op: Op, axis: int) -> Listed | None:
     return Listed(wide[0], tuple(named)) if whole else None
 
 
+def picks(op: Op) -> tuple[object, ...]:
+    """How a gather picks from its operand at its indices: alike for gathers that pick the same."""
+    return _mlir.gather_numbers(op.ir), _mlir.gather_vector(op.ir), op.ints("slice_sizes")
+
+
 def is_chosen_from(value: Value, axis: int) -> bool:
     """Whether the best along a dimension of a value is looked for, behind elementwise code and layout."""
     queue, seen = [(value, axis)], {id(value)}

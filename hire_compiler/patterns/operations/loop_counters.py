@@ -51,6 +51,14 @@ class LoopCounters:
             self._known[id(value)] = found
         return self._known[id(value)]
 
+    @staticmethod
+    def array(value: Value) -> np.ndarray | None:
+        """A small array that follows from constants alone; None if it follows from data or depends on a loop."""
+        try:
+            return _evaluate(value, {})
+        except (_Unknown, _Carried, ValueError):
+            return None
+
 
 def _run(value: Value) -> np.ndarray:
     envs: list[Env] = [{}]
