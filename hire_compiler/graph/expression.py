@@ -9,7 +9,7 @@ wrote on fewer numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,7 +122,26 @@ class Expression:
     @property
     def jumps(self) -> bool:
         """Whether a number may decide: where it changes by a rounding, the result may change by more."""
-        return any(i.op in _JUMPS for i in self.instructions)
+        return self.cuts or any(i.op in _JUMPS for i in self.instructions)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a number that follows from the inputs may decide; not where constants alone are compared."""
+        follows = [True] * self.inputs
+        for instruction in self.instructions:
+            read = [follows[i] for i in instruction.args]
+            if any(read) and (instruction.op in _JUMPS or _cuts_off(instruction)):
+                return True
+            if instruction.op == "divide" and read[1] and instruction.args[1] >= self.inputs:
+                return True  # by what may be next to zero
+            follows.append(any(read))
+        return False
+
+    def widens(self, narrow: Collection[int]) -> bool:
+        """Whether a narrow number, of its inputs or its own, is read as a wider one."""
+        kinds = ["bfloat16" if i in narrow else "" for i in range(self.inputs)]
+        kinds += [i.dtype for i in self.instructions]
+        return any(i.op == "convert" and kinds[i.args[0]] in NARROW and i.dtype in WIDE for i in self.instructions)
 
 
 @dataclass(frozen=True)
@@ -252,10 +271,17 @@ OPERATIONS = frozenset(_TABLE) | {"compare", "convert", "constant", "reduce_prec
 # summed, of ``row_rank`` which share of them is larger.
 # ``group_topk`` is as wide as its operand; its value is "k/m/group".
 ROW_OPERATIONS = frozenset({"row_sum", "row_max", "row_min", "row_rank", "group_topk"})
+NARROW = ("bfloat16", "float16")
+WIDE = ("float32", "float64")
 _JUMPS = frozenset({
     "compare", "row_rank", "group_topk", "sign", "floor", "ceil", "remainder", "round_nearest_even",
-    "round_nearest_afz",
+    "round_nearest_afz", "is_finite",
 })  # fmt: skip
+
+
+def _cuts_off(instruction: Instruction) -> bool:
+    """Whether what stands behind the point of a number is lost."""
+    return instruction.op == "convert" and instruction.dtype not in (*NARROW, *WIDE)
 
 
 def _numpy_row(instruction: Instruction, x: np.ndarray) -> Any:

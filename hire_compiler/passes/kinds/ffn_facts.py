@@ -33,14 +33,19 @@ def ffn_facts(matches: Sequence[FfnMatch], target: Target) -> list[SiteFacts]:
             exact_zeros=skips_exactly(match),
             seldom_zeros=zero_far_below(match.region.expression, len(match.products)),
             unproven_zeros=gives_zeros(match) and not skips_exactly(match),
-            unsure_cut=match.region.expression.jumps
-            and any(may_lose_its_rounding(dot, target) for dot in match.products),
+            unsure_cut=match.region.expression.cuts and _may_round_otherwise(match, target),
             choice=_choice(match),
             # Narrow rows are converted on the way to a matrix-vector product, and to no other.
             halvable=all(dot.batch == 1 and dot.d < target.fused_vector for dot in match.products),
         )
         for match in matches
     ]
+
+
+def _may_round_otherwise(match: FfnMatch, target: Target) -> bool:
+    """Whether XLA may drop a rounding to bfloat16 in dense, of what its products read or of what they are."""
+    narrow = [i for i, dot in enumerate(match.products) if dot.result.dtype == "bfloat16"]
+    return match.region.expression.widens(narrow) or any(may_lose_its_rounding(d, target) for d in match.products)
 
 
 def _uncertifiable(match: FfnMatch, target: Target) -> str:

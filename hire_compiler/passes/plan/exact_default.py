@@ -137,7 +137,7 @@ def _no_neurons(site: Site, facts: SiteFacts) -> str:
     if facts.unsure_cut:
         return (
             f"a rounding may decide which of its neurons count ({site.selection or site.activation}), and XLA may "
-            "multiply its bfloat16 input as it was before it was rounded, so other neurons might count "
+            "drop roundings to bfloat16 of its input or of its gate, so other neurons might count "
             '(Rule(kind="ffn", predictor=Exact()) takes that risk)'
         )
     if not facts.exact_zeros and facts.seldom_zeros:

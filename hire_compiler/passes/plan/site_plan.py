@@ -105,8 +105,7 @@ class SiteFacts:
       exact_zeros: one product alone proves neurons exactly zero.
       seldom_zeros: one product alone proves neurons exactly zero where it is far below zero.
       unproven_zeros: neurons are often zero, but no product alone proves it.
-      unsure_cut: a rounding of a product may decide whether a neuron counts, and dense may read an input that was never
-        rounded.
+      unsure_cut: a rounding of a product may decide whether a neuron counts, and dense may drop one to bfloat16.
       drops: a logit of −inf is −inf still where it is read.
       choice: how a block chooses its own neurons, if it does.
       narrow: its weights are stored narrow, and read as they are stored.
