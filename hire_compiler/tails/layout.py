@@ -149,6 +149,8 @@ def _reshape(op: Op, value: Wide) -> Wide:
 def _flattened(value: Wide, shape: tuple[int, ...], axis: int, beams: int) -> Wide:
     """Batch rows put one behind the other, as a beam search compares what its beams may go on with."""
     space, batch = value.space, prod(value.lead)
+    if isinstance(space, Rows) and space.lists:
+        raise Unbounded("reshape that joins beams of a list of tokens")
     if not isinstance(space, Rows) or space.flipped or space.total != space.width:
         raise Unbounded("reshape that joins beams of sorted or padded logits")
 

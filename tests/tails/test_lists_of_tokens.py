@@ -51,6 +51,7 @@ FORMS: dict[str, Callable[[jax.Array, dict[str, Any]], Any]] = {
     "of two values": lambda z, q: jnp.argmax(
         jnp.where(jax.nn.log_softmax(z)[:, q["list"]] < -9, -jnp.inf, (z / 0.7)[:, q["list"]]) + q["noise"], -1
     ),
+    "guided behind the list": lambda z, q: jnp.argmax(guided(z[:, q["list"]]), -1),
     "beside all": lambda z, q: (jnp.argmax(z[:, q["list"]], -1), jnp.argmax(z, -1)),
     "of each row by itself": lambda z, q: jax.vmap(lambda row, own: own[jnp.argmax(row[own])])(z, q["own"]),
 }
@@ -123,10 +124,11 @@ def test_rows_in_another_order_wait_for_a_rule(form: Callable[..., Any], in_orde
     ("form", "why"),
     [
         (lambda z, ids, rows: z[:, ids[0]] + z[:, ids[1]], "add of logits of different lists of tokens"),
+        (lambda z, ids, rows: z[:, ids[0]].reshape(2, -1), "reshape that joins beams of a list of tokens"),
         (lambda z, ids, rows: z[:, 9:3000] + z[:, 10:3001], "add of logits of different parts of the vocabulary"),
     ],
 )
-def test_different_columns_are_said_to_be_different(form: Callable[..., Any], why: str) -> None:
+def test_columns_that_are_not_followed_are_named(form: Callable[..., Any], why: str) -> None:
     assert why in reason_of(form)
 
 

@@ -95,7 +95,8 @@ def _looks_for_the_best(op: Op, axis: int) -> bool:
 
 def _onwards(op: Op, position: int, axis: int) -> Iterator[tuple[Value, int]]:
     """What an operation makes of a value, and where a dimension of that is then."""
-    if op.name in OPERATIONS:
+    of_rows = op.name == "slice" and op.result.shape[axis] == op.operands[0].shape[axis]
+    if op.name in OPERATIONS or of_rows:
         yield op.result, axis
     elif op.name == "transpose":
         yield op.result, op.ints("permutation").index(axis)
@@ -107,5 +108,9 @@ def _onwards(op: Op, position: int, axis: int) -> Iterator[tuple[Value, int]]:
         before, after = op.operands[0].shape, op.result.shape
         for dim, size in enumerate(after):
             if size == before[axis] and prod(after[:dim]) == prod(before[:axis]):
+                yield op.result, dim
+                return
+        for dim, size in enumerate(after):  # beams, one behind the other
+            if size % before[axis] == 0 and prod(after[:dim]) * (size // before[axis]) == prod(before[:axis]):
                 yield op.result, dim
                 return
