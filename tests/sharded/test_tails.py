@@ -157,7 +157,8 @@ def test_what_is_interpreted_gives_the_tokens_of_dense(rng: np.random.Generator,
     (proof,) = fast.report().certificates
     assert 0.1 * proof.rows < proof.proven < proof.rows
     always = [c for c in talk(fast, w, x, q) if not c.conditional]
-    assert sum(c.result_bytes for c in always) <= ENGINES[name] * BATCH
+    mixed = x.nbytes if name == "guidance" and batch_axis(devices) else 0  # its rows lie on two devices
+    assert sum(c.result_bytes for c in always) <= ENGINES[name] * BATCH + mixed
 
 
 def test_a_mask_on_an_explicit_mesh_and_logits_that_are_to_be_everywhere(rng: np.random.Generator) -> None:
