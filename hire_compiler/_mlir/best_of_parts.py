@@ -10,6 +10,7 @@ from typing import Any
 from jaxlib.mlir import ir
 
 from hire_compiler._mlir.attributes import constant, integer, integers, make_tensor_type, tensor_type
+from hire_compiler._mlir.editing import held
 from hire_compiler._mlir.functions import emit, filled, splat_again
 
 _JOINING = ("stablehlo.concatenate", "stablehlo.all_gather")
@@ -257,9 +258,19 @@ def _part(joined: _Joined, axis: int, part: Any, start: int, size: int) -> Any:
     known = {joined.join.results[0]: part}
     for op in joined.code:
         operands = [known[v] if v in known else _cut(v, axis, start, size) for v in op.operands]
+        if op.name == "stablehlo.convert" and _is_rounded(operands[0]):
+            operands = [held(operands[0])]  # it is, in front of what joins; next to its product it would not be
         type_ = resized(op.results[0].type, axis, size)
         known[op.results[0]] = emit(op.name, type_, operands, **dict(op.attributes.items()))
     return known[joined.code[-1].results[0]] if joined.code else part
+
+
+def _is_rounded(value: Any) -> bool:
+    """Whether a part is computed in a narrow type, and no join of others."""
+    made = None if isinstance(value.owner, ir.Block) else value.owner
+    if made is None or made.name in (*_JOINING, "stablehlo.pad") or _is_same_everywhere(value):
+        return False
+    return tensor_type(value.type)[1] in ("bfloat16", "float16")
 
 
 def _cut(value: Any, axis: int, start: int, size: int) -> Any:

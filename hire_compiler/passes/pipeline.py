@@ -33,9 +33,10 @@ from hire_compiler.passes.plan.choose_rule import check_rules, idle_rules
 from hire_compiler.passes.plan.plan import plan
 from hire_compiler.passes.plan.replay import record_of
 from hire_compiler.passes.plan.saved_plan import SiteRecord, plan_of
-from hire_compiler.passes.plan.site_plan import LeftDense, SitePlan
+from hire_compiler.passes.plan.site_plan import LeftDense, SiteFacts, SitePlan
 from hire_compiler.passes.splice.splice import Spliced, splice
 from hire_compiler.passes.verify.verify import verify
+from hire_compiler.patterns.site_match import SiteMatch
 from hire_compiler.proofs.fast_math import fast_math_reason, rounds_as_written
 from hire_compiler.reports.findings import Respelled, counted, megabytes
 from hire_compiler.reports.report import Report, Site
@@ -115,8 +116,11 @@ def rewrite_program(
     target = target_for(platform)
     if storable:
         target = replace(target, has_int4=False)
-    if rounds_as_written(dict(program.compiler_options)):  # then nothing was measured of where it does
-        target = replace(target, keeps_rounding=False, drops_roundings=())
+    as_written = rounds_as_written(dict(program.compiler_options))
+    if as_written or body or devices > 1:  # what moves between devices may be moved narrow, or be summed narrow
+        target = replace(target, keeps_rounding=False)
+    if as_written:
+        target = replace(target, drops_roundings=())
     run = _Run(program, config, target, platform, devices, body)
     with _mlir.own_settings(), _mlir.fresh_context(), collection_paused():
         read = run.read()
@@ -170,6 +174,33 @@ class _Decided:
         return [number for number, plan in enumerate(self.plans) if plan.predictor is not None]
 
 
+def _is_narrow_head(facts: SiteFacts, match: SiteMatch) -> bool:
+    return facts.logits and match.products[0].result.dtype in ("bfloat16", "float16")
+
+
+def _known_values(facts: SiteFacts, match: SiteMatch) -> SiteFacts:
+    """What is known of a head in a ``shard_map``: its best number is compared with those of other devices."""
+    if not _is_narrow_head(facts, match) or facts.uncertifiable:
+        return facts
+    return replace(
+        facts,
+        uncertifiable="its winners are compared with those of other devices, and XLA may or may not round them to the "
+        "type of the logits (ask for a float32 result: preferred_element_type=jnp.float32)",
+    )
+
+
+def _known_sums(facts: SiteFacts, match: SiteMatch, layout: SiteLayout | LeftDense) -> SiteFacts:
+    """What is known where the columns of a head are split, too: every device may round its part of a sum."""
+    turned = isinstance(layout, SiteLayout) and layout.turned
+    if not turned or not _is_narrow_head(facts, match) or facts.uncertifiable:
+        return facts
+    return replace(
+        facts,
+        uncertifiable="its columns are split over devices, and each may round its part of a sum to the type of the "
+        "logits (ask for a float32 result: preferred_element_type=jnp.float32)",
+    )
+
+
 @dataclass(frozen=True)
 class _Run:
     """One run of the stages."""
@@ -203,11 +234,14 @@ class _Run:
         fast_math = fast_math_reason(dict(self.program.compiler_options))
         facts = site_facts(found.matches, fitted.calibration, self.target, self.devices, fast_math)
         facts = [replace(f, adapted=adapted.get(site.id)) for site, f in zip(found.sites, facts, strict=True)]
+        if self.body:
+            facts = [_known_values(*each) for each in zip(facts, found.matches, strict=True)]
         placement: Placement | None = None
         layouts: list[SiteLayout | LeftDense] = []
         if self.devices > 1 and config.sharded == "local":
             placement = Placement(read.module, self.program.arguments)
             layouts = self.clock.time("place", lambda: placement.layouts(read.module, found.matches))
+            facts = [_known_sums(*each) for each in zip(facts, found.matches, layouts, strict=True)]
         planned = partial(plan, found.sites, config=config, platform=self.platform, layouts=layouts, anew=self.body)
         plans = planned(facts)
         records = tuple(map(record_of, plans, found.sites))  # of any weights

@@ -50,6 +50,8 @@ BETWEEN: dict[str, Step] = {
     "a dimension in and out": lambda z: z[None][0],
     "turned and back": lambda z: z.T.T,
     "a placement": placed,
+    "padding": lambda z: jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, 64)], constant_values=-jnp.inf),
+    "others beside": lambda z: jnp.concatenate([z, jnp.full_like(z[..., :64], -5)], -1),
     "a bias and a barrier": lambda z: lax.optimization_barrier(z + jnp.arange(V, dtype=z.dtype) / V),
     "a softcap, a dimension in and out": lambda z: (jnp.tanh(z / 8) * 8)[None][0],
 }
@@ -63,7 +65,8 @@ READERS: dict[str, Step] = {
 }
 SOME = [
     ("rows", "a barrier", "argmax"), ("a vector", "nothing", "argmax"), ("[b, 1, d]", "a placement", "top_k"),
-    ("turned", "a dimension in and out", "in a loop"), ("rows", "turned and back", "in a branch"),
+    ("rows", "padding", "argmax"), ("turned", "a dimension in and out", "in a loop"),
+    ("rows", "turned and back", "in a branch"),
 ]  # fmt: skip
 ALL = [(p, b, r) for p in PRODUCTS for b in BETWEEN for r in READERS]
 

@@ -285,9 +285,9 @@ def _scalar(op: Op) -> Scalar:
 def detail(op: Op) -> str | None:
     """What else there is to know: a comparison's direction, a rounding's bits; where what is converted was made.
 
-    XLA:CPU drops the rounding of a value that is widened ``"at once"``. Nobody knows of one that is made
-    ``"elsewhere"``: outside of a branch or a loop, or behind a change of layout (which XLA may undo, or may have added:
-    it does to every product of other than two dimensions), a barrier or a sharding.
+    XLA:CPU drops the rounding of a product or of elementwise code that is widened ``"at once"``. Nobody knows of what
+    is made ``"elsewhere"``: outside of a branch or a loop, behind a change of layout (which XLA may undo, or may have
+    added: it does to every product of other than two dimensions), padding, a barrier or a sharding.
     """
     if op.name == "compare":
         return op.text("comparison_direction")
@@ -296,9 +296,11 @@ def detail(op: Op) -> str | None:
     if op.name != "convert":
         return None
     made = op.operands[0].op
-    if made is None or made.block is not op.block or made.name in LAYOUT or not _reads_directly(op, made):
+    if made is None or made.block is not op.block or not _reads_directly(op, made):
         return "elsewhere"
-    return "elsewhere" if made.name == "dot_general" and len(made.result.shape) != 2 else "at once"
+    if made.name == "dot_general":
+        return "at once" if len(made.result.shape) == 2 else "elsewhere"
+    return "at once" if made.name in OPERATIONS else "elsewhere"
 
 
 def _reads_directly(op: Op, made: Op) -> bool:
