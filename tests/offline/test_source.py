@@ -242,7 +242,8 @@ def test_weights_may_come_later(files: Path, tmp_path: Path) -> None:
     # The matrices are prepared from; the bias is read as it is.
     assert set(empty.manifest.sources) == {"params['embed']", "params['mlp']['up']", "params['mlp']['down']"}
     weights = empty.prepare(_by_argument(parameters()))
-    same(empty.step(weights, parameters()["mlp"]["bias"], *inputs()), step(parameters(), *inputs()))
+    read = {"mlp": {"bias": parameters()["mlp"]["bias"]}}
+    same(empty.step(weights, read, *inputs()), step(parameters(), *inputs()))
 
 
 def _by_argument(params: Any) -> dict[str, np.ndarray]:
