@@ -7,6 +7,8 @@ from typing import Any
 
 from jaxlib.mlir import ir
 
+from hire_compiler._mlir.functions import find_function
+
 
 @dataclass(frozen=True)
 class ApproximateTopK:
@@ -40,7 +42,5 @@ def _body(op: Any, name: str) -> Any | None:
     module = op
     while module.parent is not None:
         module = module.parent
-    for function in module.regions[0].blocks[0].operations:
-        if function.operation.name == "func.func" and ir.StringAttr(function.attributes["sym_name"]).value == name:
-            return function.operation.regions[0].blocks[0]
-    return None
+    function = find_function(module.opview, name)
+    return None if function is None else function.operation.regions[0].blocks[0]

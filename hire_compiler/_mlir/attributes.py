@@ -53,6 +53,11 @@ def tensor_type(type_: Any) -> tuple[tuple[int, ...], str]:
     return tuple(ranked.shape), _DTYPES.get(element, element)
 
 
+def is_narrow(value: Any) -> bool:
+    """Whether a value is of a float type that XLA may compute wider, and round or not."""
+    return tensor_type(value.type)[1] in ("bfloat16", "float16")
+
+
 def make_tensor_type(shape: Sequence[int], dtype: str) -> Any:
     """The MLIR type of an array."""
     dims = "".join(f"{n}x" for n in shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxlib.mlir import ir
 
-from hire_compiler._mlir.attributes import constant, integer, integers, make_tensor_type, tensor_type
+from hire_compiler._mlir.attributes import constant, integer, integers, is_narrow, make_tensor_type, tensor_type
 from hire_compiler._mlir.editing import held
 from hire_compiler._mlir.functions import emit, filled, splat_again
 
@@ -270,7 +270,7 @@ def _is_rounded(value: Any) -> bool:
     made = None if isinstance(value.owner, ir.Block) else value.owner
     if made is None or made.name in (*_JOINING, "stablehlo.pad") or _is_same_everywhere(value):
         return False
-    return tensor_type(value.type)[1] in ("bfloat16", "float16")
+    return is_narrow(value)
 
 
 def _cut(value: Any, axis: int, start: int, size: int) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func
 
+from hire_compiler._mlir.attributes import is_narrow
 from hire_compiler._mlir.editing import held
 from hire_compiler._mlir.functions import call, every_operation, filled
 
@@ -85,7 +86,7 @@ def _as_it_came_in(op: Any, copies: dict[Any, Any], inputs: Sequence[Any]) -> di
         and value.owner.operation.block != op.operation.block
         and value in copies
         and value not in inputs
-        and str(ir.RankedTensorType(value.type).element_type) in ("bf16", "f16")
+        and is_narrow(value)
     }
 
 

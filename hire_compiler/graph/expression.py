@@ -89,10 +89,9 @@ class Expression:
     @property
     def widened(self) -> Expression:
         """The same code with every narrow float kept in float32: for ranking, where rounding would only make ties."""
-        narrow = ("bfloat16", "float16")
         return replace(
             self,
-            instructions=tuple(replace(i, dtype="float32") if i.dtype in narrow else i for i in self.instructions),
+            instructions=tuple(replace(i, dtype="float32") if i.dtype in NARROW else i for i in self.instructions),
         )
 
     def plus_input(self, dtype: str) -> Expression:

@@ -37,6 +37,7 @@ from hire_compiler.passes.plan.site_plan import LeftDense, SiteFacts, SitePlan
 from hire_compiler.passes.splice.splice import Spliced, splice
 from hire_compiler.passes.verify.verify import verify
 from hire_compiler.patterns.site_match import SiteMatch
+from hire_compiler.proofs.enclosure import NARROW
 from hire_compiler.proofs.fast_math import fast_math_reason, rounds_as_written
 from hire_compiler.reports.findings import Respelled, counted, megabytes
 from hire_compiler.reports.report import Report, Site
@@ -174,31 +175,17 @@ class _Decided:
         return [number for number, plan in enumerate(self.plans) if plan.predictor is not None]
 
 
-def _is_narrow_head(facts: SiteFacts, match: SiteMatch) -> bool:
-    return facts.logits and match.products[0].result.dtype in ("bfloat16", "float16")
-
-
-def _known_values(facts: SiteFacts, match: SiteMatch) -> SiteFacts:
-    """What is known of a head in a ``shard_map``: its best number is compared with those of other devices."""
-    if not _is_narrow_head(facts, match) or facts.uncertifiable:
+def _narrow_over_devices(facts: SiteFacts, match: SiteMatch, why: str) -> SiteFacts:
+    """What is known of a site where, over devices, XLA may or may not round to the type of narrow logits."""
+    if not facts.logits or facts.uncertifiable or match.products[0].result.dtype not in NARROW:
         return facts
-    return replace(
-        facts,
-        uncertifiable="its winners are compared with those of other devices, and XLA may or may not round them to the "
-        "type of the logits (ask for a float32 result: preferred_element_type=jnp.float32)",
-    )
+    return replace(facts, uncertifiable=f"{why} (ask for a float32 result: preferred_element_type=jnp.float32)")
 
 
-def _known_sums(facts: SiteFacts, match: SiteMatch, layout: SiteLayout | LeftDense) -> SiteFacts:
-    """What is known where the columns of a head are split, too: every device may round its part of a sum."""
-    turned = isinstance(layout, SiteLayout) and layout.turned
-    if not turned or not _is_narrow_head(facts, match) or facts.uncertifiable:
-        return facts
-    return replace(
-        facts,
-        uncertifiable="its columns are split over devices, and each may round its part of a sum to the type of the "
-        "logits (ask for a float32 result: preferred_element_type=jnp.float32)",
-    )
+_COMPARED = (
+    "its winners are compared with those of other devices, and XLA may or may not round them to the type of the logits"
+)
+_SUMMED = "its columns are split over devices, and each may round its part of a sum to the type of the logits"
 
 
 @dataclass(frozen=True)
@@ -235,13 +222,16 @@ class _Run:
         facts = site_facts(found.matches, fitted.calibration, self.target, self.devices, fast_math)
         facts = [replace(f, adapted=adapted.get(site.id)) for site, f in zip(found.sites, facts, strict=True)]
         if self.body:
-            facts = [_known_values(*each) for each in zip(facts, found.matches, strict=True)]
+            facts = [_narrow_over_devices(*each, _COMPARED) for each in zip(facts, found.matches, strict=True)]
         placement: Placement | None = None
         layouts: list[SiteLayout | LeftDense] = []
         if self.devices > 1 and config.sharded == "local":
             placement = Placement(read.module, self.program.arguments)
             layouts = self.clock.time("place", lambda: placement.layouts(read.module, found.matches))
-            facts = [_known_sums(*each) for each in zip(facts, found.matches, layouts, strict=True)]
+            facts = [
+                _narrow_over_devices(f, m, _SUMMED) if isinstance(layout, SiteLayout) and layout.turned else f
+                for f, m, layout in zip(facts, found.matches, layouts, strict=True)
+            ]
         planned = partial(plan, found.sites, config=config, platform=self.platform, layouts=layouts, anew=self.body)
         plans = planned(facts)
         records = tuple(map(record_of, plans, found.sites))  # of any weights
